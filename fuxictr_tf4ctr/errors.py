@@ -1,0 +1,21 @@
+"""The errors a user can cause, each with the exit status the command line gives it."""
+
+
+class UserError(Exception):
+    """Something the user can mend; the message says what is wrong, where, and what to do."""
+
+    exit_code = 2
+
+
+class SettingsError(UserError):
+    """The configuration is not valid. Found before any data is read."""
+
+
+class DataError(UserError):
+    """A data file is missing, corrupt or disagrees with the configuration."""
+
+
+class DivergenceError(UserError):
+    """Training produced a loss or metric that is not a number."""
+
+    exit_code = 1

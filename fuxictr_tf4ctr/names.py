@@ -1,0 +1,73 @@
+"""Tables of named classes: one lookup for encoders, sample selections, fusions and models."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from fuxictr_tf4ctr.errors import SettingsError
+
+T = TypeVar("T", bound=type)
+
+
+def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Return the known names most like ``name``, best first, ignoring case.
+
+    Args:
+        name: The name that was not found.
+        known: The names there are.
+        limit: How many to return at most.
+    """
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=limit, cutoff=0.5)
+    return [by_lower[match] for match in close]
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that ``name`` is no known ``kind`` and which names come nearest."""
+    known = sorted(known)
+    close = nearest(name, known)
+    if close:
+        return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, close))}?"
+    return f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}"
+
+
+class NameTable(Mapping[str, T]):
+    """Classes by name, filled by a decorator, read like a mapping.
+
+    Args:
+        kind: What is named here ("encoder", "fusion", ...), for error messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._classes: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return a class decorator that enters the class under ``name``.
+
+        Raises:
+            ValueError: Another class holds that name already.
+        """
+
+        def enter(cls: T) -> T:
+            holder = self._classes.setdefault(name, cls)
+            if holder is not cls:
+                raise ValueError(f"{self.kind} {name!r} is registered already, as {holder}")
+            return cls
+
+        return enter
+
+    def __getitem__(self, name: str) -> T:
+        try:
+            return self._classes[name]
+        except (KeyError, TypeError):
+            raise SettingsError(unknown(self.kind, name, self._classes)) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)

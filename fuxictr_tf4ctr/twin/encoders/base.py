@@ -1,0 +1,140 @@
+"""What an encoder is, and the table of encoders by name."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from fuxictr_tf4ctr.names import NameTable, unknown
+from fuxictr_tf4ctr.twin.embedding import View, ViewSpec
+
+ENCODERS: NameTable[type["Encoder"]] = NameTable("encoder")
+
+
+def register_encoder(name: str) -> Callable[[type["Encoder"]], type["Encoder"]]:
+    """Return a class decorator that makes an encoder available as ``simple_encoder: name``."""
+    return ENCODERS.register(name)
+
+
+class Encoder(nn.Module):
+    """Base of the feature-interaction encoders.
+
+    A subclass takes the shapes of its view and its options, all with defaults and type hints
+    (settings are checked against them), sets ``output_dim``, and maps a view to [B, output_dim].
+
+    Attributes:
+        output_dim: Width of the output.
+        reads_embeddings: False for an encoder that uses raw ids alone (LR).
+        needs_equal_dims: True for an encoder that needs one embedding dim for all fields.
+        shared_options: Options that a model sets once for both encoders.
+    """
+
+    output_dim: int
+    reads_embeddings: ClassVar[bool] = True
+    needs_equal_dims: ClassVar[bool] = False
+    shared_options: ClassVar[frozenset[str]] = frozenset(
+        {"net_dropout", "batch_norm", "hidden_activations"}
+    )
+
+    def __init__(self, spec: ViewSpec, **options: Any) -> None:
+        super().__init__()
+
+    def forward(self, view: View) -> Tensor:
+        """Encode a batch: its view, embeddings [B, input_dim], to [B, output_dim]."""
+        raise NotImplementedError
+
+
+def encoder_options(cls: type[Encoder]) -> dict[str, inspect.Parameter]:
+    """Return the options an encoder takes, with their defaults and type hints."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    return {
+        p.name: p
+        for p in parameters
+        if p.name not in ("self", "spec") and p.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+
+
+def pick_options(role: str, cls: type[Encoder], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Select one encoder's options from a model's flat parameters.
+
+    Option ``o`` of the simple encoder is the parameter ``simple_o``; the shared options (dropout,
+    batch norm, activations) may also be given once for both, without prefix.
+
+    Args:
+        role: "simple" or "complex".
+        cls: The encoder.
+        params: Parameters of the model.
+    """
+    options = {}
+    for name in encoder_options(cls):
+        if f"{role}_{name}" in params:
+            options[name] = params[f"{role}_{name}"]
+        elif name in cls.shared_options and name in params:
+            options[name] = params[name]
+    return options
+
+
+def option_problems(role: str, name: str, params: Mapping[str, Any]) -> list[str]:
+    """List what is wrong with one encoder's options; empty if all is well.
+
+    Args:
+        role: "simple" or "complex".
+        name: Name of the encoder.
+        params: Parameters of the model.
+    """
+    cls = ENCODERS[name]
+    known = encoder_options(cls)
+    prefixed = {f"{role}_{option}" for option in known}
+    prefixed |= {f"{role}_encoder", f"{role}_head"}
+    problems = [
+        f"{unknown(f'option of the {role} encoder {name!r}:', key, prefixed)}"
+        for key in params
+        if key.startswith(f"{role}_") and key not in prefixed
+    ]
+    hints = typing.get_type_hints(cls.__init__)
+    for option, value in pick_options(role, cls, params).items():
+        expected = _expectation(hints.get(option, Any), value, option)
+        if expected:
+            key = option if f"{role}_{option}" not in params else f"{role}_{option}"
+            problems.append(f"{key}={value!r} must be {expected}")
+    return problems
+
+
+def _expectation(hint: Any, value: Any, option: str) -> str | None:
+    """Say what ``value`` should have been, or None where it is what the hint asks for."""
+    if "dropout" in option:
+        rates = value if isinstance(value, list) else [value]
+        ok = all(_is_number(rate) and 0 <= rate < 1 for rate in rates)
+        return None if ok else "a rate in [0, 1), or a list of rates"
+    if hint is Any:
+        return None
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        expected = [_expectation(h, value, option) for h in typing.get_args(hint)]
+        return None if None in expected else " or ".join(expected)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        return None if value in choices else f"one of {', '.join(map(repr, choices))}"
+    if origin is list:
+        (item,) = typing.get_args(hint)
+        fits = isinstance(value, list) and value
+        if fits and all(_expectation(item, v, option) is None for v in value):
+            return None
+        return f"a non-empty list, each entry {_expectation(item, None, option)}"
+    if hint is type(None):
+        return None if value is None else "null"
+    if hint is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if hint is int:
+        ok = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        return None if ok else "a positive whole number"
+    if hint is float:
+        return None if _is_number(value) else "a number"
+    return None if isinstance(value, hint) else f"a {hint.__name__}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

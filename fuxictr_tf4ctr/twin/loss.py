@@ -1,0 +1,168 @@
+"""The Twin Focus Loss: the simple encoder learns easy samples, the complex one hard samples."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def focus_weights(
+    logit_simple: Tensor, logit_complex: Tensor, y_true: Tensor, c: float, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """Return the weight of each sample for the simple and for the complex encoder.
+
+    With p_t the probability an encoder gives to the true class, the simple encoder's weight
+    (c + p_t)^gamma grows where the sample is easy for it, the complex encoder's
+    ((2 - c) - p_t)^gamma where it is hard.
+
+    Args:
+        logit_simple: Logits of the simple encoder, any shape.
+        logit_complex: Logits of the complex encoder, same shape.
+        y_true: Labels in [0, 1], same shape.
+        c: Offset of the weights, in [0, 1].
+        gamma: Sharpness of the weights, >= 0; 0 gives weight 1 everywhere.
+
+    Returns:
+        Two tensors of the logits' shape. Gradients flow through both.
+
+    Source:
+        TF4CTR, arXiv 2405.03167, Twin Focus Loss.
+    """
+    p_t_simple = y_true * torch.sigmoid(logit_simple) + (1 - y_true) * torch.sigmoid(-logit_simple)
+    # 1 - p_t taken from the other tail of the sigmoid: no cancellation where p_t is close to 1.
+    miss_complex = y_true * torch.sigmoid(-logit_complex) + (1 - y_true) * torch.sigmoid(
+        logit_complex
+    )
+    # A base of exactly 0 (c = 0 or 1, saturated encoder) has an infinite slope for gamma < 1.
+    tiny = torch.finfo(p_t_simple.dtype).tiny
+    weight_simple = (c + p_t_simple).clamp_min(tiny).pow(gamma)
+    weight_complex = (1 - c + miss_complex).clamp_min(tiny).pow(gamma)
+    return weight_simple, weight_complex
+
+
+def twin_focus_loss(
+    logit_simple: Tensor,
+    logit_complex: Tensor,
+    y_true: Tensor,
+    *,
+    c: float = 0.8,
+    gamma: float = 1.0,
+    alpha: float = 0.25,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Compute L_TF = alpha * L_simple + (1 - alpha) * L_complex from the two encoders' logits.
+
+    Each part is the binary cross entropy of one encoder, weighted sample by sample with
+    :func:`focus_weights`. It comes on top of the model's own loss on its final prediction.
+
+    Args:
+        logit_simple: Logits of the simple encoder, any shape, usually [B, 1].
+        logit_complex: Logits of the complex encoder, same shape.
+        y_true: Labels in [0, 1], same shape.
+        c: Offset of the weights, in [0, 1].
+        gamma: Sharpness of the weights, >= 0; 0 leaves plain cross entropy.
+        alpha: Share of the simple encoder's loss, in [0, 1].
+        reduction: "mean" or "sum" over all samples, or "none" for one loss per sample.
+
+    Returns:
+        A scalar, or a tensor of the logits' shape for reduction "none".
+
+    Raises:
+        ValueError: A parameter is outside its range, or the shapes differ.
+
+    Source:
+        TF4CTR, arXiv 2405.03167, Twin Focus Loss. The weights are not detached.
+    """
+    check_focus(c, gamma, alpha)
+    return _twin_focus_loss(logit_simple, logit_complex, y_true, c, gamma, alpha, reduction)
+
+
+def _twin_focus_loss(
+    logit_simple: Tensor,
+    logit_complex: Tensor,
+    y_true: Tensor,
+    c: float,
+    gamma: float,
+    alpha: float,
+    reduction: Reduction,
+) -> Tensor:
+    if not logit_simple.shape == logit_complex.shape == y_true.shape:
+        raise ValueError(
+            "logit_simple, logit_complex and y_true must have one shape, not "
+            f"{tuple(logit_simple.shape)}, {tuple(logit_complex.shape)}, {tuple(y_true.shape)}"
+        )
+    y_true = y_true.to(logit_simple.dtype)
+    weight_simple, weight_complex = focus_weights(logit_simple, logit_complex, y_true, c, gamma)
+    bce_simple = F.binary_cross_entropy_with_logits(logit_simple, y_true, reduction="none")
+    bce_complex = F.binary_cross_entropy_with_logits(logit_complex, y_true, reduction="none")
+    loss = alpha * weight_simple * bce_simple + (1 - alpha) * weight_complex * bce_complex
+    if reduction == "mean":
+        return loss.mean()
+    if reduction == "sum":
+        return loss.sum()
+    if reduction == "none":
+        return loss
+    raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
+
+
+def focus_problems(c: float, gamma: float, alpha: float) -> list[str]:
+    """List what is wrong with the loss's parameters, one sentence each; empty if all is well."""
+
+    def number(value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    problems = []
+    if not (number(c) and 0 <= c <= 1):
+        problems.append(f"c={c!r} must be a number in [0, 1]")
+    if not (number(gamma) and gamma >= 0):
+        problems.append(f"gamma={gamma!r} must be a number >= 0")
+    if not (number(alpha) and 0 <= alpha <= 1):
+        problems.append(f"alpha={alpha!r} must be a number in [0, 1]")
+    return problems
+
+
+def check_focus(c: float, gamma: float, alpha: float) -> None:
+    """Raise ValueError where a parameter of the loss is outside its range."""
+    problems = focus_problems(c, gamma, alpha)
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+class TwinFocusLoss(nn.Module):
+    """:func:`twin_focus_loss` with its parameters fixed: a loss term for any two-stream model.
+
+    Args:
+        c: Offset of the weights, in [0, 1].
+        gamma: Sharpness of the weights, >= 0.
+        alpha: Share of the simple encoder's loss, in [0, 1].
+        reduction: "mean", "sum" or "none".
+
+    Raises:
+        ValueError: A parameter is outside its range.
+
+    Source:
+        TF4CTR, arXiv 2405.03167.
+    """
+
+    def __init__(
+        self,
+        c: float = 0.8,
+        gamma: float = 1.0,
+        alpha: float = 0.25,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        check_focus(c, gamma, alpha)
+        self.c, self.gamma, self.alpha, self.reduction = c, gamma, alpha, reduction
+
+    def forward(self, logit_simple: Tensor, logit_complex: Tensor, y_true: Tensor) -> Tensor:
+        """Return the loss of two logit tensors and labels of one shape, usually [B, 1]."""
+        return _twin_focus_loss(
+            logit_simple, logit_complex, y_true, self.c, self.gamma, self.alpha, self.reduction
+        )
+
+    def extra_repr(self) -> str:
+        return f"c={self.c}, gamma={self.gamma}, alpha={self.alpha}"

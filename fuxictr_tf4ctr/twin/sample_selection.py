@@ -1,0 +1,156 @@
+"""Sample Selection Embedding Modules (SSEM): the view of a sample that each encoder gets."""
+
+from collections.abc import Mapping
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import MLP_Block
+from torch import Tensor, nn
+
+from fuxictr_tf4ctr.names import NameTable
+from fuxictr_tf4ctr.twin.embedding import FieldEmbedding, ViewSpec, halved
+
+SAMPLE_SELECTIONS: NameTable[type["SampleSelection"]] = NameTable("sample_selection")
+
+
+class SampleSelection(nn.Module):
+    """Base of the modules that embed a batch twice, once for each encoder.
+
+    Args:
+        feature_map: FuxiCTR's description of the columns.
+        embedding_dim: Embedding dim D.
+        net_dropout: Dropout rate of gates and experts.
+        batch_norm: Whether gates and experts use batch norm.
+        embeds: Whether the simple and the complex encoder read embeddings at all (LR does not).
+
+    Attributes:
+        simple: Shapes of the simple encoder's view.
+        complex: Shapes of the complex encoder's view.
+
+    Source:
+        TF4CTR, arXiv 2405.03167, Sample Selection Embedding Module.
+    """
+
+    simple: ViewSpec
+    complex: ViewSpec
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        embedding_dim: int,
+        net_dropout: float = 0.0,
+        batch_norm: bool = False,
+        embeds: tuple[bool, bool] = (True, True),
+    ) -> None:
+        super().__init__()
+        self.mlp_options = {"dropout_rates": net_dropout, "batch_norm": batch_norm}
+        self.embeds = embeds
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Embed raw columns.
+
+        Args:
+            inputs: Raw feature columns by name, [B] or [B, L] each.
+
+        Returns:
+            v_s and v_c, flat embeddings [B, input_dim] for the simple and the complex encoder.
+        """
+        raise NotImplementedError
+
+
+@SAMPLE_SELECTIONS.register("SER")
+class SeparateRepresentation(SampleSelection):
+    """SER: each encoder has embedding tables of its own, dim D//2 the simple one, D the complex.
+
+    No table is built for an encoder that reads none: it is handed the other's view.
+    """
+
+    def __init__(self, feature_map: FeatureMap, embedding_dim: int, *args, **kwargs) -> None:
+        super().__init__(feature_map, embedding_dim, *args, **kwargs)
+        simple_embeds, complex_embeds = self.embeds
+        self.simple_embedding = self.complex_embedding = None
+        if simple_embeds:
+            self.simple_embedding = FieldEmbedding(halved(feature_map), embedding_dim // 2)
+        if complex_embeds or not simple_embeds:
+            self.complex_embedding = FieldEmbedding(feature_map, embedding_dim)
+        self.simple = (self.simple_embedding or self.complex_embedding).spec
+        self.complex = (self.complex_embedding or self.simple_embedding).spec
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if self.simple_embedding is None:
+            v_s = v_c = self.complex_embedding(inputs)
+        elif self.complex_embedding is None:
+            v_s = v_c = self.simple_embedding(inputs)
+        else:
+            v_s, v_c = self.simple_embedding(inputs), self.complex_embedding(inputs)
+        return v_s, v_c
+
+
+class SharedEmbedding(SampleSelection):
+    """Base of the modules that start from one embedding e for both encoders."""
+
+    def __init__(self, feature_map: FeatureMap, embedding_dim: int, *args, **kwargs) -> None:
+        super().__init__(feature_map, embedding_dim, *args, **kwargs)
+        self.embedding = FieldEmbedding(feature_map, embedding_dim)
+        self.simple = self.complex = self.embedding.spec
+
+
+@SAMPLE_SELECTIONS.register("none")
+class NoSelection(SharedEmbedding):
+    """Both encoders see the same embedding: the shared bottom of plain parallel models."""
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        e = self.embedding(inputs)
+        return e, e
+
+
+@SAMPLE_SELECTIONS.register("GM")
+class GatingMechanism(SharedEmbedding):
+    """GM: one scalar gate per sample divides the embedding, g * e and (1 - g) * e."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        input_dim = self.embedding.spec.input_dim
+        self.gate = MLP_Block(
+            input_dim,
+            hidden_units=[max(input_dim // 4, 1)],
+            output_dim=1,
+            output_activation="sigmoid",
+            **self.mlp_options,
+        )
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        e = self.embedding(inputs)
+        g = self.gate(e)
+        return g * e, (1 - g) * e
+
+
+@SAMPLE_SELECTIONS.register("MoE")
+class MixtureOfExperts(SharedEmbedding):
+    """MoE: two experts transform the embedding, each encoder has its own softmax gate over them."""
+
+    num_experts = 2
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        input_dim = self.embedding.spec.input_dim
+        self.experts = nn.ModuleList(
+            MLP_Block(input_dim, [max(input_dim // 2, 1), input_dim], **self.mlp_options)
+            for _ in range(self.num_experts)
+        )
+        self.gates = nn.ModuleList(
+            MLP_Block(
+                input_dim,
+                hidden_units=[max(input_dim // 4, 1)],
+                output_dim=self.num_experts,
+                output_activation="softmax",
+                **self.mlp_options,
+            )
+            for _ in ("simple", "complex")
+        )
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        e = self.embedding(inputs)
+        experts = torch.stack([expert(e) for expert in self.experts], dim=1)
+        v_s, v_c = ((gate(e).unsqueeze(-1) * experts).sum(dim=1) for gate in self.gates)
+        return v_s, v_c

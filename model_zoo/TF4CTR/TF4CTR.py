@@ -1,0 +1,15 @@
+from fuxictr_tf4ctr.registry import register_model
+from fuxictr_tf4ctr.twin import TwinModel
+
+
+@register_model
+class TF4CTR(TwinModel):
+    """TF4CTR: a shallow MLP as the simple encoder beside a deep MLP as the complex one."""
+
+    base_model = "DualMLP"
+    base_fusion = "sum"
+    paper = "TF4CTR, arXiv 2405.03167"
+    defaults = TwinModel.defaults | {
+        "simple_hidden_units": [400, 400],
+        "complex_hidden_units": [400, 400, 400],
+    }

@@ -1,0 +1,3 @@
+from model_zoo.TF4CTR.TF4CTR import TF4CTR
+
+__all__ = ["TF4CTR"]

@@ -1,0 +1,20 @@
+from fuxictr_tf4ctr.registry import register_model
+from fuxictr_tf4ctr.twin import TwinModel
+
+
+@register_model
+class TF4CTR_DCNv2(TwinModel):
+    """TF4CTR-DCNv2: a full-rank cross network as the simple encoder beside an MLP.
+
+    ``simple_encoder: cross_net_mix`` takes the mixture of low-rank experts instead.
+    """
+
+    base_model = "DCNv2"
+    base_fusion = "CF"
+    paper = "DCN V2, arXiv 2008.13535"
+    defaults = TwinModel.defaults | {
+        "simple_encoder": "cross_net_v2",
+        "simple_num_layers": 3,
+        "complex_encoder": "mlp",
+        "complex_hidden_units": [400, 400, 400],
+    }

@@ -1,0 +1,16 @@
+from fuxictr_tf4ctr.registry import register_model
+from fuxictr_tf4ctr.twin import TwinModel
+
+
+@register_model
+class TF4CTR_DeepFM(TwinModel):
+    """TF4CTR-DeepFM: a factorization machine as the simple encoder beside an MLP."""
+
+    base_model = "DeepFM"
+    base_fusion = "sum"
+    paper = "DeepFM, arXiv 1703.04247"
+    defaults = TwinModel.defaults | {
+        "simple_encoder": "fm",
+        "complex_encoder": "mlp",
+        "complex_hidden_units": [400, 400, 400],
+    }

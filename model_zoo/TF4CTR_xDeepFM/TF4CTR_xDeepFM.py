@@ -1,0 +1,32 @@
+from collections.abc import Mapping
+from typing import Any
+
+from fuxictr_tf4ctr.registry import register_model
+from fuxictr_tf4ctr.twin import TwinModel
+
+
+@register_model
+class TF4CTR_xDeepFM(TwinModel):
+    """TF4CTR-xDeepFM: a compressed interaction network as the simple encoder beside an MLP.
+
+    A logistic regression is added to the final logit only. The network's output is as wide as the
+    MLP's, unless ``simple_output_dim`` says otherwise.
+    """
+
+    base_model = "xDeepFM"
+    base_fusion = "sum"
+    paper = "xDeepFM, arXiv 1803.05170"
+    defaults = TwinModel.defaults | {
+        "simple_encoder": "cin",
+        "simple_hidden_units": [16, 16],
+        "complex_encoder": "mlp",
+        "complex_hidden_units": [400, 400, 400],
+        "linear_logit": True,
+    }
+
+    @classmethod
+    def complete(cls, params: Mapping[str, Any]) -> dict[str, Any]:
+        params = super().complete(params)
+        if params["simple_encoder"] == "cin" and params["complex_encoder"] == "mlp":
+            params.setdefault("simple_output_dim", params["complex_hidden_units"][-1])
+        return params
