@@ -66,6 +66,8 @@ def find_model(name: str, checkout: str | os.PathLike[str] | None = None) -> typ
     if ":" in name:
         return _load(ModelEntry(name, "module", name))
     entries = list_models(checkout)
+    if name in MODELS:
+        return MODELS[name]
     if name not in entries:
         raise SettingsError(
             f"{unknown('model', name, entries)} "
@@ -93,6 +95,21 @@ def list_models(checkout: str | os.PathLike[str] | None = None) -> dict[str, Mod
     ):
         entries.setdefault(entry.name, entry)
     return entries
+
+
+def describe_models(checkout: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:
+    """Return name and one line of description of every model, for a listing.
+
+    Args:
+        checkout: Root of a FuxiCTR checkout; ``$FUXICTR_HOME`` where None.
+    """
+    described = []
+    for name, entry in list_models(checkout).items():
+        if name in MODELS:
+            described.append((name, (MODELS[name].__doc__ or "").split("\n")[0]))
+        else:
+            described.append((name, f"FuxiCTR's, from the {entry.source} ({entry.target})"))
+    return described
 
 
 def _registered() -> Iterator[ModelEntry]:

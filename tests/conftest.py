@@ -1,12 +1,12 @@
 """Fixtures shared by all tests."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import SHARED
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+import fuxictr_tf4ctr  # noqa: F401  before fuxictr: keeps Ray out of tests that do not need it
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,23 +20,3 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no reference material: the folder 'shared' is not beside the project")
     return SHARED
-
-
-def make_feature_map(features: dict[str, dict], labels=("label",), dataset_id="tiny", data_dir=""):
-    """Build a FuxiCTR FeatureMap from feature specifications."""
-    from fuxictr.features import FeatureMap
-
-    feature_map = FeatureMap(dataset_id, str(data_dir))
-    feature_map.features.update(features)
-    feature_map.labels = list(labels)
-    feature_map.num_fields = feature_map.get_num_fields()
-    feature_map.default_emb_dim = 8
-    feature_map.set_column_index()
-    return feature_map
-
-
-def load_feature_map(path: Path):
-    """Read a feature_map.json without FuxiCTR's logging."""
-    stored = json.loads(path.read_text())
-    features = {name: spec for entry in stored["features"] for name, spec in entry.items()}
-    return make_feature_map(features, stored["labels"], stored["dataset_id"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SHARED, load_feature_map
+from helpers import SHARED, load_feature_map
 
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.published import from_published, twin_names

@@ -24,7 +24,7 @@ class TwinModel(BaseModel):
 
     A twin of a known model is a subclass that sets ``defaults``; everything can be overridden by
     parameters of the same names, in Python or in YAML. With ``twin_focus`` off, sample selection
-    ``none`` and the base model's fusion, the twin is its base model.
+    ``none`` and the parameters of ``baseline``, the twin is its base model.
 
     Args:
         feature_map: FuxiCTR's description of the columns.
@@ -54,6 +54,7 @@ class TwinModel(BaseModel):
 
     base_model: ClassVar[str] = "DualMLP"
     base_fusion: ClassVar[str] = "sum"
+    baseline: ClassVar[Mapping[str, Any]] = {}
     paper: ClassVar[str] = "arXiv 2405.03167"
     defaults: ClassVar[Mapping[str, Any]] = {
         "sample_selection": "SER",

@@ -8,6 +8,7 @@ class TF4CTR(TwinModel):
 
     base_model = "DualMLP"
     base_fusion = "sum"
+    baseline = {"fusion": "sum"}
     paper = "TF4CTR, arXiv 2405.03167"
     defaults = TwinModel.defaults | {
         "simple_hidden_units": [400, 400],

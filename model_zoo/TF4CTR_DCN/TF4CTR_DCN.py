@@ -8,6 +8,7 @@ class TF4CTR_DCN(TwinModel):
 
     base_model = "DCN"
     base_fusion = "CF"
+    baseline = {"fusion": "CF"}
     paper = "DCN, arXiv 1708.05123"
     defaults = TwinModel.defaults | {
         "simple_encoder": "cross_net",

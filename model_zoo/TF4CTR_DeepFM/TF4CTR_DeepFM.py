@@ -8,6 +8,7 @@ class TF4CTR_DeepFM(TwinModel):
 
     base_model = "DeepFM"
     base_fusion = "sum"
+    baseline = {"fusion": "sum", "simple_head": False}
     paper = "DeepFM, arXiv 1703.04247"
     defaults = TwinModel.defaults | {
         "simple_encoder": "fm",

@@ -1,0 +1,18 @@
+"""From raw csv or parquet files to batches: encode once, train from HDF5."""
+
+from fuxictr_tf4ctr.datasets.encode import EncodedDataset, encode_dataset
+from fuxictr_tf4ctr.datasets.feature_map import load_feature_map
+from fuxictr_tf4ctr.datasets.feature_specs import check_dtype, check_feature_encoder
+from fuxictr_tf4ctr.datasets.h5 import H5Writer, read_columns
+from fuxictr_tf4ctr.datasets.loader import H5DataLoader
+
+__all__ = [
+    "EncodedDataset",
+    "H5DataLoader",
+    "H5Writer",
+    "check_dtype",
+    "check_feature_encoder",
+    "encode_dataset",
+    "load_feature_map",
+    "read_columns",
+]

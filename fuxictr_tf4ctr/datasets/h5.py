@@ -1,0 +1,202 @@
+"""The file layout of a data set: one HDF5 dataset per column, 1-d or 2-d, rows first.
+
+Scalar columns are [rows], sequences [rows, max_len], embedding features [rows, pretrain_dim].
+Read as well: a folder of part files, and the single matrix "data" that FuxiCTR 1.x wrote.
+"""
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+from fuxictr_tf4ctr.errors import DataError
+from fuxictr_tf4ctr.names import nearest
+
+_MATRIX = "data"
+
+
+class H5Writer:
+    """Write one h5 file chunk by chunk; it appears under its name only when complete.
+
+    The number of rows is given at the start so that every column lies in one piece in the file:
+    such a column is read in one go, and can be mapped into memory.
+
+    Args:
+        path: The file to write. An existing file is replaced at the end.
+        rows: How many rows the chunks hold together.
+    """
+
+    def __init__(self, path: str | Path, rows: int) -> None:
+        self.path = Path(path)
+        self.rows = rows
+        self._written = 0
+        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> "H5Writer":
+        self._file = h5py.File(self._partial, "w")
+        return self
+
+    def append(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Write the next rows of all columns.
+
+        Args:
+            columns: Column -> array [chunk, ...]. The first chunk sets the columns' types.
+
+        Raises:
+            ValueError: The arrays differ in length.
+        """
+        lengths = {len(values) for values in columns.values()}
+        if len(lengths) != 1:
+            raise ValueError(f"the columns of a chunk differ in length: {sorted(lengths)}")
+        stop = self._written + lengths.pop()
+        for name, values in columns.items():
+            if name not in self._file:
+                shape = (self.rows, *values.shape[1:])
+                self._file.create_dataset(name, shape, dtype=values.dtype)
+            self._file[name][self._written : stop] = values
+        self._written = stop
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._file.close()
+            if error_type is None:
+                if self._written != self.rows:
+                    raise ValueError(f"{self._written} rows written, {self.rows} announced")
+                os.replace(self._partial, self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+def part_files(path: str | Path) -> list[Path]:
+    """List the h5 files that make up one split, in row order.
+
+    Args:
+        path: A file, with or without its ``.h5``; a folder of part files; or a glob pattern.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    found = path.glob("*.h5") if path.is_dir() else map(Path, glob.glob(str(path)))
+    parts = sorted(found, key=_natural_order)
+    with_suffix = Path(f"{path}.h5")
+    if not parts and with_suffix.is_file():
+        return [with_suffix]
+    if not parts:
+        raise DataError(f"{path}: no h5 file here, nor {with_suffix.name}, nor a folder of them")
+    return parts
+
+
+def read_columns(
+    path: str | Path,
+    columns: Sequence[str],
+    matrix_index: Mapping[str, int | list[int]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Read columns of one split into memory, the parts of a folder one after the other.
+
+    Args:
+        path: As for :func:`part_files`.
+        columns: The columns to read.
+        matrix_index: Column -> where it lies in the matrix of a FuxiCTR 1.x file; negative
+            numbers count from the end, as labels do.
+
+    Returns:
+        Column -> array [rows] or [rows, width], of the types stored in the file.
+
+    Raises:
+        DataError: A file is missing or unreadable, or lacks a column.
+    """
+    parts = [_read_file(part, columns, matrix_index or {}) for part in part_files(path)]
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in columns}
+
+
+def count_rows(path: str | Path) -> int:
+    """Count the rows of one split by the shapes in its files, without reading data.
+
+    Raises:
+        DataError: A file is missing, unreadable or holds no column.
+    """
+    return sum(_file_rows(part) for part in part_files(path))
+
+
+def _file_rows(path: Path) -> int:
+    with _open(path) as file:
+        for column in file.values():
+            if isinstance(column, h5py.Dataset) and column.ndim > 0:
+                return len(column)
+    raise DataError(f"{path}: holds no column; expected one HDF5 dataset per column")
+
+
+def _read_file(
+    path: Path, columns: Sequence[str], matrix_index: Mapping[str, int | list[int]]
+) -> dict[str, np.ndarray]:
+    with _open(path) as file:
+        if _is_matrix(file, columns):
+            return _split_matrix(path, file[_MATRIX][:], columns, matrix_index)
+        return {name: _column(path, file, name)[:] for name in columns}
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{path}: cannot be read as HDF5, it is truncated or of another format ({error}); "
+            "write it again"
+        ) from error
+
+
+def _column(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
+    column = file.get(name)
+    if isinstance(column, h5py.Dataset) and column.ndim > 0:
+        return column
+    there = list(file)
+    close = nearest(name, there) or there
+    raise DataError(f"{path}: no column {name!r}; there: {', '.join(close) or 'nothing'}")
+
+
+def _is_matrix(file: h5py.File, columns: Sequence[str]) -> bool:
+    return list(file) == [_MATRIX] and file[_MATRIX].ndim == 2 and list(columns) != [_MATRIX]
+
+
+def _split_matrix(
+    path: Path,
+    matrix: np.ndarray,
+    columns: Sequence[str],
+    index: Mapping[str, int | list[int]],
+) -> dict[str, np.ndarray]:
+    unknown = [name for name in columns if name not in index]
+    if unknown:
+        raise DataError(
+            f"{path}: holds FuxiCTR 1.x's single matrix, and nothing says which of its "
+            f"{matrix.shape[1]} columns {unknown[0]!r} is; encode the data again"
+        )
+    try:
+        return {name: matrix[:, index[name]] for name in columns}
+    except IndexError as error:
+        raise DataError(
+            f"{path}: the matrix has {matrix.shape[1]} columns, fewer than the feature map says; "
+            "feature_map.json belongs to another file"
+        ) from error
+
+
+def _natural_order(path: Path) -> list[str | int]:
+    """Sort part_2 before part_10: digits compare as numbers."""
+    return [int(text) if text.isdecimal() else text for text in re.split(r"(\d+)", path.name)]

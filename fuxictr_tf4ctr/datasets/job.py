@@ -1,0 +1,200 @@
+"""What an encoding is made of: the raw files and the settings, checked before any row is read."""
+
+import hashlib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+import fuxictr
+from fuxictr.preprocess import FeatureProcessor
+
+from fuxictr_tf4ctr.datasets import manifest
+from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
+from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.names import unknown
+
+
+@dataclass(frozen=True)
+class EncodingJob:
+    """What to encode, from which files, with which settings; all checked.
+
+    Attributes:
+        data_dir: Where the encoding goes.
+        processor_class: FuxiCTR's FeatureProcessor or a subclass.
+        features: Feature columns, one entry each.
+        labels: Label columns, one entry each.
+        patterns: Split -> its raw file, folder of files, or glob pattern.
+        reading: Keyword arguments of the processor's ``read_data``.
+        min_categr_count: How often a token must occur to get an id.
+        made_from: ``sources`` and ``settings``, for the manifest.
+    """
+
+    data_dir: Path
+    processor_class: type[FeatureProcessor]
+    features: list[dict[str, Any]]
+    labels: list[dict[str, Any]]
+    patterns: dict[str, str]
+    reading: dict[str, Any]
+    min_categr_count: int
+    made_from: dict[str, Any]
+
+    def meta_columns(self) -> list[str]:
+        """List the active columns of type meta."""
+        return [
+            column["name"]
+            for column in self.features
+            if column["type"] == "meta" and column["active"] is not False
+        ]
+
+    def file_names(self) -> list[str]:
+        """List the files the encoding will consist of."""
+        pretrained = [
+            f"pretrained_{column['name']}{Path(column['pretrained_emb']).suffix}"
+            for column in self.features
+            if "pretrained_emb" in column
+        ]
+        splits = [f"{split}.h5" for split in self.patterns]
+        return ["feature_map.json", "feature_vocab.json", *pretrained, *splits]
+
+
+def plan_encoding(
+    params: Mapping[str, Any], data_dir: Path, sources: Mapping[str, str | Path]
+) -> EncodingJob:
+    """Check the settings and the raw files of an encoding.
+
+    Args:
+        params: FuxiCTR's parameters.
+        data_dir: Where the encoding goes.
+        sources: Split -> file, folder of files, or glob pattern.
+
+    Raises:
+        SettingsError: A setting is missing or not valid.
+        DataError: A file is missing, empty or of another format.
+    """
+    features, labels = complete_columns(params.get("feature_cols"), params.get("label_col"))
+    processor_class = _processor_class(params.get("feature_processor"))
+    for column in features + labels:
+        _check_preprocess(column, processor_class)
+    reading = {
+        "data_format": params.get("data_format", "csv"),
+        "sep": params.get("sep", ","),
+        "n_rows": params.get("n_rows"),
+    }
+    min_categr_count = params.get("min_categr_count", 1)
+    _check_options(reading, min_categr_count)
+    files = {
+        f"{split}_data": _raw_files(path, reading["data_format"]) for split, path in sources.items()
+    }
+    files |= _pretrained_files(features)
+    return EncodingJob(
+        data_dir=data_dir,
+        processor_class=processor_class,
+        features=features,
+        labels=labels,
+        patterns={split: str(path) for split, path in sources.items()},
+        reading=reading,
+        min_categr_count=min_categr_count,
+        made_from={
+            "sources": {name: manifest.describe_files(paths) for name, paths in files.items()},
+            "settings": _as_json(
+                {
+                    "dataset_id": data_dir.name,
+                    "feature_cols": features,
+                    "label_col": labels,
+                    "feature_processor": _describe_class(processor_class),
+                    "fuxictr": fuxictr.__version__,
+                    "min_categr_count": min_categr_count,
+                    **reading,
+                }
+            ),
+        },
+    )
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Give settings the form they have when read back, dates and tuples included."""
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _processor_class(name: str | None) -> type[FeatureProcessor]:
+    if name is None:
+        return FeatureProcessor
+    module_name, _, class_name = str(name).partition(":")
+    try:
+        module = importlib.import_module(module_name)
+        processor_class = getattr(module, class_name or "CustomizedFeatureProcessor")
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(
+            f"feature_processor {name!r} cannot be imported ({error}); name a module with a "
+            "CustomizedFeatureProcessor, or module:Class"
+        ) from error
+    if not (isinstance(processor_class, type) and issubclass(processor_class, FeatureProcessor)):
+        raise SettingsError(f"feature_processor {name!r} is no subclass of FeatureProcessor")
+    return processor_class
+
+
+def _describe_class(processor_class: type) -> str:
+    """Name a class so that a change of its module's code shows."""
+    source = Path(inspect.getfile(processor_class)).read_bytes()
+    digest = hashlib.sha256(source).hexdigest()[:16]
+    return f"{processor_class.__module__}:{processor_class.__qualname__} {digest}"
+
+
+def _check_preprocess(column: Mapping[str, Any], processor_class: type[FeatureProcessor]) -> None:
+    """Refuse a function the processor lacks, and its methods that are no preprocessing at all."""
+    if not column.get("preprocess"):
+        return
+    name = re.split(r"[()]", str(column["preprocess"]))[0]
+    known = {"copy_from"} | {
+        method
+        for method in dir(processor_class)
+        if not method.startswith("_") and not hasattr(FeatureProcessor, method)
+    }
+    if name not in known:
+        problem = unknown("preprocess function", name, known)
+        raise SettingsError(
+            f"column {column['name']!r}: {problem} (feature_processor "
+            f"{processor_class.__module__}:{processor_class.__qualname__})"
+        )
+
+
+def _check_options(reading: Mapping[str, Any], min_categr_count: Any) -> None:
+    if not isinstance(reading["sep"], str) or len(reading["sep"].encode()) != 1:
+        raise SettingsError(f"sep {reading['sep']!r} must be a single character")
+    counts = {"min_categr_count": min_categr_count, "n_rows": reading["n_rows"] or 1}
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise SettingsError(f"{name}={value!r} must be an integer >= 1")
+
+
+def _raw_files(path: str | Path, data_format: str) -> list[str]:
+    """List the files FuxiCTR will read for a path: a file, a folder of files, or a pattern."""
+    suffix = f".{data_format}"
+    if Path(path).exists() and has_magic(str(path)):
+        raise DataError(f"{path}: polars reads *, ? and [ in a path as a pattern; rename it")
+    files = sorted(glob(f"{path}/*{suffix}" if Path(path).is_dir() else str(path)))
+    if not files:
+        raise DataError(f"{path}: no such file, or a folder without a *{suffix} file")
+    for file in files:
+        if not file.endswith(suffix):
+            raise DataError(f"{file}: data_format is {data_format}, so its name must end {suffix}")
+        if Path(file).stat().st_size == 0:
+            raise DataError(f"{file}: the file is empty")
+    return files
+
+
+def _pretrained_files(features: list[dict[str, Any]]) -> dict[str, list[str]]:
+    files = {}
+    for column in features:
+        if "pretrained_emb" in column:
+            path = str(column["pretrained_emb"])
+            if not Path(path).is_file():
+                raise DataError(f"{path}: no such file (pretrained_emb of {column['name']!r})")
+            files[f"pretrained_emb of {column['name']}"] = [path]
+    return files

@@ -1,0 +1,137 @@
+"""``encoding.json``: what an encoded data set was made from, and which files are ours.
+
+It is written last. A folder whose manifest is absent or says ``"complete": false`` holds no usable
+encoding; files that no manifest lists are the user's and are never touched.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fuxictr_tf4ctr.errors import DataError
+
+NAME = "encoding.json"
+_FORMAT = "fuxictr_tf4ctr encoding 1"
+
+
+def describe_files(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Describe files so that a change shows: path, size in bytes, time of change."""
+    described = []
+    for path in paths:
+        stat = os.stat(path)
+        described.append(
+            {
+                "path": os.path.abspath(path),
+                "size": stat.st_size,
+                "mtime_ns": stat.st_mtime_ns,
+            }
+        )
+    return described
+
+
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """Return a hex digest of JSON content, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read(data_dir: Path) -> dict[str, Any] | None:
+    """Read the manifest of a data set, None where there is none.
+
+    Raises:
+        DataError: A file of that name is there, and is none of ours.
+    """
+    path = data_dir / NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); remove it") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise DataError(f"{path}: was not written by this version; remove it to encode again")
+    return content
+
+
+def differences(
+    manifest: Mapping[str, Any] | None, data_dir: Path, made_from: Mapping[str, Any]
+) -> list[str]:
+    """Say what keeps an encoding from being used again; empty if nothing does.
+
+    Args:
+        manifest: As :func:`read` returned it.
+        data_dir: The folder it lies in.
+        made_from: The present ``sources`` and ``settings``.
+    """
+    if manifest is None:
+        return ["not encoded yet"]
+    if not manifest["complete"]:
+        return ["the last encoding was interrupted"]
+    found = _damaged_files(manifest, data_dir)
+    for group, entries in made_from.items():
+        before = manifest[group]
+        found += [
+            f"{key} changed"
+            for key in sorted(entries.keys() | before.keys())
+            if entries.get(key) != before.get(key)
+        ]
+    return found
+
+
+def _damaged_files(manifest: Mapping[str, Any], data_dir: Path) -> list[str]:
+    found = []
+    for name, size in manifest["files"].items():
+        path = data_dir / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif path.stat().st_size != size:
+            found.append(f"{name} changed its size")
+    return found
+
+
+def refuse_foreign_files(
+    manifest: Mapping[str, Any] | None, data_dir: Path, names: Iterable[str]
+) -> None:
+    """Raise where publishing ``names`` would overwrite a file that no manifest lists.
+
+    Raises:
+        DataError: One of them is there and is not ours.
+    """
+    ours = manifest["files"] if manifest else {}
+    for name in names:
+        if name not in ours and os.path.lexists(data_dir / name):
+            raise DataError(
+                f"{data_dir / name}: is in the way and was not written by this program; move it, "
+                "or choose another dataset_id or data_root"
+            )
+
+
+def publish(
+    staged: Path, data_dir: Path, manifest: Mapping[str, Any] | None, content: Mapping[str, Any]
+) -> None:
+    """Move a finished encoding into place, so that no moment shows a mixture as complete.
+
+    Args:
+        staged: Folder with the new files, on the file system of ``data_dir``.
+        data_dir: Where they go.
+        manifest: The manifest there now, if any.
+        content: The new manifest's; ``files`` gets the names and sizes of the staged files.
+    """
+    files = {path.name: path.stat().st_size for path in sorted(staged.iterdir())}
+    old = manifest["files"] if manifest else {}
+    # From here to the end the folder is incomplete, yet every file in it stays known as ours.
+    _write(staged, data_dir, {"complete": False, "files": {**old, **files}})
+    for name in old.keys() - files.keys():
+        (data_dir / name).unlink(missing_ok=True)
+    for name in files:
+        os.replace(staged / name, data_dir / name)
+    _write(staged, data_dir, {"complete": True, **content, "files": files})
+
+
+def _write(staged: Path, data_dir: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps({"format": _FORMAT, **content}, indent=2)
+    (staged / NAME).write_text(text, encoding="utf-8")
+    os.replace(staged / NAME, data_dir / NAME)

@@ -1,0 +1,146 @@
+"""The order of the steps: settings, data, model, training, evaluation, record."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.torch_utils import seed_everything
+from fuxictr.utils import print_to_json
+
+from fuxictr_tf4ctr.datasets import EncodedDataset, H5DataLoader, encode_dataset, load_feature_map
+from fuxictr_tf4ctr.errors import DataError
+from fuxictr_tf4ctr.records import RunRecord, logging_to, new_run
+from fuxictr_tf4ctr.settings import Settings
+from fuxictr_tf4ctr.training import evaluate, fit
+
+
+def run_experiment(settings: Settings) -> RunRecord:
+    """Train and evaluate one experiment.
+
+    Args:
+        settings: Checked settings of the experiment.
+
+    Returns:
+        The record of the finished run; its folder holds log, checkpoint and run.json.
+
+    Raises:
+        UserError: The data do not fit, or training diverged. The record says "failed".
+        KeyboardInterrupt: The run was interrupted. The record says so, with what was reached.
+    """
+    record = new_run(settings.expid, settings.params)
+    with logging_to(record.log_file), _recorded(record):
+        logging.info("Params: %s", print_to_json(record.settings))
+        seed_everything(settings["seed"])
+        with _timed(record, "encode"):
+            dataset = encode_dataset(settings.params)
+            feature_map = load_feature_map(dataset, settings.params)
+        record.data = {"fingerprint": dataset.fingerprint, "rows": dict(dataset.rows)}
+        logging.info("Feature specs: %s", print_to_json(feature_map.features))
+        with _timed(record, "load"):
+            train_gen, valid_gen, test_gen = _loaders(dataset, feature_map, settings)
+        model = build_model(settings, feature_map, record)
+        _train(model, train_gen, valid_gen, settings, record)
+        progress = None if settings["verbose"] else False
+        with _timed(record, "evaluate"):
+            if valid_gen is not None:
+                logging.info("****** Validation evaluation ******")
+                record.valid = evaluate(model, valid_gen, progress=progress)
+            if test_gen is not None:
+                logging.info("******** Test evaluation ********")
+                record.test = evaluate(model, test_gen, progress=progress)
+        record.append_csv_line()
+    return record
+
+
+def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> BaseModel:
+    """Build the model of an experiment, its checkpoint in the folder of the run."""
+    model = settings.model_class(feature_map, **settings.params)
+    model.model_dir, model.checkpoint = str(record.folder), str(record.checkpoint)
+    record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    logging.info("Total number of parameters: %d.", record.parameters)
+    return model
+
+
+def _train(
+    model: BaseModel,
+    train_gen: H5DataLoader,
+    valid_gen: H5DataLoader | None,
+    settings: Settings,
+    record: RunRecord,
+) -> None:
+    def on_evaluation(evaluation: dict[str, Any]) -> None:
+        record.evaluations.append(evaluation)
+        record.save()
+
+    with _timed(record, "train"):
+        fit(
+            model,
+            train_gen,
+            valid_gen,
+            epochs=settings["epochs"],
+            max_gradient_norm=settings["max_gradient_norm"],
+            eval_steps=settings.params.get("eval_steps"),
+            on_evaluation=on_evaluation,
+            progress=None if settings["verbose"] else False,
+        )
+
+
+def _loaders(
+    dataset: EncodedDataset, feature_map: FeatureMap, settings: Settings
+) -> tuple[H5DataLoader, H5DataLoader | None, H5DataLoader | None]:
+    def loader(split: str) -> H5DataLoader | None:
+        path = getattr(dataset, split)
+        if path is None:
+            return None
+        options = {
+            "batch_size": settings["batch_size"],
+            "shuffle": settings["shuffle"] and split == "train",
+            "seed": settings["seed"],
+            "task": settings["task"],
+        }
+        gen = H5DataLoader(feature_map, str(path), split=split, **options)
+        logging.info("%s samples: %d", split.capitalize(), gen.num_samples)
+        return gen
+
+    train_gen = loader("train")
+    # BatchNorm cannot train on a batch of one row; FuxiCTR finds out at the end of the epoch.
+    if settings.params.get("batch_norm") and train_gen.num_samples % settings["batch_size"] == 1:
+        raise DataError(
+            f"{dataset.train}: {train_gen.num_samples} rows in batches of "
+            f"{settings['batch_size']} leave a last batch of one row, on which batch_norm cannot "
+            f"train; set batch_size to {settings['batch_size'] - 1}"
+        )
+    return train_gen, loader("valid"), loader("test")
+
+
+@contextmanager
+def _recorded(record: RunRecord) -> Iterator[None]:
+    """Keep the record's status true, however the run ends."""
+    start = time.perf_counter()
+    try:
+        yield
+        record.status = "finished"
+    except KeyboardInterrupt:
+        record.status = "interrupted"
+        logging.info("Interrupted; run.json holds what was reached.")
+        raise
+    except BaseException as error:
+        record.status, record.error = "failed", f"{type(error).__name__}: {error}"
+        logging.error("The run failed: %s", record.error)
+        raise
+    finally:
+        record.seconds["total"] = time.perf_counter() - start
+        record.save()
+
+
+@contextmanager
+def _timed(record: RunRecord, part: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        record.seconds[part] = time.perf_counter() - start

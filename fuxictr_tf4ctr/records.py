@@ -1,0 +1,191 @@
+"""What a run leaves: a folder of its own with log, checkpoint and run.json, and FuxiCTR's csv line.
+
+``<model_root>/<dataset_id>/<expid>/<time>/`` holds ``<expid>.log``, ``<expid>.model`` and
+``run.json``; ``<model_root>/results.csv`` gets one line per finished run. Nothing of an earlier run
+is ever overwritten.
+"""
+
+import json
+import logging
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RECORD_FORMAT = 1
+_PACKAGES = ("fuxictr-tf4ctr", "fuxictr", "torch", "numpy", "polars", "h5py", "scikit-learn")
+
+
+@dataclass
+class RunRecord:
+    """The content of run.json.
+
+    Attributes:
+        expid: Name of the experiment.
+        folder: Folder of the run.
+        status: "running", "finished", "interrupted" or "failed".
+        error: Why it failed, else None.
+        command: The command line.
+        started: Time of the start, ISO 8601, UTC.
+        settings: All parameters of the run.
+        versions: Versions of Python and of the packages that matter.
+        machine: Processor, number of cores, GPU.
+        data: Fingerprint and row counts of the encoded data set.
+        parameters: Number of trainable parameters.
+        evaluations: One entry per validation during training: epoch, step, train_loss, metrics, …
+        valid: Final metrics of the best checkpoint on the validation data.
+        test: The same on the test data.
+        seconds: Duration of each part of the run.
+    """
+
+    expid: str
+    folder: Path
+    settings: Mapping[str, Any]
+    status: str = "running"
+    error: str | None = None
+    command: str = field(default_factory=lambda: command_line())
+    started: str = field(
+        default_factory=lambda: datetime.now(timezone.utc).isoformat("T", "seconds")
+    )
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    machine: dict[str, Any] = field(default_factory=lambda: machine())
+    data: dict[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    valid: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def log_file(self) -> Path:
+        """The run's log."""
+        return self.folder / f"{self.expid}.log"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The best weights."""
+        return self.folder / f"{self.expid}.model"
+
+    @property
+    def json_file(self) -> Path:
+        """The record itself."""
+        return self.folder / "run.json"
+
+    def save(self) -> None:
+        """Write run.json, so that a reader sees the old content or the new, never a part."""
+        content = {"format": RECORD_FORMAT, **vars(self), "folder": None}
+        del content["folder"]
+        temporary = self.json_file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
+        os.replace(temporary, self.json_file)
+
+    def append_csv_line(self) -> Path:
+        """Append FuxiCTR's result line to ``<model_root>/results.csv`` and return its path."""
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        line = (
+            f" {stamp},[command] {self.command},[exp_id] {self.expid},"
+            f"[dataset_id] {self.settings['dataset_id']},[train] N.A.,"
+            f"[val] {metrics_line(self.valid)},[test] {metrics_line(self.test)}\n"
+        )
+        path = Path(self.settings["model_root"]) / "results.csv"
+        with path.open("a", encoding="utf-8") as results:
+            results.write(line)
+        return path
+
+
+def new_run(expid: str, settings: Mapping[str, Any]) -> RunRecord:
+    """Make the folder of a new run and its record.
+
+    Args:
+        expid: Name of the experiment.
+        settings: Its parameters; ``model_root`` and ``dataset_id`` say where the folder goes.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    parent = Path(settings["model_root"]) / settings["dataset_id"] / expid
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(1000):
+        folder = parent / (stamp if attempt == 0 else f"{stamp}-{attempt}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        record = RunRecord(expid, folder, dict(settings))
+        record.save()
+        return record
+    raise FileExistsError(f"{parent} holds a thousand runs of this second")
+
+
+@contextmanager
+def logging_to(file: Path) -> Iterator[None]:
+    """Send log lines, in FuxiCTR's format, to a file and to standard error while in context."""
+    line_format = logging.Formatter("%(asctime)s P%(process)d %(levelname)s %(message)s")
+    handlers = [logging.FileHandler(file, encoding="utf-8"), logging.StreamHandler()]
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(line_format)
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def metrics_line(metrics: Mapping[str, float]) -> str:
+    """Format metrics as FuxiCTR does: ``AUC: 0.8 - logloss: 0.4``, six decimals."""
+    return " - ".join(f"{name}: {value:.6f}" for name, value in metrics.items())
+
+
+def command_line() -> str:
+    """Return the command line as one would type it."""
+    return shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that matter for a result."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Describe the hardware a run has."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Turn what JSON does not know into what it does."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "item"):
+        return value.item()
+    return str(value)

@@ -1,0 +1,17 @@
+"""Training and evaluation of FuxiCTR models."""
+
+from fuxictr_tf4ctr.training.checkpoint import load_weights, save_weights
+from fuxictr_tf4ctr.training.loop import FitResult, evaluate, fit, predict
+from fuxictr_tf4ctr.training.metrics import check_metric, evaluate_metrics, needs_group
+
+__all__ = [
+    "FitResult",
+    "check_metric",
+    "evaluate",
+    "evaluate_metrics",
+    "fit",
+    "load_weights",
+    "needs_group",
+    "predict",
+    "save_weights",
+]

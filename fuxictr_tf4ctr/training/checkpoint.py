@@ -1,0 +1,54 @@
+"""Model weights on disk: whole or not at all, and readable by FuxiCTR."""
+
+import os
+from pathlib import Path
+
+import torch
+from fuxictr.pytorch.models import BaseModel
+
+from fuxictr_tf4ctr.errors import DataError
+
+
+def save_weights(model: BaseModel, path: str | os.PathLike[str]) -> None:
+    """Write the model's ``state_dict``; an interrupted write leaves the previous file as it was.
+
+    Args:
+        model: Model whose weights to write.
+        path: File to write; its folder is created if missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps apart runs that share a folder.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial.open("wb") as file:
+            torch.save(model.state_dict(), file)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_weights(model: BaseModel, path: str | os.PathLike[str]) -> None:
+    """Read a ``state_dict`` into the model, on the model's own device.
+
+    Args:
+        model: Model that receives the weights.
+        path: File written by :func:`save_weights` or by FuxiCTR.
+
+    Raises:
+        DataError: The file is missing, not a checkpoint, or not one of this model.
+    """
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataError(f"checkpoint {path} does not exist: train the model first") from None
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        raise DataError(f"checkpoint {path} cannot be read, train again: {error}") from error
+    model.to(model.device)
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError) as error:
+        raise DataError(
+            f"checkpoint {path} does not belong to this model: its data set, vocabulary or "
+            f"settings differ. {error}"
+        ) from error

@@ -1,0 +1,235 @@
+"""FuxiCTR's metrics over whole columns: no loop over groups, no process pool, no ``eval``.
+
+The names and definitions are FuxiCTR's. Where FuxiCTR leaves the order of tied scores to an
+unstable sort (MRR, NDCG), the order here is fixed: of rows with equal scores, the later row of the
+input ranks first, which is ``np.argsort(y_pred, kind="stable")[::-1]``.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError
+
+# NDCG and NDCG() mean FuxiCTR's default, k = 1.
+_NDCG = re.compile(r"NDCG(?:@([1-9]\d*)|\(\s*(?:(?:k\s*=\s*)?([1-9]\d*))?\s*\))?")
+
+
+def evaluate_metrics(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    metrics: Sequence[str],
+    group_id: ArrayLike | None = None,
+) -> dict[str, float]:
+    """Compute metrics of scores against labels.
+
+    Args:
+        y_true: [N] labels, 0 or 1 (MRR and NDCG also take graded relevance).
+        y_pred: [N] scores; probabilities for logloss.
+        metrics: Names known to :func:`check_metric`.
+        group_id: [N] group of each row (a user, say), for the metrics that rank within groups.
+
+    Returns:
+        Metric values, keyed by the names as given and in their order.
+
+    Raises:
+        SettingsError: A name is unknown, or needs ``group_id`` and there is none.
+        DataError: The columns disagree in length, are empty, or leave a metric undefined.
+        DivergenceError: A score is not a finite number.
+    """
+    grouped = [name for name in metrics if needs_group(name)]
+    if grouped and group_id is None:
+        raise SettingsError(
+            f"metric {grouped[0]} ranks rows within groups, but no group_id is set: "
+            "name the group's column as group_id, or drop the metric"
+        )
+    y_true, y_pred = _checked_columns(y_true, y_pred)
+    ranking = _rank_within_groups(y_true, y_pred, group_id) if grouped else None
+    return {
+        name: float(
+            _grouped_metric(name)(ranking) if name in grouped else _PLAIN[name](y_true, y_pred)
+        )
+        for name in metrics
+    }
+
+
+def check_metric(name: str) -> None:
+    """Raise SettingsError, naming the nearest known metrics, unless ``name`` is a metric."""
+    if name in _PLAIN or _grouped_metric(name):
+        return
+    known = {metric.lower(): metric for metric in (*_PLAIN, *_GROUPED, "NDCG(k=5)")}
+    nearest = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(known[match] for match in nearest)}? " if nearest else ""
+    raise SettingsError(
+        f"unknown metric {name!r}: {hint}Known metrics: {', '.join(known.values())}"
+    )
+
+
+def needs_group(name: str) -> bool:
+    """Whether the metric ranks rows within groups and so needs ``group_id``."""
+    check_metric(name)
+    return _grouped_metric(name) is not None
+
+
+def _checked_columns(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores as float64 columns of one length, the scores finite."""
+    y_true = np.asarray(y_true, np.float64).ravel()
+    y_pred = np.asarray(y_pred, np.float64).ravel()
+    if len(y_true) != len(y_pred):
+        raise DataError(f"{len(y_true)} labels but {len(y_pred)} predictions")
+    if len(y_true) == 0:
+        raise DataError("no rows to evaluate: the data set is empty")
+    finite = np.isfinite(y_pred)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise DivergenceError(
+            f"{np.count_nonzero(~finite)} of {len(y_pred)} predictions are not finite numbers "
+            f"(first: {y_pred[row]} in row {row}): the model has diverged, lower the learning rate"
+        )
+    return y_true, y_pred
+
+
+def _check_binary(y_true: np.ndarray) -> None:
+    binary = (y_true == 0) | (y_true == 1)
+    if not binary.all():
+        row = int(np.argmin(binary))
+        raise DataError(f"labels must be 0 or 1, found {y_true[row]} in row {row}")
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Rows sorted by group and, within it, by ascending score, ties in input order.
+
+    Attributes:
+        y_true: [N] labels.
+        y_pred: [N] scores.
+        starts: [G] first row of each group.
+    """
+
+    y_true: np.ndarray
+    y_pred: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """[G] rows of each group."""
+        return np.diff(self.starts, append=len(self.y_true))
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """[G] sums over each group of [N] values."""
+        return np.add.reduceat(values, self.starts)
+
+    def places(self) -> np.ndarray:
+        """[N] place of each row in its group, the highest score in place 1."""
+        ends = np.repeat(self.starts + self.sizes, self.sizes)
+        return ends - np.arange(len(self.y_true))
+
+    def mean_ranks(self) -> np.ndarray:
+        """[N] rank of each row in its group, the lowest score first, tied rows sharing theirs."""
+        new_score = np.ones(len(self.y_pred), bool)
+        np.not_equal(self.y_pred[1:], self.y_pred[:-1], out=new_score[1:])
+        new_score[self.starts] = True
+        firsts = np.flatnonzero(new_score)
+        counts = np.diff(firsts, append=len(self.y_pred))
+        ranks = np.repeat(firsts + (counts + 1) / 2, counts)
+        return ranks - np.repeat(self.starts, self.sizes)
+
+
+def _rank_within_groups(y_true: np.ndarray, y_pred: np.ndarray, group_id: ArrayLike) -> _Ranking:
+    group_id = np.asarray(group_id).ravel()
+    if len(group_id) != len(y_true):
+        raise DataError(f"{len(y_true)} labels but {len(group_id)} group ids")
+    order = np.lexsort((y_pred, group_id))
+    group_id = group_id[order]
+    starts = np.append(0, np.flatnonzero(group_id[1:] != group_id[:-1]) + 1)
+    return _Ranking(y_true[order], y_pred[order], starts)
+
+
+def _logloss(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Mean binary cross-entropy, probabilities clipped as scikit-learn's ``log_loss`` does."""
+    _check_binary(y_true)
+    if y_pred.min() < 0 or y_pred.max() > 1:
+        raise DataError(
+            f"logloss needs probabilities, but the predictions reach from {y_pred.min():.6g} to "
+            f"{y_pred.max():.6g}: use task binary_classification, or drop the metric"
+        )
+    eps = np.finfo(np.float64).eps
+    given_to_truth = np.where(y_true == 1, y_pred, 1 - y_pred)
+    return -np.log(np.clip(given_to_truth, eps, 1 - eps)).mean()
+
+
+def _auc(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Area under the ROC curve, all rows one group."""
+    _check_binary(y_true)
+    if y_true.min() == y_true.max():
+        raise DataError(f"AUC is undefined: all {len(y_true)} labels are {y_true[0]:.0f}")
+    # Tied rows share their mean rank, so the faster unstable sort gives the same value.
+    order = np.argsort(y_pred)
+    return _group_aucs(_Ranking(y_true[order], y_pred[order], np.zeros(1, np.int64)))[0]
+
+
+def _group_aucs(ranking: _Ranking) -> np.ndarray:
+    """[G] AUC of each group by the rank-sum (Mann-Whitney) formula, NaN where one class only."""
+    positives = ranking.sum(ranking.y_true)
+    negatives = ranking.sizes - positives
+    rank_sums = ranking.sum(ranking.mean_ranks() * ranking.y_true)
+    # Pairs of a positive above a negative, ties counting one half, out of all such pairs.
+    above = rank_sums - positives * (positives + 1) / 2
+    pairs = positives * negatives
+    return np.divide(above, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def _two_class_aucs(ranking: _Ranking) -> tuple[np.ndarray, np.ndarray]:
+    """AUC and rows of the groups that hold both classes: the others have no say."""
+    _check_binary(ranking.y_true)
+    aucs = _group_aucs(ranking)
+    defined = ~np.isnan(aucs)
+    if not defined.any():
+        raise DataError(
+            f"gAUC and avgAUC are undefined: each of the {len(aucs)} groups holds one class only"
+        )
+    return aucs[defined], ranking.sizes[defined]
+
+
+def _gauc(ranking: _Ranking) -> float:
+    """Mean AUC of the groups, weighted by their rows (Source: DIN, arXiv 1706.06978, section 6)."""
+    aucs, sizes = _two_class_aucs(ranking)
+    return np.average(aucs, weights=sizes)
+
+
+def _avg_auc(ranking: _Ranking) -> float:
+    """Mean AUC of the groups, each of weight 1."""
+    return _two_class_aucs(ranking)[0].mean()
+
+
+def _mrr(ranking: _Ranking) -> float:
+    """Mean over groups of the positives' mean reciprocal place; 0 for a group without positives."""
+    reciprocal_sums = ranking.sum(ranking.y_true / ranking.places())
+    return (reciprocal_sums / (ranking.sum(ranking.y_true) + 1e-12)).mean()
+
+
+def _ndcg(ranking: _Ranking, k: int) -> float:
+    """Mean over groups of the discounted gain of the first k places, relative to the best one."""
+    places = ranking.places()
+    discounts = np.where(places <= k, 1 / np.log2(places + 1), 0)
+    groups = np.repeat(np.arange(len(ranking.starts)), ranking.sizes)
+    ideal = ranking.y_true[np.lexsort((ranking.y_true, groups))]
+    gains = ranking.sum((np.exp2(ranking.y_true) - 1) * discounts)
+    best_gains = ranking.sum((np.exp2(ideal) - 1) * discounts)
+    return (gains / (best_gains + 1e-12)).mean()
+
+
+_PLAIN = {"logloss": _logloss, "binary_crossentropy": _logloss, "AUC": _auc}
+_GROUPED = {"gAUC": _gauc, "avgAUC": _avg_auc, "MRR": _mrr}
+
+
+def _grouped_metric(name: str) -> Callable[[_Ranking], float] | None:
+    """The function behind a metric within groups, None for other names."""
+    if ndcg := _NDCG.fullmatch(name):
+        return partial(_ndcg, k=int(ndcg[1] or ndcg[2] or 1))
+    return _GROUPED.get(name)

@@ -1,0 +1,59 @@
+"""Packaging: the library, the model zoo, the configuration and the demo data."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "fuxictr_tf4ctr/__init__.py").read_text("utf-8"), re.M
+)[1]
+
+setup(
+    name="fuxictr-tf4ctr",
+    version=VERSION,
+    description="TF4CTR twins of CTR models for FuxiCTR: registry, command line, h5 data, training",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "data/demo/LICENSE.md"],
+    python_requires=">=3.10",
+    packages=[
+        *find_packages(include=["fuxictr_tf4ctr", "fuxictr_tf4ctr.*"]),
+        *find_packages(include=["model_zoo", "model_zoo.*"]),
+        # Installed inside the package, so that every experiment runs from any directory.
+        "fuxictr_tf4ctr.config",
+        "fuxictr_tf4ctr.data",
+    ],
+    package_dir={"fuxictr_tf4ctr.config": "config", "fuxictr_tf4ctr.data": "data"},
+    package_data={
+        "": ["README.md"],
+        "fuxictr_tf4ctr.config": ["*/*.yaml"],
+        "fuxictr_tf4ctr.data": ["demo/*.csv", "demo/LICENSE.md"],
+    },
+    install_requires=[
+        "fuxictr>=2.3.10,<2.4",
+        "torch>=2.5,<3",
+        # FuxiCTR 2.3.10 calls scan_csv(dtypes=…), which polars 2 no longer takes.
+        "polars>=1.30,<2",
+        "h5py>=3.10,<4",
+        "numpy>=1.26,<3",
+        "pyyaml>=6.0.1,<7",
+        "filelock>=3.12,<5",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={"test": ["pytest>=8,<10", "hypothesis>=6.100,<7"]},
+    entry_points={
+        "console_scripts": [
+            "fuxictr = fuxictr_tf4ctr.cli:main",
+            "fuxictr-tf4ctr = fuxictr_tf4ctr.cli:main",
+        ]
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

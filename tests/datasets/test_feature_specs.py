@@ -1,0 +1,136 @@
+"""What a feature column may say: everything FuxiCTR evaluates is refused unless it is plain."""
+
+import pytest
+from fuxictr.pytorch import layers  # noqa: F401  what the accepted texts are evaluated with
+from torch import nn
+
+from fuxictr_tf4ctr.datasets import check_dtype, check_feature_encoder
+from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
+from fuxictr_tf4ctr.errors import SettingsError
+
+LABEL = {"name": "click", "dtype": "float"}
+
+
+@pytest.mark.parametrize("value", ["str", "int", "float", "list", str, int, float])
+def test_known_dtypes_pass(value):
+    check_dtype(value)
+
+
+@pytest.mark.parametrize("value", ["string", "object", "exit()", "__import__('os')", None, dict, 3])
+def test_other_dtypes_are_refused(value):
+    with pytest.raises(SettingsError, match=r"column 'a': dtype .* must be one of str, int"):
+        check_dtype(value, "column 'a'")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "layers.MaskedAveragePooling()",
+        "nn.Linear(64, 32, bias=False)",
+        ["layers.MaskedSumPooling()", "nn.LayerNorm([4], eps=-1e-5)"],
+    ],
+)
+def test_layer_calls_pass(value):
+    check_feature_encoder(value)
+    for text in value if isinstance(value, list) else [value]:
+        assert isinstance(eval(text), nn.Module)
+
+
+def test_no_encoder_passes():
+    check_feature_encoder(None)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "none",
+        "layers.MaskedAveragePooling",
+        "MaskedAveragePooling()",
+        "layers.NoSuchPooling()",
+        "layers.torch.load('x')",
+        "nn.init.normal_(3)",
+        "nn.functional()",
+        "torch.load('x')",
+        "os.system('true')",
+        "nn.Linear(int('4'), 2)",
+        "nn.Linear(*[4, 2])",
+        "nn.Linear(**{'a': 1})",
+        "nn.Linear(4, open('x'))",
+        "nn.Linear(4, 2).share_memory()",
+        "nn.Linear(4, 2), exit()",
+        "[nn.Linear(4, 2)]",
+        "nn.Linear(4,",
+        "nn.Linear(4)\x00",
+        "(" * 500,
+        3,
+        {"nn.Linear(4, 2)": 1},
+        ["nn.Linear(4, 2)", "exit()"],
+    ],
+)
+def test_anything_else_is_refused(value):
+    with pytest.raises(SettingsError, match=r"column 'a': .* must read layers"):
+        check_feature_encoder(value, "column 'a'")
+
+
+def test_columns_are_completed_one_by_one():
+    given = [{"name": ["a", "b"], "dtype": str, "type": "categorical", "source": "user"}]
+    features, labels = complete_columns(given, LABEL)
+    expected = {"dtype": "str", "type": "categorical", "source": "user", "active": True}
+    assert features == [{"name": name, **expected} for name in ("a", "b")]
+    assert labels == [LABEL] and labels[0] is not LABEL
+    assert given == [{"name": ["a", "b"], "dtype": str, "type": "categorical", "source": "user"}]
+
+
+def column(**entries):
+    """A valid categorical column with some entries replaced; None leaves one out."""
+    merged = {"name": "a", "dtype": "str", "type": "categorical"} | entries
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+NUMERIC = {"type": "numeric", "dtype": "float"}
+BAD_COLUMNS = {
+    "no name": (column(name=None), "must be a mapping with a name"),
+    "number as name": (column(name=7), "7 is no column name"),
+    "no dtype": (column(dtype=None), "column 'a': dtype is missing"),
+    "bad dtype": (column(dtype="open('x', 'w')"), "column 'a': dtype"),
+    "no type": (column(type=None), "column 'a': type is missing"),
+    "bad type": (column(type="categoric"), "unknown type 'categoric'; did you mean 'categorical'"),
+    "listed twice": (column(name=["a", "a"]), "'a' is listed twice"),
+    "label as feature": (column(name="click"), "'click' is listed twice"),
+    "text as number": (column(type="numeric"), "'a': its dtype must be int or float"),
+    "normalizer": (column(**NUMERIC, normalizer="MinMax"), "unknown normalizer 'MinMax'"),
+    "no width": (column(type="embedding", dtype="list"), "needs pretrain_dim"),
+    "buckets": (column(category_processor="hash_bucket"), "cannot encode category_processor"),
+    "remap": (column(remap=False), "remap: False for type meta only"),
+    "padding": (column(type="sequence", padding="left"), "padding must be pre or post"),
+    "max_len": (column(type="sequence", max_len="5"), "max_len must be an integer"),
+    "min count": (column(min_categr_count=0), "min_categr_count must be an integer >= 1"),
+    "sharing": (column(share_embedding="b"), "share_embedding 'b' must name an active"),
+    "pretrained": (column(pretrained_emb="x.txt"), "pretrained_emb 'x.txt' must be one of"),
+    "encoder": (column(feature_encoder="exit()"), "'a': feature_encoder: 'exit"),
+}
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_COLUMNS.values(), ids=BAD_COLUMNS)
+def test_columns_fuxictr_cannot_encode_are_named(bad, message):
+    with pytest.raises(SettingsError, match=message):
+        complete_columns([bad], LABEL)
+
+
+@pytest.mark.parametrize("given", [None, [], {}, "a", ["a"]])
+def test_feature_cols_is_a_list_of_columns(given):
+    with pytest.raises(SettingsError, match="feature_cols"):
+        complete_columns(given, LABEL)
+
+
+def test_the_label_is_a_number():
+    with pytest.raises(SettingsError, match="'click': its dtype must be int or float"):
+        complete_columns([column()], {"name": "click", "dtype": "str"})
+    with pytest.raises(SettingsError, match="label_col"):
+        complete_columns([column()], None)
+
+
+def test_a_sequence_may_say_none_for_no_encoder():
+    features, _ = complete_columns([column(type="sequence", feature_encoder="none")], LABEL)
+    assert features[0]["feature_encoder"] == "none"
