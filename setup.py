@@ -4,11 +4,29 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(
     r'^__version__ = "(.+)"$', (ROOT / "fuxictr_tf4ctr/__init__.py").read_text("utf-8"), re.M
 )[1]
+
+# Installed inside the package, so that every experiment runs from any directory.
+RESOURCES = ("config/*/*.yaml", "data/demo/*.csv", "data/demo/LICENSE.md", "data/README.md")
+
+
+class BuildWithResources(build_py):
+    """Build the packages, and copy configuration and demo data into ours."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return  # a clone has them beside the package
+        for source in (path for pattern in RESOURCES for path in ROOT.glob(pattern)):
+            target = Path(self.build_lib, "fuxictr_tf4ctr", source.relative_to(ROOT))
+            self.mkpath(str(target.parent))
+            self.copy_file(str(source), str(target))
+
 
 setup(
     name="fuxictr-tf4ctr",
@@ -19,19 +37,12 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "data/demo/LICENSE.md"],
     python_requires=">=3.10",
-    packages=[
-        *find_packages(include=["fuxictr_tf4ctr", "fuxictr_tf4ctr.*"]),
-        *find_packages(include=["model_zoo", "model_zoo.*"]),
-        # Installed inside the package, so that every experiment runs from any directory.
-        "fuxictr_tf4ctr.config",
-        "fuxictr_tf4ctr.data",
-    ],
-    package_dir={"fuxictr_tf4ctr.config": "config", "fuxictr_tf4ctr.data": "data"},
-    package_data={
-        "": ["README.md"],
-        "fuxictr_tf4ctr.config": ["*/*.yaml"],
-        "fuxictr_tf4ctr.data": ["demo/*.csv", "demo/LICENSE.md"],
-    },
+    packages=find_packages(include=["fuxictr_tf4ctr*", "model_zoo*"]),
+    # A plain layout makes an editable install a line in a .pth file. Anything else puts a finder
+    # behind site-packages, where FuxiCTR's own model_zoo would hide ours.
+    package_dir={"": "."},
+    package_data={"": ["README.md"]},
+    cmdclass={"build_py": BuildWithResources},
     install_requires=[
         "fuxictr>=2.3.10,<2.4",
         "torch>=2.5,<3",

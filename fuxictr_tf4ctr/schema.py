@@ -26,7 +26,7 @@ LOSSES = (
     "huber_loss",
 )
 TASKS = ("binary_classification", "regression")
-DATA_FORMATS = ("csv", "parquet", "h5", "npz")
+DATA_FORMATS = ("csv", "parquet", "h5")
 # Needs a closure or sparse gradients, which FuxiCTR's training step does not give.
 _UNUSABLE_OPTIMIZERS = {"Optimizer", "LBFGS", "SparseAdam"}
 OPTIMIZERS = tuple(
@@ -110,12 +110,10 @@ def _optimizer(value: Any) -> str | None:
 
 
 def _regularizer(value: Any) -> str | None:
-    number = r"[0-9.]+(e[-+]?[0-9]+)?"
     if _number(value) and value >= 0:
         return None
-    if isinstance(value, str) and re.fullmatch(
-        rf"l[12]\({number}\)|l1_l2\({number}, *{number}\)", value
-    ):
+    written = rf"l[12]\({_NUMBER}\)|l1_l2\({_NUMBER}, *{_NUMBER}\)"
+    if isinstance(value, str) and re.fullmatch(written, value):
         return None
     return "a number >= 0, 'l1(x)', 'l2(x)' or 'l1_l2(x,y)'"
 
@@ -223,6 +221,7 @@ TRAINING_KEYS: dict[str, Key] = {
 
 KEYS: dict[str, Key] = DATASET_KEYS | TRAINING_KEYS
 
+_NUMBER = r"[0-9]*\.?[0-9]+(e[-+]?[0-9]+)?"
 _FLOATS = ("learning_rate", "embedding_regularizer", "net_regularizer", "max_gradient_norm")
 
 
@@ -234,8 +233,7 @@ def normalized(params: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(params)
     for key in _FLOATS:
         value = result.get(key)
-        if (isinstance(value, int) and not isinstance(value, bool)) or (
-            isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", value)
-        ):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if whole or (isinstance(value, str) and re.fullmatch(_NUMBER, value)):
             result[key] = float(value)
     return result

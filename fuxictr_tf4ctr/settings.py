@@ -344,8 +344,9 @@ def _with_paths(params: Mapping[str, Any], config_dir: Path) -> tuple[dict[str, 
         f"{key} {value} (looked for {', '.join(map(str, paths))})" for key, value, paths in absent
     )
     return params, [
-        f"data set {params.get('dataset_id')!r} is not there: {listed}. data/README.md says where "
-        f"to get it and where to put it; ${DATA_VARIABLE} may name a folder of data sets"
+        f"data set {params.get('dataset_id')!r} is not there: {listed}. "
+        f"{resource_root() / 'data/README.md'} says where to get the known ones and where to put "
+        f"them; ${DATA_VARIABLE} may name a folder of data sets"
     ]
 
 

@@ -100,14 +100,14 @@ def test_inheritance(tmp_path):
         "exp": {"epochs": 3, "batch_size": 7, "seed": 2, "model": "TF4CTR_DCN", "dataset_id": "d"}
     }
     (tmp_path / "model_config" / "b.yaml").write_text("exp: {inherits: smal}\n")
-    with pytest.raises(SettingsError, match="'exp' inherits an unknown section 'smal'.*'small'"):
+    with pytest.raises(SettingsError, match=r"'exp' inherits an unknown section 'smal'.*'small'"):
         list_expids(tmp_path)
 
 
 MISTAKES = {
     "unknown key": (
         {"learning_rat": 1},
-        "unknown key 'learning_rat'; did you mean 'learning_rate'",
+        "'learning_rat'; did you mean 'learning_rate'",
     ),
     "encoder option": ({"simple_num_layer": 1}, "did you mean 'simple_num_layers'"),
     "model": ({"model": "TF4CTR_DCN2"}, "unknown model 'TF4CTR_DCN2'; did you mean"),
@@ -216,9 +216,8 @@ def test_a_section_may_not_be_defined_twice(tmp_path):
 
 
 def test_unknown_keys_of_fuxictrs_models_are_theirs(folder):
-    settings = load_settings(
-        "mine_exp", write(folder, {"model": "DIN", "din_target_field": "item"})
-    )
+    model = {"model": "DIN", "din_target_field": "item"}
+    settings = load_settings("mine_exp", write(folder, model))
     assert settings["din_target_field"] == "item"
 
 

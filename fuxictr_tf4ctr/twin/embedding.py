@@ -1,7 +1,7 @@
 """From raw columns to field embeddings: what the encoders see of a sample."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -20,10 +20,13 @@ class View(NamedTuple):
     Attributes:
         embeddings: Embeddings of all fields side by side, [B, sum of field dims].
         inputs: Raw feature columns by name, as FuxiCTR's ``get_inputs`` gives them.
+        tables: Where the embeddings come from, for an encoder that needs a field as it was before
+            pooling and sample selection.
     """
 
     embeddings: Tensor
     inputs: Mapping[str, Tensor]
+    tables: "FieldEmbedding | None" = None
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,29 @@ class FieldEmbedding(nn.Module):
     Args:
         feature_map: FuxiCTR's description of the columns.
         embedding_dim: Embedding dim D of fields that do not name their own.
+        fields: The fields to embed; None for all.
 
     Raises:
         SettingsError: A sequence feature has no pooling ``feature_encoder``.
     """
 
-    def __init__(self, feature_map: FeatureMap, embedding_dim: int) -> None:
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        embedding_dim: int,
+        fields: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
-        self.layer = FeatureEmbedding(feature_map, embedding_dim)
+        self.layer = FeatureEmbedding(feature_map, embedding_dim, required_feature_columns=fields)
         self.spec = self._measure(feature_map)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Embed raw columns: a dict of [B] or [B, L] tensors to [B, sum of field dims]."""
         return self.layer(inputs, flatten_emb=True)
+
+    def unpooled(self, inputs: Mapping[str, Tensor], name: str) -> Tensor:
+        """Look up one field as its table has it: [B, D], or [B, L, D] of a sequence."""
+        return self.layer.embedding_layer.embedding_layers[name](inputs[name].long())
 
     @torch.no_grad()
     def _measure(self, feature_map: FeatureMap) -> ViewSpec:

@@ -1,6 +1,7 @@
 """Dynamic Fusion Modules (DFM): from the two encoders' outputs to one logit."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +31,16 @@ class Fusion(nn.Module):
         heads: Whether the encoders' own logits are wanted (the Twin Focus Loss needs them). Where
             they are not, a fusion that does without builds none.
 
+    Attributes:
+        options: Further whole-number arguments of a fusion with their defaults; a model sets them
+            as ``fusion_<option>``.
+
     Source:
         TF4CTR, arXiv 2405.03167, Dynamic Fusion Module.
     """
 
     needs_heads = True
+    options: ClassVar[Mapping[str, int]] = {}
 
     def __init__(
         self, simple_dim: int, complex_dim: int, simple_head: bool = True, heads: bool = True
@@ -78,7 +84,7 @@ class WeightedSumFusion(Fusion):
 
 @FUSIONS.register("VF")
 class VotingFusion(Fusion):
-    """Voting: z = sum p_i z_i, p a Gumbel softmax over the encoders' votes, noise-free in eval mode.
+    """Voting: z = sum p_i z_i, p a Gumbel softmax over the encoders' votes, without noise at test.
 
     The authors' code samples noise at inference too, so that two predictions of one input differ;
     here the noise belongs to training alone.

@@ -57,6 +57,10 @@ class SampleSelection(nn.Module):
         """
         raise NotImplementedError
 
+    def tables(self) -> tuple[FieldEmbedding, FieldEmbedding]:
+        """Return the embedding tables behind v_s and v_c."""
+        raise NotImplementedError
+
 
 @SAMPLE_SELECTIONS.register("SER")
 class SeparateRepresentation(SampleSelection):
@@ -73,8 +77,7 @@ class SeparateRepresentation(SampleSelection):
             self.simple_embedding = FieldEmbedding(halved(feature_map), embedding_dim // 2)
         if complex_embeds or not simple_embeds:
             self.complex_embedding = FieldEmbedding(feature_map, embedding_dim)
-        self.simple = (self.simple_embedding or self.complex_embedding).spec
-        self.complex = (self.complex_embedding or self.simple_embedding).spec
+        self.simple, self.complex = (tables.spec for tables in self.tables())
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         if self.simple_embedding is None:
@@ -85,6 +88,10 @@ class SeparateRepresentation(SampleSelection):
             v_s, v_c = self.simple_embedding(inputs), self.complex_embedding(inputs)
         return v_s, v_c
 
+    def tables(self) -> tuple[FieldEmbedding, FieldEmbedding]:
+        simple, complex_ = self.simple_embedding, self.complex_embedding
+        return simple or complex_, complex_ or simple
+
 
 class SharedEmbedding(SampleSelection):
     """Base of the modules that start from one embedding e for both encoders."""
@@ -93,6 +100,9 @@ class SharedEmbedding(SampleSelection):
         super().__init__(feature_map, embedding_dim, *args, **kwargs)
         self.embedding = FieldEmbedding(feature_map, embedding_dim)
         self.simple = self.complex = self.embedding.spec
+
+    def tables(self) -> tuple[FieldEmbedding, FieldEmbedding]:
+        return self.embedding, self.embedding
 
 
 @SAMPLE_SELECTIONS.register("none")

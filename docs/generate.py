@@ -1,0 +1,128 @@
+"""Write the reference pages that follow from the code: ``python docs/generate.py``.
+
+``configuration.md`` comes from the table of configuration keys, ``zoo.md`` from the registry. A
+test fails when either no longer fits the code.
+"""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from fuxictr_tf4ctr.registry import MODELS, list_models
+from fuxictr_tf4ctr.schema import DATASET_KEYS, REQUIRED, TRAINING_KEYS, Key
+from fuxictr_tf4ctr.twin import ENCODERS, FUSIONS, SAMPLE_SELECTIONS, TwinModel
+from fuxictr_tf4ctr.twin.encoders.base import encoder_options
+
+DOCS = Path(__file__).resolve().parent
+
+
+def configuration() -> str:
+    """Return the configuration reference in Markdown."""
+    return f"""# Configuration
+
+Written by `docs/generate.py` from the code; do not edit.
+
+An experiment is a section of `model_config.yaml` (or of a file in `model_config/`), a data set a
+section of `dataset_config.yaml` (or of a file in `dataset_config/`). The section `Base` holds for
+every experiment of the folder. A model section may list others in `inherits`; they are merged in
+order and its own keys win. The data set's section wins over the model's, `--set key=value` over
+both.
+
+## Data set
+
+{_key_table(DATASET_KEYS)}
+
+Each entry of `feature_cols` has `name` (one or a list), `active`, `dtype` (`str`, `int`, `float`)
+and `type` (`categorical`, `numeric`, `sequence`, `embedding`, `meta`), and may have FuxiCTR's
+options: `preprocess`, `fill_na`, `min_categr_count`, `normalizer`, `splitter`, `max_len`,
+`padding`, `feature_encoder`, `embedding_dim`, `share_embedding`, `pretrained_emb`, ….
+
+## Training
+
+{_key_table(TRAINING_KEYS)}
+
+## Twins
+
+| key | default | meaning |
+|---|---|---|
+| `sample_selection` | `SER` | {_choices(SAMPLE_SELECTIONS)} |
+| `fusion` | `WSF` | {_choices(FUSIONS)} |
+| `simple_encoder`, `complex_encoder` | the twin's | name of an encoder, see [zoo.md](zoo.md) |
+| `simple_<option>`, `complex_<option>` | the encoder's | option of that encoder |
+| `net_dropout`, `batch_norm`, `hidden_activations` | `0`, `false`, `relu` | for both encoders; \
+the first two also for gates and experts of the sample selection |
+| `embedding_dim` | `16` | dim D; SER's simple encoder takes D/2 |
+| `twin_focus` | `true` | add the Twin Focus Loss |
+| `c`, `gamma`, `alpha` | `0.8`, `1`, `0.25` | its parameters: c and alpha in [0, 1], gamma >= 0 |
+| `simple_head` | the twin's | `false` takes a simple encoder of width 1 as a logit |
+| `linear_logit` | the twin's | add a bias-free logistic regression to the final logit |
+"""
+
+
+def zoo() -> str:
+    """Return the page of twins and encoders in Markdown."""
+    twins = [MODELS[e.name] for e in list_models().values() if e.source == "twin"]
+    return f"""# Zoo
+
+Written by `docs/generate.py` from the registry; do not edit.
+
+## Twins
+
+Each has a baseline of the base model's name: the same encoders without sample selection and Twin
+Focus Loss, with the fusion that makes it the published model.
+
+| twin | base model | simple encoder | complex encoder | paper of the base model |
+|---|---|---|---|---|
+{chr(10).join(_twin_row(cls) for cls in twins if issubclass(cls, TwinModel))}
+
+## Encoders
+
+Every encoder can be the simple or the complex one of any twin. Options are given as
+`simple_<option>` or `complex_<option>`.
+
+| encoder | what it is | options (defaults) |
+|---|---|---|
+{chr(10).join(_encoder_row(name) for name in sorted(ENCODERS))}
+"""
+
+
+def _key_table(keys: dict[str, Key]) -> str:
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for name, key in keys.items():
+        default = "required" if key.default is REQUIRED else f"`{_plain(key.default)}`"
+        rows.append(f"| `{name}` | {default} | {key.help} |")
+    return "\n".join(rows)
+
+
+def _choices(table: Any) -> str:
+    return ", ".join(f"`{name}`" for name in table)
+
+
+def _twin_row(cls: type[TwinModel]) -> str:
+    simple, complex_ = cls.defaults["simple_encoder"], cls.defaults["complex_encoder"]
+    return f"| `{cls.__name__}` | {cls.base_model} | `{simple}` | `{complex_}` | {cls.paper} |"
+
+
+def _encoder_row(name: str) -> str:
+    cls = ENCODERS[name]
+    options = ", ".join(
+        f"`{option}` ({_plain(parameter.default)})"
+        for option, parameter in encoder_options(cls).items()
+    )
+    return f"| `{name}` | {inspect.getdoc(cls).splitlines()[0]} | {options} |"
+
+
+def _plain(value: Any) -> str:
+    """Write a value as YAML does."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+PAGES = {"configuration.md": configuration, "zoo.md": zoo}
+
+if __name__ == "__main__":
+    for page, write in PAGES.items():
+        (DOCS / page).write_text(write(), encoding="utf-8")

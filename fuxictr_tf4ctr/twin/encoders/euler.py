@@ -1,0 +1,126 @@
+"""EulerNet: interactions of learned order, computed in polar coordinates of complex numbers."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from fuxictr_tf4ctr.twin.embedding import View, ViewSpec
+from fuxictr_tf4ctr.twin.encoders.base import Encoder, register_encoder
+
+
+class EulerInteraction(nn.Module):
+    """One layer: products of powers of the complex fields, plus a rectified linear map of them.
+
+    A product of powers is, by Euler's formula, a linear map of log-modulus and phase; its
+    coefficients, the order vectors, are learned.
+
+    Args:
+        num_fields: Number of complex fields n that come in.
+        num_orders: Number of order vectors m, the complex fields that go out.
+        dim: Embedding dim D.
+        explicit_dropout: Dropout rate of log-moduli and phases.
+        implicit_dropout: Dropout rate of the linear map's input.
+        layer_norm: Whether the output is layer-normalized.
+    """
+
+    def __init__(
+        self,
+        num_fields: int,
+        num_orders: int,
+        dim: int,
+        explicit_dropout: float,
+        implicit_dropout: float,
+        layer_norm: bool,
+    ) -> None:
+        super().__init__()
+        if num_fields == num_orders:
+            orders = torch.eye(num_fields)
+        else:
+            # So sharp a softmax makes each order vector pick one field to begin with.
+            orders = torch.softmax(torch.randn(num_orders, num_fields) / 0.01, dim=1)
+        self.orders = nn.Parameter(orders)
+        self.modulus_bias = nn.Parameter(0.01 * torch.randn(num_orders, dim))
+        self.phase_bias = nn.Parameter(0.01 * torch.randn(num_orders, dim))
+        self.linear = nn.Linear(num_fields * dim, num_orders * dim)
+        self.explicit_dropout = nn.Dropout(explicit_dropout)
+        self.implicit_dropout = nn.Dropout(implicit_dropout)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(dim) if layer_norm else nn.Identity() for _ in ("real", "imaginary")
+        )
+
+    def init_weights(self) -> None:
+        """Initialise as EulerNet does: FuxiCTR calls this after its own initialisation."""
+        self.linear.reset_parameters()
+        nn.init.xavier_uniform_(self.linear.weight)
+
+    def forward(self, parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Map real and imaginary parts [B, n, D] to [B, m, D] each."""
+        real, imaginary = parts
+        modulus, phase = self._powers(real, imaginary)
+        products = modulus * phase.cos(), modulus * phase.sin()
+        first, second = (
+            norm(product + self._implicit(part))
+            for norm, product, part in zip(self.norms, products, parts, strict=True)
+        )
+        return first, second
+
+    def _powers(self, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
+        """Return modulus and phase, [B, m, D] each, of the products of powers."""
+        log_modulus = 0.5 * torch.log(real.square() + imaginary.square() + 1e-8)
+        phase = torch.atan2(imaginary, real)
+        log_modulus = self.orders @ self.explicit_dropout(log_modulus) + self.modulus_bias
+        phase = self.orders @ self.explicit_dropout(phase) + self.phase_bias
+        return log_modulus.exp(), phase
+
+    def _implicit(self, part: Tensor) -> Tensor:
+        mapped = torch.relu(self.linear(self.implicit_dropout(part.flatten(start_dim=1))))
+        return mapped.view(-1, *self.modulus_bias.shape)
+
+
+@register_encoder("euler")
+class Euler(Encoder):
+    """Embeddings as phases of complex numbers, taken through layers of Euler interactions.
+
+    The output is the sum of real and imaginary parts: EulerNet applies one Linear to both and adds
+    the results.
+
+    Args:
+        spec: Shapes of the view.
+        num_orders: Number of order vectors of each layer.
+        explicit_dropout: Dropout rate in front of the order vectors.
+        implicit_dropout: Dropout rate in front of the linear maps.
+        layer_norm: Whether each layer is layer-normalized.
+
+    Source:
+        EulerNet, SIGIR 2023, arXiv 2304.10711, equations 7 to 13.
+    """
+
+    needs_equal_dims = True
+
+    def __init__(
+        self,
+        spec: ViewSpec,
+        num_orders: list[int] = (3,),
+        explicit_dropout: float = 0.0,
+        implicit_dropout: float = 0.0,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__(spec)
+        self.spec = spec
+        self.modulus = nn.Parameter(torch.ones(spec.num_fields, 1))
+        widths = [spec.num_fields, *num_orders]
+        self.layers = nn.Sequential(
+            *(
+                EulerInteraction(
+                    n, m, spec.embedding_dim, explicit_dropout, implicit_dropout, layer_norm
+                )
+                for n, m in itertools.pairwise(widths)
+            )
+        )
+        self.output_dim = widths[-1] * spec.embedding_dim
+
+    def forward(self, view: View) -> Tensor:
+        phase = self.spec.stack(view.embeddings)
+        real, imaginary = self.layers((self.modulus * phase.cos(), self.modulus * phase.sin()))
+        return (real + imaginary).flatten(start_dim=1)

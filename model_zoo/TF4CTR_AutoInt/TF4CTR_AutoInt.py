@@ -1,0 +1,20 @@
+from fuxictr_tf4ctr.registry import register_model
+from fuxictr_tf4ctr.twin import TwinModel
+
+
+@register_model
+class TF4CTR_AutoInt(TwinModel):
+    """TF4CTR-AutoInt: self-attention between fields as the simple encoder beside an MLP."""
+
+    base_model = "AutoInt"
+    base_fusion = "sum"
+    baseline = {"fusion": "sum"}
+    paper = "AutoInt, arXiv 1810.11921"
+    defaults = TwinModel.defaults | {
+        "simple_encoder": "self_attention",
+        "simple_num_layers": 3,
+        "simple_attention_dim": 64,
+        "simple_num_heads": 2,
+        "complex_encoder": "mlp",
+        "complex_hidden_units": [400, 400, 400],
+    }

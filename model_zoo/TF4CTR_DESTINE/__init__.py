@@ -1,0 +1,3 @@
+from model_zoo.TF4CTR_DESTINE.TF4CTR_DESTINE import TF4CTR_DESTINE
+
+__all__ = ["TF4CTR_DESTINE"]

@@ -1,0 +1,20 @@
+from fuxictr_tf4ctr.registry import register_model
+from fuxictr_tf4ctr.twin import TwinModel
+
+
+@register_model
+class TF4CTR_MaskNet(TwinModel):
+    """TF4CTR-MaskNet: a shallow MLP as the simple encoder beside parallel mask blocks."""
+
+    base_model = "MaskNet"
+    base_fusion = "CF"
+    baseline = {"simple_encoder": "none", "fusion": "CF"}
+    paper = "MaskNet, arXiv 2102.07619"
+    defaults = TwinModel.defaults | {
+        "simple_encoder": "mlp",
+        "simple_hidden_units": [400, 400],
+        "complex_encoder": "mask_net",
+        "complex_num_blocks": 3,
+        "complex_block_dim": 64,
+        "complex_hidden_units": [400, 400, 400],
+    }

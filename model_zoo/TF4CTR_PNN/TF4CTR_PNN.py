@@ -1,0 +1,18 @@
+from fuxictr_tf4ctr.registry import register_model
+from fuxictr_tf4ctr.twin import TwinModel
+
+
+@register_model
+class TF4CTR_PNN(TwinModel):
+    """TF4CTR-PNN: a shallow MLP as the simple encoder beside an inner-product network."""
+
+    base_model = "PNN"
+    base_fusion = "CF"
+    baseline = {"simple_encoder": "none", "fusion": "CF"}
+    paper = "PNN, arXiv 1611.00144"
+    defaults = TwinModel.defaults | {
+        "simple_encoder": "mlp",
+        "simple_hidden_units": [400, 400],
+        "complex_encoder": "inner_product",
+        "complex_hidden_units": [400, 400, 400],
+    }

@@ -1,0 +1,111 @@
+"""Documentation tells the truth: generated pages are current, examples run, links lead somewhere."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import make_feature_map, random_batch
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
+
+
+def section(page: str, name: str) -> str:
+    """The fenced block between <!-- name:begin --> and <!-- name:end -->."""
+    text = (ROOT / page).read_text()
+    pattern = rf"<!-- {name}:begin -->\n```\w+\n(.*?)```\n<!-- {name}:end -->"
+    return re.search(pattern, text, re.S)[1]
+
+
+def test_generated_pages_are_current():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for page, content in generate.PAGES.items():
+        written = (ROOT / "docs" / page).read_text()
+        assert written == content(), f"{page} is out of date: run python docs/generate.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_twin_of_the_guide_trains(monkeypatch):
+    from fuxictr_tf4ctr import registry
+
+    monkeypatch.setattr(registry.MODELS, "_classes", dict(registry.MODELS))
+    scope = {"__name__": "guide"}
+    source = section("docs/writing_a_twin.md", "twin")
+    assert len(source.splitlines()) <= 20
+    exec(compile(source, "writing_a_twin.md", "exec"), scope)
+    model_class = registry.find_model("TF4CTR_CrossFM")
+    params = yaml.safe_load(section("docs/writing_a_twin.md", "yaml"))["TF4CTR_CrossFM_demo"]
+    feature_map = make_feature_map()
+    own = {key: params[key] for key in ("embedding_dim", "complex_num_layers")}
+    for options in (own, {"twin_focus": False, "sample_selection": "none", **model_class.baseline}):
+        model = model_class(feature_map, **options)
+        model._max_gradient_norm = 10.0
+        assert torch.isfinite(model.train_step(random_batch(feature_map)))
+
+
+def test_the_encoder_of_the_guide_works_in_any_twin(monkeypatch):
+    import model_zoo
+    from fuxictr_tf4ctr.twin import ENCODERS
+
+    monkeypatch.setattr(ENCODERS, "_classes", dict(ENCODERS))
+    scope = {"__name__": "guide"}
+    exec(compile(section("docs/writing_a_twin.md", "encoder"), "guide", "exec"), scope)
+    feature_map = make_feature_map()
+    model = model_zoo.TF4CTR_DCN(
+        feature_map, simple_encoder="max_pooling", simple_output_dim=16, embedding_dim=4
+    )
+    assert model(random_batch(feature_map))["y_pred"].shape == (6, 1)
+
+
+def test_the_readmes_three_lines_work():
+    """The example of the README, its gaps filled by a two-stream model of FuxiCTR's layers."""
+    from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
+    from fuxictr.pytorch.models import BaseModel
+
+    text = (ROOT / "README.md").read_text()
+    example = re.search(r"```python\n(from fuxictr_tf4ctr import TwinFocusLoss.*?)```", text, re.S)[1]
+    build = """super().__init__(feature_map, verbose=0, model_root="", metrics=["AUC"], **params)
+        self.embedding = FeatureEmbedding(feature_map, 4)
+        self.left, self.right = (MLP_Block(12, [6], output_dim=1) for _ in range(2))"""
+    forward = """e = self.embedding(self.get_inputs(inputs), flatten_emb=True)
+        z_s, z_c = self.left(e), self.right(e)
+        y_pred = torch.sigmoid(z_s + z_c)"""
+    source = example.replace("...", build, 1).replace("...", forward, 1)
+    scope = {
+        "__name__": "readme", "BaseModel": BaseModel, "torch": torch,
+        "FeatureEmbedding": FeatureEmbedding, "MLP_Block": MLP_Block,
+    }  # fmt: skip
+    exec(compile(source, "README.md", "exec"), scope)
+    feature_map = make_feature_map()
+    model = scope["MyModel"](feature_map)
+    model.compile("adam", "binary_crossentropy", 1e-2)
+    model._max_gradient_norm = 10.0
+    batch = random_batch(feature_map)
+    losses = [model.train_step(batch).item() for _ in range(20)]
+    assert losses[-1] < losses[0]
+    outputs, y = model(batch), model.get_labels(batch)
+    plain = BaseModel.add_loss(model, outputs, y)
+    twin = model.twin_focus(outputs["logit_simple"], outputs["logit_complex"], y)
+    torch.testing.assert_close(model.add_loss(outputs, y), plain + twin)
+
+
+def test_ci_runs_the_readmes_test_command():
+    readme = (ROOT / "README.md").read_text()
+    command = re.search(r"## Run the tests\n\n```bash\n(.*?)\n```", readme)[1]
+    assert command.replace("pip install", "pip install --quiet") in (ROOT / ".ci/run").read_text()
+
+
+def test_no_machine_paths_in_the_documentation():
+    for page in PAGES:
+        assert not re.search(r"/(work|root|home)/|/tmp/\w+/", page.read_text()), page.name
