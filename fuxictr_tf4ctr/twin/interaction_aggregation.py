@@ -23,7 +23,7 @@ class InteractionAggregation(Fusion):
         SettingsError: The widths cannot be divided among the heads.
 
     Source:
-        FinalMLP, arXiv 2304.00902, equations 8 to 11.
+        FinalMLP, arXiv 2304.00902, interaction aggregation layer.
     """
 
     options: ClassVar[Mapping[str, int]] = {"num_heads": 1}

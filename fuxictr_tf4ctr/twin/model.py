@@ -11,6 +11,7 @@ from fuxictr_tf4ctr.twin.embedding import View
 from fuxictr_tf4ctr.twin.encoders import ENCODERS
 from fuxictr_tf4ctr.twin.encoders.base import encoder_options, option_problems, pick_options
 from fuxictr_tf4ctr.twin.encoders.linear import LinearLogit
+from fuxictr_tf4ctr.twin.fusion import Fusion
 from fuxictr_tf4ctr.twin.sample_selection import SAMPLE_SELECTIONS
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
@@ -56,6 +57,7 @@ class TwinModel(TwoStreamModel):
         "simple_encoder": "mlp",
         "complex_encoder": "mlp",
         "embedding_dim": 16,
+        "simple_head": True,
         "linear_logit": False,
         "net_dropout": 0.0,
         "batch_norm": False,
@@ -88,6 +90,9 @@ class TwinModel(TwoStreamModel):
             else None
         )
         return self.simple_encoder.output_dim, self.complex_encoder.output_dim
+
+    def build_fusion(self, simple_dim: int, complex_dim: int, params: Mapping[str, Any]) -> Fusion:
+        return super().build_fusion(simple_dim, complex_dim, params, params["simple_head"])
 
     @classmethod
     def with_defaults(cls, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,8 +137,8 @@ class TwinModel(TwoStreamModel):
                 problems += option_problems(role, encoder, params)
             else:
                 problems.append(unknown(f"{role}_encoder", encoder, ENCODERS))
-        for flag in ("linear_logit", "batch_norm"):
-            if not isinstance(params[flag], bool):
+        for flag in ("simple_head", "linear_logit", "batch_norm"):
+            if not isinstance(params.get(flag, False), bool):
                 problems.append(f"{flag}={params[flag]!r} must be true or false")
         dim = params["embedding_dim"]
         if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:

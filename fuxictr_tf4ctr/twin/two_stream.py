@@ -42,7 +42,6 @@ class TwoStreamModel(BaseModel):
         "c": 0.8,
         "gamma": 1,
         "alpha": 0.25,
-        "simple_head": True,
         "learning_rate": 1e-3,
         "optimizer": "adam",
         "loss": "binary_crossentropy",
@@ -78,15 +77,27 @@ class TwoStreamModel(BaseModel):
         """
         raise NotImplementedError
 
-    def build_fusion(self, simple_dim: int, complex_dim: int, params: Mapping[str, Any]) -> Fusion:
-        """Build the fusion of outputs of these widths."""
+    def build_fusion(
+        self,
+        simple_dim: int,
+        complex_dim: int,
+        params: Mapping[str, Any],
+        simple_head: bool = True,
+    ) -> Fusion:
+        """Build the fusion of outputs of these widths.
+
+        Args:
+            simple_dim: Width d_s of the simple stream's output.
+            complex_dim: Width d_c of the complex stream's output.
+            params: Complete parameters.
+            simple_head: False where the simple stream's output is a logit already.
+        """
         fusion = FUSIONS[params["fusion"]]
+        options = {
+            name: params.get(f"fusion_{name}", value) for name, value in fusion.options.items()
+        }
         return fusion(
-            simple_dim,
-            complex_dim,
-            simple_head=params["simple_head"],
-            heads=params["twin_focus"],
-            **{name: params.get(f"fusion_{name}", value) for name, value in fusion.options.items()},
+            simple_dim, complex_dim, simple_head=simple_head, heads=params["twin_focus"], **options
         )
 
     @classmethod
@@ -113,11 +124,9 @@ class TwoStreamModel(BaseModel):
         Needs no data: settings call it before any file is opened.
         """
         params = cls.with_defaults(params)
-        problems = [
-            f"{flag}={params[flag]!r} must be true or false"
-            for flag in ("twin_focus", "simple_head")
-            if not isinstance(params.get(flag, False), bool)
-        ]
+        problems = []
+        if not isinstance(params["twin_focus"], bool):
+            problems.append(f"twin_focus={params['twin_focus']!r} must be true or false")
         if params["fusion"] in FUSIONS:
             for option in FUSIONS[params["fusion"]].options:
                 value = params.get(f"fusion_{option}", 1)

@@ -4,7 +4,7 @@ from fuxictr_tf4ctr.twin import TwinModel
 
 @register_model
 class TF4CTR_NFM(TwinModel):
-    """TF4CTR-NFM: logistic regression as the simple encoder beside a neural factorization machine."""
+    """TF4CTR-NFM: logistic regression as the simple encoder beside an MLP over pooled products."""
 
     base_model = "NFM"
     base_fusion = "sum"

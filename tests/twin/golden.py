@@ -4,19 +4,19 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from fuxictr.features import FeatureMap
+from helpers import SHARED, load_feature_map
 from torch import Tensor
 
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.twin import TwinModel
 
-FOLDER = Path(__file__).resolve().parents[3] / "shared" / "reference" / "golden_fuxictr"
+FOLDER = SHARED / "reference" / "golden_fuxictr"
 
 Rules = Sequence[tuple[str, str]]
 SHARED_EMBEDDING = (r"embedding_layer\.", "sample_selection.embedding.layer.")
@@ -58,7 +58,7 @@ def read_case(name: str) -> GoldenCase:
         pytest.skip(f"no golden vectors: {path.name} is not in the reference folder")
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
-    feature_map = read_feature_map(FOLDER / "feature_map.json")
+    feature_map = load_feature_map(FOLDER / "feature_map.json")
     X = torch.from_numpy(arrays["X"])
     batch = {column: X[:, i] for i, column in enumerate(feature_map.features)}
     batch["label"] = torch.from_numpy(arrays["y"]).float()
@@ -70,19 +70,6 @@ def read_case(name: str) -> GoldenCase:
         {key: torch.from_numpy(value) for key, value in section(arrays, "state/").items()},
         section(arrays, "grad/"),
     )
-
-
-def read_feature_map(path: Path) -> FeatureMap:
-    """Read a feature_map.json without FuxiCTR's logging."""
-    stored = json.loads(path.read_text())
-    feature_map = FeatureMap(stored["dataset_id"], "")
-    feature_map.features.update(
-        (name, spec) for entry in stored["features"] for name, spec in entry.items()
-    )
-    feature_map.labels = stored["labels"]
-    feature_map.num_fields = feature_map.get_num_fields()
-    feature_map.set_column_index()
-    return feature_map
 
 
 def section(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -9,6 +9,8 @@ from torch import Tensor
 from fuxictr_tf4ctr.twin.embedding import View, ViewSpec
 from fuxictr_tf4ctr.twin.encoders.base import Encoder, register_encoder
 
+BilinearType = Literal["field_all", "field_each", "field_interaction"]
+
 
 @register_encoder("bilinear")
 class Bilinear(Encoder):
@@ -34,7 +36,7 @@ class Bilinear(Encoder):
     def __init__(
         self,
         spec: ViewSpec,
-        bilinear_type: Literal["field_all", "field_each", "field_interaction"] = "field_interaction",
+        bilinear_type: BilinearType = "field_interaction",
         reduction_ratio: int = 3,
         excitation_activation: Literal["relu", "sigmoid"] = "relu",
         hidden_units: list[int] = (400, 400, 400),

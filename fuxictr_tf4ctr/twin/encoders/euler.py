@@ -93,7 +93,7 @@ class Euler(Encoder):
         layer_norm: Whether each layer is layer-normalized.
 
     Source:
-        EulerNet, SIGIR 2023, arXiv 2304.10711, equations 7 to 13.
+        EulerNet, SIGIR 2023, arXiv 2304.10711.
     """
 
     needs_equal_dims = True

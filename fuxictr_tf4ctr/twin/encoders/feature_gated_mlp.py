@@ -30,7 +30,7 @@ class FeatureGatedMLP(Encoder):
         SettingsError: A field of ``context`` is not there.
 
     Source:
-        FinalMLP, arXiv 2304.00902, equations 5 to 7.
+        FinalMLP, arXiv 2304.00902, stream-specific feature selection.
     """
 
     def __init__(

@@ -1,0 +1,3 @@
+from model_zoo.TF4CTR_DIN.TF4CTR_DIN import TF4CTR_DIN
+
+__all__ = ["TF4CTR_DIN"]

@@ -1,0 +1,3 @@
+from model_zoo.TF4CTR_Pair.TF4CTR_Pair import TF4CTR_Pair
+
+__all__ = ["TF4CTR_Pair"]
