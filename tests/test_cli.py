@@ -68,30 +68,24 @@ def test_a_run_leaves_log_checkpoint_record_and_csv_line(demo):
     assert len(lines) == 2
     # The fields as BARS' tools split them.
     fields = [part.split("]", 1) for part in lines[0].split(",[")[1:]]
-    assert [name for name, _ in fields] == [
-        "command",
-        "exp_id",
-        "dataset_id",
-        "train",
-        "val",
-        "test",
-    ]
+    names = [name for name, _ in fields]
+    assert names == ["command", "exp_id", "dataset_id", "train", "val", "test"]
     metrics = dict(pair.split(": ") for pair in fields[-1][1].strip().split(" - "))
     assert set(metrics) == {"AUC", "logloss"}
 
 
 def test_the_same_seed_gives_the_same_result(demo):
-    folder, (first, second) = demo
+    _, (first, second) = demo
     metrics = [re.search(r"test  (.*)", run.stdout)[1] for run in (first, second)]
     assert metrics[0] == metrics[1]
     assert "encod" in first.stderr.lower()
 
 
 def test_output_seed_and_zoo_options(demo):
-    folder, (first, _) = demo
+    folder, _ = demo
     done = fuxictr(
-        "run", "--expid", "DeepFM_demo", *QUICK, "--set", "seed=7", "--output", "elsewhere", "--gpu",
-        "-1", cwd=folder,
+        "run", "--expid", "DeepFM_demo", *QUICK, "--set", "seed=7", "--output", "elsewhere",
+        "--gpu", "-1", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     (record,) = (folder / "elsewhere").glob("demo/DeepFM_demo/*/run.json")
@@ -149,7 +143,10 @@ def test_listing(tmp_path):
 def test_help_is_quick_to_import(tmp_path):
     done = fuxictr("--help", cwd=tmp_path)
     assert done.returncode == 0 and "run" in done.stdout
-    code = "import sys; from fuxictr_tf4ctr.cli import build_parser; build_parser(); print(*sys.modules)"
+    code = (
+        "import sys; from fuxictr_tf4ctr.cli import build_parser; build_parser(); "
+        "print(*sys.modules)"
+    )
     modules = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()

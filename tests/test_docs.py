@@ -1,4 +1,4 @@
-"""Documentation tells the truth: generated pages are current, examples run, links lead somewhere."""
+"""Documentation tells the truth: pages are current, examples run, links lead somewhere."""
 
 import importlib.util
 import re
@@ -74,7 +74,8 @@ def test_the_readmes_three_lines_work():
     from fuxictr.pytorch.models import BaseModel
 
     text = (ROOT / "README.md").read_text()
-    example = re.search(r"```python\n(from fuxictr_tf4ctr import TwinFocusLoss.*?)```", text, re.S)[1]
+    pattern = r"```python\n(from fuxictr_tf4ctr import TwinFocusLoss.*?)```"
+    example = re.search(pattern, text, re.S)[1]
     build = """super().__init__(feature_map, verbose=0, model_root="", metrics=["AUC"], **params)
         self.embedding = FeatureEmbedding(feature_map, 4)
         self.left, self.right = (MLP_Block(12, [6], output_dim=1) for _ in range(2))"""

@@ -38,7 +38,7 @@ class InnerProduct(Encoder):
         pairs = torch.triu_indices(spec.num_fields, spec.num_fields, offset=1)
         self.register_buffer("pairs", pairs, persistent=False)
         self.mlp = MLP_Block(
-            spec.input_dim + pairs.shape[1],
+            spec.num_fields * spec.embedding_dim + pairs.shape[1],
             hidden_units=list(hidden_units),
             hidden_activations=hidden_activations,
             dropout_rates=net_dropout,
