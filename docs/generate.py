@@ -75,6 +75,9 @@ Focus Loss, with the fusion that makes it the published model.
 |---|---|---|---|---|
 {chr(10).join(_twin_row(cls) for cls in twins if issubclass(cls, TwinModel))}
 
+`TF4CTR_Pair` twins any two complete FuxiCTR models by name: see
+[its README](../model_zoo/TF4CTR_Pair/README.md).
+
 ## Encoders
 
 Every encoder can be the simple or the complex one of any twin. Options are given as

@@ -1,5 +1,6 @@
 """The authors' golden vectors: outputs, losses and gradients of every recorded case."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import SHARED, load_feature_map
+from helpers import SHARED, load_feature_map, make_feature_map
 
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.published import from_published, twin_names
@@ -115,3 +116,63 @@ def test_deepfm_weights_load_with_a_warning(feature_map, caplog):
     assert "second-order term" in caplog.text
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
+
+
+# Vocabulary sizes in the authors' logs, in the order of their columns.
+VOCABULARIES = {
+    "Frappe_x1": [942, 4084, 9, 9, 4, 5, 4, 11, 82, 233],
+    "Movielenslatest_x1": [16362, 22575, 49659],
+    "ML-1M": [6042, 4, 9, 23, 3548],
+    "KKBox_x1": [29506, 172297, 10, 22, 14, 23, 4, 7, 12, 483, 25369, 97, 9],
+}
+
+
+def mlp_gate(width: int) -> int:
+    """Parameters of GM's gate as built here: width -> width // 4 with batch norm -> 1."""
+    hidden = width // 4
+    return width * hidden + hidden + 2 * hidden + hidden + 1
+
+
+# Eight published GM runs have another number of gate parameters: earlier forms of the gate.
+EARLIER_GATES = {
+    "TF4CTRv2_Frappe_004_d44672f7": lambda w: 2 * mlp_gate(w),
+    "TF4CTRv2_Movielens_106_785a38b9": lambda w: w * w + w,
+} | dict.fromkeys(
+    [
+        "TF4CTRv2_ML-1M_076_24bf68df",
+        "TF4CTRv2_ML-1M_061_699f1f75",
+        "TF4CTRv2_ML-1M_046_3ee5c795",
+        "TF4CTRv2_ML-1M_032_0aff4011",
+        "TF4CTRv2_ML-1M_064_e11c5642",
+        "TF4CTRv2_ML-1M_080_6c918493",
+    ],
+    lambda w: 2 * (w * w + w),
+)
+
+
+def test_parameter_counts_equal_the_published_ones(shared):
+    counted = 0
+    for run in csv.DictReader((shared / "reference" / "author_runs.csv").open()):
+        sizes = VOCABULARIES.get(run["dataset"])
+        if sizes is None:
+            continue
+        feature = {"type": "categorical", "source": "", "padding_idx": 0}
+        columns = {f"f{i}": feature | {"vocab_size": size} for i, size in enumerate(sizes)}
+        config = {
+            "model": run["model"],
+            "SSM": None if run["sample_selection"] in ("", "none") else run["sample_selection"],
+            "DFM": None if run["fusion"] in ("", "none") else run["fusion"],
+            "c": float(run["c"]),
+            "easy_hidden_units": json.loads(run["simple_hidden_units"]),
+            "hard_hidden_units": json.loads(run["complex_hidden_units"]),
+            "embedding_dim": int(run["embedding_dim"]),
+            "batch_norm": run["batch_norm"] == "True",
+        }
+        model = from_published(config, make_feature_map(columns))
+        parameters = sum(p.numel() for p in model.parameters())
+        if run["run"] in EARLIER_GATES:
+            width = len(sizes) * config["embedding_dim"]
+            parameters += EARLIER_GATES[run["run"]](width) - mlp_gate(width)
+        assert parameters == int(run["parameters"]), run["run"]
+        counted += 1
+    assert counted == 71

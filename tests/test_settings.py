@@ -124,6 +124,15 @@ MISTAKES = {
     "regularizer": ({"embedding_regularizer": "l3(1)"}, "embedding_regularizer='l3(1)'"),
     "eval_steps": ({"eval_steps": 1.5}, "eval_steps=1.5 must be"),
     "group": ({"metrics": ["gAUC"]}, "metric gAUC needs group_id"),
+    "stream of a plain model": (
+        {"model": "TransAct", "metrics": ["AUC_simple"]},
+        "metric AUC_simple needs a model that",
+    ),
+    "stream without heads": (
+        {"monitor": "AUC_complex", "twin_focus": False},
+        "metric AUC_complex needs a model that",
+    ),
+    "unknown stream": ({"metrics": ["AUC_easy"]}, "did you mean AUC_simple"),
     "group column": ({"group_id": "usr"}, "unknown column 'usr'; did you mean 'user'"),
     "gpu": ({"gpu": 99}, "gpu=99 does not exist"),
     "missing": ({"model": None}, "model is missing"),
@@ -232,3 +241,17 @@ def test_every_packaged_experiment_is_valid_but_for_its_data():
         except SettingsError as error:
             lines = str(error).splitlines()
             assert len(lines) == 2 and "is not there" in lines[1], error
+
+
+def test_encoders_that_the_columns_do_not_suit(folder):
+    columns = [column(embedding_dim=4), column(name="item")]
+    text = problems_of(folder, {"model": "TF4CTR_DeepFM"}, {"feature_cols": columns})
+    assert "simple_encoder 'fm' needs one embedding_dim for all fields, but user" in text
+    text = problems_of(folder, {"model": "TF4CTR_DIN"})
+    assert "needs a feature column of type sequence" in text
+
+
+def test_one_misspelt_encoder_does_not_hide_other_problems(folder):
+    text = problems_of(folder, {"simple_encoder": "cros_net", "epochs": 0, "epoch": 3})
+    for message in ("did you mean 'cross_net'", "epochs=0", "unknown key 'epoch'"):
+        assert message in text

@@ -8,7 +8,7 @@ from torch import Tensor
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.twin.embedding import View
-from fuxictr_tf4ctr.twin.encoders import ENCODERS
+from fuxictr_tf4ctr.twin.encoders import ENCODERS, Encoder
 from fuxictr_tf4ctr.twin.encoders.base import encoder_options, option_problems, pick_options
 from fuxictr_tf4ctr.twin.encoders.linear import LinearLogit
 from fuxictr_tf4ctr.twin.fusion import Fusion
@@ -50,7 +50,6 @@ class TwinModel(TwoStreamModel):
     """
 
     base_model: ClassVar[str] = "DualMLP"
-    base_fusion: ClassVar[str] = "sum"
     paper: ClassVar[str] = "arXiv 2405.03167"
     defaults: ClassVar[Mapping[str, Any]] = TwoStreamModel.defaults | {
         "sample_selection": "SER",
@@ -79,6 +78,9 @@ class TwinModel(TwoStreamModel):
         self.complex_encoder = complex_class(
             self.sample_selection.complex, **pick_options("complex", complex_class, params)
         )
+        for encoder in (self.simple_encoder, self.complex_encoder):
+            if encoder.needs_equal_dims:
+                _ = self.sample_selection.complex.embedding_dim  # raises where the dims differ
         if not params["simple_head"] and self.simple_encoder.output_dim != 1:
             raise SettingsError(
                 f"simple_head: false needs a simple encoder of width 1, but "
@@ -115,12 +117,11 @@ class TwinModel(TwoStreamModel):
         """Return the parameters this twin takes beside FuxiCTR's, for the encoders it names."""
         completed = cls.with_defaults(params or {})
         names = super().parameter_names(params) | TwinModel.defaults.keys()
+        names |= Encoder.shared_options
         for role in ("simple", "complex"):
-            encoder = ENCODERS.get(completed[f"{role}_encoder"])
-            if encoder is not None:
-                options = encoder_options(encoder)
-                names |= {f"{role}_{option}" for option in options}
-                names |= encoder.shared_options & options.keys()
+            if completed[f"{role}_encoder"] in ENCODERS:
+                encoder = ENCODERS[completed[f"{role}_encoder"]]
+                names |= {f"{role}_{option}" for option in encoder_options(encoder)}
         return names
 
     @classmethod
@@ -149,6 +150,19 @@ class TwinModel(TwoStreamModel):
                 "the simple encoder's tables take half of it"
             )
         return problems
+
+    @classmethod
+    def column_problems(
+        cls, columns: Mapping[str, Mapping[str, Any]], params: Mapping[str, Any]
+    ) -> list[str]:
+        params = cls.with_defaults(params)
+        return [
+            problem
+            for role in ("simple", "complex")
+            for problem in ENCODERS[params[f"{role}_encoder"]].column_problems(
+                role, columns, params
+            )
+        ]
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Predict a batch.

@@ -143,6 +143,18 @@ class TwoStreamModel(BaseModel):
                 )
         return problems
 
+    @classmethod
+    def column_problems(
+        cls, columns: Mapping[str, Mapping[str, Any]], params: Mapping[str, Any]
+    ) -> list[str]:
+        """List what keeps the model from working on these columns; empty if all is well.
+
+        Args:
+            columns: Specifications of the active feature columns, by name.
+            params: Parameters without :meth:`problems`.
+        """
+        return []
+
     def outputs(self, logits: Logits) -> dict[str, Tensor]:
         """Return what FuxiCTR expects of ``forward``.
 

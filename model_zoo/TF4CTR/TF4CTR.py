@@ -7,7 +7,6 @@ class TF4CTR(TwinModel):
     """TF4CTR: a shallow MLP as the simple encoder beside a deep MLP as the complex one."""
 
     base_model = "DualMLP"
-    base_fusion = "sum"
     baseline = {"fusion": "sum"}
     paper = "TF4CTR, arXiv 2405.03167"
     defaults = TwinModel.defaults | {

@@ -7,7 +7,6 @@ class TF4CTR_AFN(TwinModel):
     """TF4CTR-AFN: logarithmic neurons as the simple encoder beside an MLP."""
 
     base_model = "AFN"
-    base_fusion = "affine"
     baseline = {"fusion": "affine", "simple_own_embedding": True}
     paper = "AFN, arXiv 1909.03276"
     defaults = TwinModel.defaults | {

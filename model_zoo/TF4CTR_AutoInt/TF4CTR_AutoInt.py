@@ -7,7 +7,6 @@ class TF4CTR_AutoInt(TwinModel):
     """TF4CTR-AutoInt: self-attention between fields as the simple encoder beside an MLP."""
 
     base_model = "AutoInt"
-    base_fusion = "sum"
     baseline = {"fusion": "sum"}
     paper = "AutoInt, arXiv 1810.11921"
     defaults = TwinModel.defaults | {

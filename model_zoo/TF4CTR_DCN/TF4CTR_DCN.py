@@ -7,7 +7,6 @@ class TF4CTR_DCN(TwinModel):
     """TF4CTR-DCN: a cross network as the simple encoder beside an MLP."""
 
     base_model = "DCN"
-    base_fusion = "CF"
     baseline = {"fusion": "CF"}
     paper = "DCN, arXiv 1708.05123"
     defaults = TwinModel.defaults | {

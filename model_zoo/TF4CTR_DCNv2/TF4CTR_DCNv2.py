@@ -10,7 +10,6 @@ class TF4CTR_DCNv2(TwinModel):
     """
 
     base_model = "DCNv2"
-    base_fusion = "CF"
     baseline = {"fusion": "CF"}
     paper = "DCN V2, arXiv 2008.13535"
     defaults = TwinModel.defaults | {

@@ -10,7 +10,6 @@ class TF4CTR_DESTINE(TwinModel):
     """
 
     base_model = "DESTINE"
-    base_fusion = "biased_sum"
     baseline = {"fusion": "biased_sum"}
     paper = "DESTINE, arXiv 2108.08574"
     defaults = TwinModel.defaults | {

@@ -10,7 +10,6 @@ class TF4CTR_DIN(TwinModel):
     """
 
     base_model = "DIN"
-    base_fusion = "CF"
     baseline = {"simple_encoder": "none", "fusion": "CF"}
     paper = "DIN, arXiv 1706.06978"
     defaults = TwinModel.defaults | {

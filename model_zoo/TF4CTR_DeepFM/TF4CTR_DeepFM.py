@@ -7,7 +7,6 @@ class TF4CTR_DeepFM(TwinModel):
     """TF4CTR-DeepFM: a factorization machine as the simple encoder beside an MLP."""
 
     base_model = "DeepFM"
-    base_fusion = "sum"
     baseline = {"fusion": "sum", "simple_head": False}
     paper = "DeepFM, arXiv 1703.04247"
     defaults = TwinModel.defaults | {

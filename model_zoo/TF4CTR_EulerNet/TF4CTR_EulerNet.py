@@ -7,7 +7,6 @@ class TF4CTR_EulerNet(TwinModel):
     """TF4CTR-EulerNet: an MLP as the simple encoder beside Euler interactions."""
 
     base_model = "EulerNet"
-    base_fusion = "CF"
     baseline = {"simple_encoder": "none", "fusion": "CF"}
     paper = "EulerNet, arXiv 2304.10711"
     defaults = TwinModel.defaults | {

@@ -10,8 +10,7 @@ from fuxictr_tf4ctr.twin import TwinModel
 class TF4CTR_FCN(TwinModel):
     """TF4CTR-FCN: a linear cross network as the simple encoder beside an exponential one."""
 
-    base_model = "DCNv3"
-    base_fusion = "mean"
+    base_model = "FCN"
     baseline = {"fusion": "mean"}
     paper = "DCNv3 / FCN, arXiv 2407.13349"
     defaults = TwinModel.defaults | {

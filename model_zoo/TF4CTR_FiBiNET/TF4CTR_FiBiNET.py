@@ -7,7 +7,6 @@ class TF4CTR_FiBiNET(TwinModel):
     """TF4CTR-FiBiNET: logistic regression as the simple encoder beside bilinear interactions."""
 
     base_model = "FiBiNET"
-    base_fusion = "sum"
     baseline = {"fusion": "sum", "simple_head": False}
     paper = "FiBiNET, arXiv 1905.09433"
     defaults = TwinModel.defaults | {

@@ -7,7 +7,6 @@ class TF4CTR_FinalMLP(TwinModel):
     """TF4CTR-FinalMLP: two MLPs behind feature selection gates of their own."""
 
     base_model = "FinalMLP"
-    base_fusion = "IA"
     baseline = {"fusion": "IA"}
     paper = "FinalMLP, arXiv 2304.00902"
     defaults = TwinModel.defaults | {

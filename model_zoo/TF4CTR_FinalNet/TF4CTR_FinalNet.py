@@ -11,7 +11,6 @@ class TF4CTR_FinalNet(TwinModel):
     """TF4CTR-FinalNet: a shallow and a deep stack of factorized interactions."""
 
     base_model = "FinalNet"
-    base_fusion = "mean"
     baseline = {"fusion": "mean"}
     paper = "FinalNet, SIGIR 2023"
     defaults = TwinModel.defaults | {

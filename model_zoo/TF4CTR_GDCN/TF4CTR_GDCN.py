@@ -6,8 +6,7 @@ from fuxictr_tf4ctr.twin import TwinModel
 class TF4CTR_GDCN(TwinModel):
     """TF4CTR-GDCN: a gated cross network as the simple encoder beside an MLP."""
 
-    base_model = "GDCNP"
-    base_fusion = "CF"
+    base_model = "GDCN"
     baseline = {"fusion": "CF"}
     paper = "GDCN, arXiv 2311.04635"
     defaults = TwinModel.defaults | {

@@ -7,7 +7,6 @@ class TF4CTR_MaskNet(TwinModel):
     """TF4CTR-MaskNet: a shallow MLP as the simple encoder beside parallel mask blocks."""
 
     base_model = "MaskNet"
-    base_fusion = "CF"
     baseline = {"simple_encoder": "none", "fusion": "CF"}
     paper = "MaskNet, arXiv 2102.07619"
     defaults = TwinModel.defaults | {

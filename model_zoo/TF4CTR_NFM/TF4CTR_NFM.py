@@ -7,7 +7,6 @@ class TF4CTR_NFM(TwinModel):
     """TF4CTR-NFM: logistic regression as the simple encoder beside an MLP over pooled products."""
 
     base_model = "NFM"
-    base_fusion = "sum"
     baseline = {"fusion": "sum", "simple_head": False}
     paper = "NFM, arXiv 1708.05027"
     defaults = TwinModel.defaults | {

@@ -7,7 +7,6 @@ class TF4CTR_PNN(TwinModel):
     """TF4CTR-PNN: a shallow MLP as the simple encoder beside an inner-product network."""
 
     base_model = "PNN"
-    base_fusion = "CF"
     baseline = {"simple_encoder": "none", "fusion": "CF"}
     paper = "PNN, arXiv 1611.00144"
     defaults = TwinModel.defaults | {

@@ -7,6 +7,5 @@ class TF4CTR_Pair(PairModel):
     """TF4CTR-Pair: any two complete FuxiCTR models, ``simple_model`` and ``complex_model``."""
 
     base_model = "the sum of both models"
-    base_fusion = "sum"
     baseline = {"fusion": "sum"}
     paper = "TF4CTR, arXiv 2405.03167"

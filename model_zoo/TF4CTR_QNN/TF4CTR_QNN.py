@@ -11,7 +11,6 @@ class TF4CTR_QNN(TwinModel):
     """TF4CTR-QNN: an MLP as the simple encoder beside a quadratic neural network."""
 
     base_model = "QNN"
-    base_fusion = "CF"
     baseline = {"simple_encoder": "none", "fusion": "CF"}
     paper = "QNN-alpha, arXiv 2505.17999"
     defaults = TwinModel.defaults | {

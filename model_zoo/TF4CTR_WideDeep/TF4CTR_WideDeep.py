@@ -14,7 +14,6 @@ class TF4CTR_WideDeep(TwinModel):
     """
 
     base_model = "WideDeep"
-    base_fusion = "sum"
     baseline = {"fusion": "sum", "simple_head": False}
     paper = "Wide & Deep, arXiv 1606.07792"
     defaults = {key: value for key, value in TwinModel.defaults.items() if key != "simple_head"} | {

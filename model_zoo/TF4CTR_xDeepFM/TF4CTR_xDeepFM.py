@@ -14,7 +14,6 @@ class TF4CTR_xDeepFM(TwinModel):
     """
 
     base_model = "xDeepFM"
-    base_fusion = "sum"
     baseline = {"fusion": "sum", "simple_head": False, "simple_output_dim": 1}
     paper = "xDeepFM, arXiv 1803.05170"
     defaults = TwinModel.defaults | {

@@ -42,6 +42,27 @@ class Encoder(nn.Module):
     def __init__(self, spec: ViewSpec, **options: Any) -> None:
         super().__init__()
 
+    @classmethod
+    def column_problems(
+        cls, role: str, columns: Mapping[str, Mapping[str, Any]], params: Mapping[str, Any]
+    ) -> list[str]:
+        """List what keeps the encoder from working on these columns; empty if all is well.
+
+        Needs no data: settings call it before any file is opened.
+
+        Args:
+            role: "simple" or "complex".
+            columns: Specifications of the active feature columns, by name.
+            params: Parameters of the model.
+        """
+        own = {name: c["embedding_dim"] for name, c in columns.items() if "embedding_dim" in c}
+        if not cls.needs_equal_dims or set(own.values()) <= {params["embedding_dim"]}:
+            return []
+        return [
+            f"{role}_encoder {params[f'{role}_encoder']!r} needs one embedding_dim for all fields, "
+            f"but {', '.join(own)} name their own: remove those, or take another encoder"
+        ]
+
     def forward(self, view: View) -> Tensor:
         """Encode a batch: its view, embeddings [B, input_dim], to [B, output_dim]."""
         raise NotImplementedError
@@ -105,10 +126,6 @@ def option_problems(role: str, name: str, params: Mapping[str, Any]) -> list[str
 
 def _expectation(hint: Any, value: Any, option: str) -> str | None:
     """Say what ``value`` should have been, or None where it is what the hint asks for."""
-    if "dropout" in option:
-        rates = value if isinstance(value, list) else [value]
-        ok = all(_is_number(rate) and 0 <= rate < 1 for rate in rates)
-        return None if ok else "a rate in [0, 1), or a list of rates"
     if hint is Any:
         return None
     origin = typing.get_origin(hint)
@@ -131,6 +148,8 @@ def _expectation(hint: Any, value: Any, option: str) -> str | None:
     if hint is int:
         ok = isinstance(value, int) and not isinstance(value, bool) and value > 0
         return None if ok else "a positive whole number"
+    if hint is float and "dropout" in option:
+        return None if _is_number(value) and 0 <= value < 1 else "a rate in [0, 1)"
     if hint is float:
         return None if _is_number(value) else "a number"
     return None if isinstance(value, hint) else f"a {hint.__name__}"

@@ -1,5 +1,8 @@
 """Target attention: a behaviour sequence, pooled by how much each step matters for the target."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from fuxictr.pytorch.layers import DIN_Attention, MLP_Block
 from torch import Tensor, nn
@@ -78,6 +81,26 @@ class TargetAttention(Encoder):
             batch_norm=batch_norm,
         )
         self.output_dim = hidden_units[-1]
+
+    @classmethod
+    def column_problems(
+        cls, role: str, columns: Mapping[str, Mapping[str, Any]], params: Mapping[str, Any]
+    ) -> list[str]:
+        kinds = {name: column.get("type") for name, column in columns.items()}
+        problems = []
+        if "sequence" not in kinds.values():
+            problems.append(
+                f"{role}_encoder 'target_attention' needs a feature column of type sequence; this "
+                "data set has none: take another twin"
+            )
+        for option, kind in (("target", "categorical"), ("sequence", "sequence")):
+            fields = [name for name, k in kinds.items() if k == kind]
+            problems += [
+                f"{role}_{option}: {unknown(f'{kind} column', name, fields)}"
+                for name in _listed(params.get(f"{role}_{option}"))
+                if name not in fields
+            ]
+        return problems
 
     def forward(self, view: View) -> Tensor:
         fields = list(view.embeddings.split(self.spec.field_dims, dim=1))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.twin.fusion import FUSIONS, Fusion
+from fuxictr_tf4ctr.twin.fusion.base import FUSIONS, Fusion
 
 
 @FUSIONS.register("IA")

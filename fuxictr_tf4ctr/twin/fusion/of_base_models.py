@@ -1,9 +1,17 @@
-"""Fusions of the encoders' own logits that have a bias, as some base models do."""
+"""Fusions of the encoders' own logits that some base models use."""
 
 import torch
 from torch import Tensor, nn
 
-from fuxictr_tf4ctr.twin.fusion import FUSIONS, Fusion
+from fuxictr_tf4ctr.twin.fusion.base import FUSIONS, Fusion
+
+
+@FUSIONS.register("mean")
+class MeanFusion(Fusion):
+    """z = (z_s + z_c) / 2, as in FinalNet and FCN."""
+
+    def fuse(self, h_s: Tensor, h_c: Tensor, z_s: Tensor, z_c: Tensor) -> Tensor:
+        return 0.5 * (z_s + z_c)
 
 
 @FUSIONS.register("affine")

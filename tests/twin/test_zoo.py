@@ -1,0 +1,114 @@
+"""Every twin of the zoo with every sample selection and fusion, and what belongs to a twin."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import ALL_KINDS, make_feature_map, random_batch
+
+import model_zoo
+from fuxictr_tf4ctr.resources import resource_root
+from fuxictr_tf4ctr.settings import list_expids
+from fuxictr_tf4ctr.twin import ENCODERS, FUSIONS, SAMPLE_SELECTIONS
+from fuxictr_tf4ctr.twin.encoders.base import encoder_options
+
+ZOO = Path(model_zoo.__file__).parent
+TWINS = [name for name in model_zoo._TWINS if name != "TF4CTR_Pair"]
+OFF = {"twin_focus": False, "sample_selection": "none"}
+# Small sizes for whatever encoder takes an option of that name.
+SMALL = {
+    "hidden_units": [6, 4],
+    "num_layers": 2,
+    "attention_dim": 4,
+    "logarithmic_neurons": 3,
+    "num_blocks": 2,
+    "block_dim": 4,
+    "attention_hidden_units": [3],
+    "gate_hidden_units": [3],
+    "low_rank": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def expids():
+    return list_expids(resource_root() / "config")
+
+
+def small_options(model_class, **params):
+    """Sizes that keep a test fast, for the encoders these parameters name."""
+    named = model_class.with_defaults(params)
+    options = {"embedding_dim": 4, **params}
+    for role in ("simple", "complex"):
+        known = encoder_options(ENCODERS[named[f"{role}_encoder"]])
+        for option, value in SMALL.items():
+            if option in known:
+                options.setdefault(f"{role}_{option}", value)
+    return options
+
+
+def build(name, **params):
+    torch.manual_seed(0)
+    model_class = getattr(model_zoo, name)
+    return model_class(make_feature_map(ALL_KINDS), **small_options(model_class, **params))
+
+
+@pytest.mark.parametrize("selection", SAMPLE_SELECTIONS)
+@pytest.mark.parametrize("name", TWINS)
+def test_every_fusion_trains_saves_loads_and_predicts_alike(name, selection, tmp_path):
+    batch = random_batch(make_feature_map(ALL_KINDS))
+    for fusion in FUSIONS:
+        options = {"sample_selection": selection, "fusion": fusion}
+        options |= {"batch_norm": True, "net_dropout": 0.2}
+        model = build(name, **options).train()
+        model._max_gradient_norm = 10.0
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        for _ in range(2):
+            assert torch.isfinite(model.train_step(batch)), fusion
+        assert any(not torch.equal(before[k], v) for k, v in model.state_dict().items())
+        outputs = model.eval()(batch)
+        for key in ("y_pred", "logit", "y_simple", "y_complex", "logit_simple", "logit_complex"):
+            assert outputs[key].shape == (6, 1), (fusion, key)
+        model.save_weights(tmp_path / "twin.model")
+        again = build(name, **options)
+        again.load_weights(tmp_path / "twin.model")
+        assert torch.equal(again.eval()(batch)["y_pred"], outputs["y_pred"]), fusion
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_every_baseline_trains_and_has_no_unused_parameter(name):
+    model = build(name, **OFF, **getattr(model_zoo, name).baseline).train()
+    model._max_gradient_norm = 10.0
+    batch = random_batch(model.feature_map)
+    assert torch.isfinite(model.train_step(batch))
+    # Padding rows, or a ReLU that no sample of six wakes, leave zeros; no gradient at all is a bug.
+    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_what_belongs_to_a_twin(name, expids):
+    model_class = getattr(model_zoo, name)
+    readme = (ZOO / name / "README.md").read_text()
+    assert readme.startswith(f"# {name}\n") and "## Baseline" in readme
+    source = re.search(r"\d{4}\.\d{5}|SIGIR 2023", model_class.paper)[0]
+    assert f"`{name}_" in readme and source in readme
+    ours = [expid for expid, section in expids.items() if section["model"] == name]
+    suffixes = [expid.removeprefix(f"{name}_") for expid in ours if expid.startswith(f"{name}_")]
+    assert suffixes
+    tuner = yaml.safe_load((resource_root() / "config" / "tuner" / f"{name}.yaml").read_text())
+    assert tuner["base_expid"] in ours
+    assert tuner["dataset_id"] == expids[tuner["base_expid"]]["dataset_id"]
+    for suffix in suffixes:
+        baseline = expids[f"{model_class.base_model}_{suffix}"]
+        expected = OFF | dict(model_class.baseline)
+        assert {key: baseline[key] for key in expected} == expected
+        assert baseline["dataset_id"] == expids[f"{name}_{suffix}"]["dataset_id"]
+
+
+def test_the_zoo_is_complete():
+    bases = "WideDeep DeepFM xDeepFM DCN DCNv2 AutoInt AFN GDCN MaskNet PNN FiBiNET NFM DESTINE"
+    bases += " FinalMLP FinalNet FCN QNN EulerNet DIN Pair"
+    expected = ["TF4CTR", *(f"TF4CTR_{base}" for base in bases.split())]
+    assert sorted(expected) == sorted(model_zoo._TWINS)
