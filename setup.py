@@ -47,7 +47,7 @@ setup(
         "fuxictr>=2.3.10,<2.4",
         "torch>=2.5,<3",
         # FuxiCTR 2.3.10 calls scan_csv(dtypes=…), which polars 2 no longer takes.
-        "polars>=1.30,<2",
+        "polars>=1.40,<2",
         "h5py>=3.10,<4",
         "numpy>=1.26,<3",
         "pyyaml>=6.0.1,<7",

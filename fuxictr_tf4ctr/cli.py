@@ -1,18 +1,20 @@
 """The command line: it parses, calls one function and prints.
 
-Exit status: 0 done; 1 the run failed; 2 settings or data are not valid; 130 interrupted.
+Exit status: 0 done; 1 the run failed; 2 settings or data are not valid; 130 interrupted; 143
+terminated by SIGTERM.
 """
 
 import argparse
 import fnmatch
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fuxictr_tf4ctr import __version__
-from fuxictr_tf4ctr.errors import SettingsError, UserError
+from fuxictr_tf4ctr.errors import SettingsError, Terminated, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fuxictr: interrupted", file=sys.stderr)
         return 130
+    except Terminated as stop:
+        print("fuxictr: terminated; go on with --resume", file=sys.stderr)
+        return stop.exit_code
     except BrokenPipeError:
         # The reader of a listing closed the pipe; nothing is left to say.
         sys.stderr.close()
@@ -42,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="fuxictr",
         description="Train CTR models in FuxiCTR, with TF4CTR twins of the known ones.",
         epilog="Exit status: 0 done, 1 the run failed, 2 settings or data not valid, "
-        "130 interrupted.",
+        "130 interrupted, 143 terminated.",
     )
     parser.add_argument("--version", action="version", version=f"fuxictr-tf4ctr {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -67,6 +72,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--output", metavar="DIR", help="folder of the runs (default: model_root, ./checkpoints)"
+    )
+    run.add_argument(
+        "--resume",
+        nargs="?",
+        type=Path,
+        const=True,
+        default=False,
+        metavar="RUN",
+        help="go on with an unfinished run: the folder given, or the expid's latest",
     )
     run.set_defaults(call=_run)
 
@@ -113,7 +127,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         overrides["model_root"] = arguments.output
     settings = load_settings(arguments.expid, arguments.config, overrides, arguments.zoo)
-    record = run_experiment(settings)
+    record = run_experiment(settings, arguments.resume)
     print(f"{record.expid}: {record.parameters:,} parameters, {record.seconds['total']:.1f} s")
     for split, metrics in (("valid", record.valid), ("test", record.test)):
         if metrics:

@@ -19,3 +19,9 @@ class DivergenceError(UserError):
     """Training produced a loss or metric that is not a number."""
 
     exit_code = 1
+
+
+class Terminated(BaseException):
+    """SIGTERM asked the process to end; no Exception, as KeyboardInterrupt is none."""
+
+    exit_code = 143

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from fuxictr.features import FeatureMap
@@ -12,48 +13,65 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import print_to_json
 
 from fuxictr_tf4ctr.datasets import EncodedDataset, H5DataLoader, encode_dataset, load_feature_map
-from fuxictr_tf4ctr.errors import DataError
-from fuxictr_tf4ctr.records import RunRecord, logging_to, new_run
+from fuxictr_tf4ctr.errors import DataError, Terminated
+from fuxictr_tf4ctr.records import RunRecord, held, logging_to, new_run
+from fuxictr_tf4ctr.resume import refuse_other_data, resumed_run
 from fuxictr_tf4ctr.settings import Settings
-from fuxictr_tf4ctr.training import evaluate, fit
+from fuxictr_tf4ctr.training import Checkpoints, evaluate, fit
+from fuxictr_tf4ctr.training.termination import sigterm_raises
 
 
-def run_experiment(settings: Settings) -> RunRecord:
+def run_experiment(settings: Settings, resume: bool | Path = False) -> RunRecord:
     """Train and evaluate one experiment.
 
     Args:
         settings: Checked settings of the experiment.
+        resume: Take up an unfinished run: the latest of this expid, or the one in the folder given.
 
     Returns:
         The record of the finished run; its folder holds log, checkpoint and run.json.
 
     Raises:
-        UserError: The data do not fit, or training diverged. The record says "failed".
+        UserError: The data do not fit, training diverged, or there is nothing to resume. The record
+            of a run that began says "failed".
         KeyboardInterrupt: The run was interrupted. The record says so, with what was reached.
+        Terminated: SIGTERM came. The record says "interrupted"; a training's state is saved.
     """
-    record = new_run(settings.expid, settings.params)
-    with logging_to(record.log_file), _recorded(record):
-        logging.info("Params: %s", print_to_json(record.settings))
-        seed_everything(settings["seed"])
-        with _timed(record, "encode"):
-            dataset = encode_dataset(settings.params)
-            feature_map = load_feature_map(dataset, settings.params)
-        record.data = {"fingerprint": dataset.fingerprint, "rows": dict(dataset.rows)}
-        logging.info("Feature specs: %s", print_to_json(feature_map.features))
-        with _timed(record, "load"):
-            train_gen, valid_gen, test_gen = _loaders(dataset, feature_map, settings)
-        model = build_model(settings, feature_map, record)
-        _train(model, train_gen, valid_gen, settings, record)
-        progress = None if settings["verbose"] else False
-        with _timed(record, "evaluate"):
-            if valid_gen is not None:
-                logging.info("****** Validation evaluation ******")
-                record.valid = evaluate(model, valid_gen, progress=progress)
-            if test_gen is not None:
-                logging.info("******** Test evaluation ********")
-                record.test = evaluate(model, test_gen, progress=progress)
-        record.append_csv_line()
+    with _record(settings, resume) as record, sigterm_raises():
+        checkpoints = Checkpoints(
+            record.state_folder,
+            settings["checkpoint_minutes"],
+            settings.params.get("checkpoint_steps"),
+        )
+        with logging_to(record.log_file), _recorded(record):
+            logging.info("Params: %s", print_to_json(record.settings))
+            seed_everything(settings["seed"])
+            with _timed(record, "encode"):
+                dataset = encode_dataset(settings.params)
+                refuse_other_data(record, dataset)
+                feature_map = load_feature_map(dataset, settings.params)
+            record.data = {"fingerprint": dataset.fingerprint, "rows": dict(dataset.rows)}
+            logging.info("Feature specs: %s", print_to_json(feature_map.features))
+            with _timed(record, "load"):
+                train_gen, valid_gen, test_gen = _loaders(dataset, feature_map, settings)
+            model = build_model(settings, feature_map, record)
+            _train(model, train_gen, valid_gen, settings, record, checkpoints)
+            _evaluate(model, valid_gen, test_gen, settings, record)
+            record.append_csv_line()
+        checkpoints.remove()
     return record
+
+
+@contextmanager
+def _record(settings: Settings, resume: bool | Path) -> Iterator[RunRecord]:
+    """Begin a run or take one up, and hold its folder."""
+    if resume:
+        with resumed_run(settings, resume if isinstance(resume, Path) else None) as record:
+            yield record
+        return
+    record = new_run(settings.expid, settings.params)
+    with held(record.folder):
+        yield record
 
 
 def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> BaseModel:
@@ -71,9 +89,12 @@ def _train(
     valid_gen: H5DataLoader | None,
     settings: Settings,
     record: RunRecord,
+    checkpoints: Checkpoints,
 ) -> None:
     def on_evaluation(evaluation: dict[str, Any]) -> None:
-        record.evaluations.append(evaluation)
+        # A run that was taken up may repeat evaluations that came after its last checkpoint.
+        before = [each for each in record.evaluations if each["step"] < evaluation["step"]]
+        record.evaluations = [*before, evaluation]
         record.save()
 
     with _timed(record, "train"):
@@ -86,7 +107,25 @@ def _train(
             eval_steps=settings.params.get("eval_steps"),
             on_evaluation=on_evaluation,
             progress=None if settings["verbose"] else False,
+            checkpoints=checkpoints,
         )
+
+
+def _evaluate(
+    model: BaseModel,
+    valid_gen: H5DataLoader | None,
+    test_gen: H5DataLoader | None,
+    settings: Settings,
+    record: RunRecord,
+) -> None:
+    progress = None if settings["verbose"] else False
+    with _timed(record, "evaluate"):
+        if valid_gen is not None:
+            logging.info("****** Validation evaluation ******")
+            record.valid = evaluate(model, valid_gen, progress=progress)
+        if test_gen is not None:
+            logging.info("******** Test evaluation ********")
+            record.test = evaluate(model, test_gen, progress=progress)
 
 
 def _loaders(
@@ -124,7 +163,7 @@ def _recorded(record: RunRecord) -> Iterator[None]:
     try:
         yield
         record.status = "finished"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         record.status = "interrupted"
         logging.info("Interrupted; run.json holds what was reached.")
         raise
@@ -133,7 +172,7 @@ def _recorded(record: RunRecord) -> Iterator[None]:
         logging.error("The run failed: %s", record.error)
         raise
     finally:
-        record.seconds["total"] = time.perf_counter() - start
+        _add_seconds(record, "total", start)
         record.save()
 
 
@@ -143,4 +182,9 @@ def _timed(record: RunRecord, part: str) -> Iterator[None]:
     try:
         yield
     finally:
-        record.seconds[part] = time.perf_counter() - start
+        _add_seconds(record, part, start)
+
+
+def _add_seconds(record: RunRecord, part: str, start: float) -> None:
+    """Add to what the part took before the run was taken up."""
+    record.seconds[part] = record.seconds.get(part, 0.0) + time.perf_counter() - start

@@ -1,8 +1,9 @@
 """What a run leaves: a folder of its own with log, checkpoint and run.json, and FuxiCTR's csv line.
 
-``<model_root>/<dataset_id>/<expid>/<time>/`` holds ``<expid>.log``, ``<expid>.model`` and
-``run.json``; ``<model_root>/results.csv`` gets one line per finished run. Nothing of an earlier run
-is ever overwritten.
+``<model_root>/<dataset_id>/<expid>/<time>/`` holds ``<expid>.log``, ``<expid>.model``,
+``run.json`` and, until the run is finished, the checkpoints in ``state/``;
+``<model_root>/results.csv`` gets one line per finished run. Nothing of an earlier run is ever
+overwritten.
 """
 
 import json
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
+
+from fuxictr_tf4ctr.errors import DataError
 
 RECORD_FORMAT = 1
 _PACKAGES = ("fuxictr-tf4ctr", "fuxictr", "torch", "numpy", "polars", "h5py", "scikit-learn")
@@ -36,6 +40,7 @@ class RunRecord:
         error: Why it failed, else None.
         command: The command line.
         started: Time of the start, ISO 8601, UTC.
+        resumed: Times at which the run was taken up again.
         settings: All parameters of the run.
         versions: Versions of Python and of the packages that matter.
         machine: Processor, number of cores, GPU.
@@ -53,9 +58,8 @@ class RunRecord:
     status: str = "running"
     error: str | None = None
     command: str = field(default_factory=lambda: command_line())
-    started: str = field(
-        default_factory=lambda: datetime.now(timezone.utc).isoformat("T", "seconds")
-    )
+    started: str = field(default_factory=lambda: utc_now())
+    resumed: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=lambda: versions())
     machine: dict[str, Any] = field(default_factory=lambda: machine())
     data: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +80,11 @@ class RunRecord:
         return self.folder / f"{self.expid}.model"
 
     @property
+    def state_folder(self) -> Path:
+        """Checkpoints of the full state of an unfinished run."""
+        return self.folder / "state"
+
+    @property
     def json_file(self) -> Path:
         """The record itself."""
         return self.folder / "run.json"
@@ -85,7 +94,8 @@ class RunRecord:
         content = {"format": RECORD_FORMAT, **vars(self), "folder": None}
         del content["folder"]
         temporary = self.json_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, default=plain)
+        temporary.write_text(text + "\n", encoding="utf-8")
         os.replace(temporary, self.json_file)
 
     def append_csv_line(self) -> Path:
@@ -127,6 +137,22 @@ def new_run(expid: str, settings: Mapping[str, Any]) -> RunRecord:
     raise FileExistsError(f"{parent} holds a thousand runs of this second")
 
 
+def read_run(folder: Path) -> RunRecord:
+    """Read the record of an earlier run.
+
+    Raises:
+        DataError: The folder holds no run.json, or none that this version wrote.
+    """
+    file = folder / "run.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content.pop("format") != RECORD_FORMAT:
+            raise ValueError("it is of another format")
+        return RunRecord(folder=folder, **content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is no record of a run: {error}") from error
+
+
 @contextmanager
 def logging_to(file: Path) -> Iterator[None]:
     """Send log lines, in FuxiCTR's format, to a file and to standard error while in context."""
@@ -145,6 +171,30 @@ def logging_to(file: Path) -> Iterator[None]:
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Hold a run's folder against other processes while in context.
+
+    Yields:
+        Whether it is ours. A process that was killed holds nothing.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def utc_now() -> str:
+    """Return the time, ISO 8601, UTC."""
+    return datetime.now(timezone.utc).isoformat("T", "seconds")
 
 
 def metrics_line(metrics: Mapping[str, float]) -> str:
@@ -180,7 +230,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn what JSON does not know into what it does."""
     if isinstance(value, Path):
         return str(value)

@@ -204,6 +204,12 @@ TRAINING_KEYS: dict[str, Key] = {
     "monitor_mode": Key(_one_of("max", "min"), "Whether more or less of it is better", "max"),
     "early_stop_patience": Key(_whole(1), "Evaluations without progress before stopping", 2),
     "eval_steps": Key(_or_null(_eval_steps), "Steps between evaluations, null for an epoch"),
+    "checkpoint_minutes": Key(
+        _or_null(_positive), "Minutes between checkpoints of the full state, null for none", 10
+    ),
+    "checkpoint_steps": Key(
+        _or_null(_whole(1)), "Steps between checkpoints of the full state, null for none"
+    ),
     "save_best_only": Key(_flag, "Keep the best weights, not the last", True),
     "embedding_regularizer": Key(_or_null(_regularizer), "L1/L2 of embedding tables"),
     "net_regularizer": Key(_or_null(_regularizer), "L1/L2 of all other weights"),

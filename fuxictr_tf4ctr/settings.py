@@ -22,8 +22,8 @@ from fuxictr_tf4ctr.names import nearest, unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.resources import resource_root
 from fuxictr_tf4ctr.schema import KEYS, REQUIRED, normalized
-from fuxictr_tf4ctr.training.metrics import needs_group
-from fuxictr_tf4ctr.twin import TwinModel
+from fuxictr_tf4ctr.training.metrics import needs_group, split_stream
+from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
 DATA_VARIABLE = "FUXICTR_DATA"
 FEATURE_TYPES = ("categorical", "numeric", "sequence", "embedding", "meta")
@@ -114,10 +114,16 @@ def validated(
             problems.append(str(error))
     warnings: list[str] = []
     if model_class is not None:
-        strict = issubclass(model_class, TwinModel)
+        if model_class.__module__.startswith("model_zoo.LongCTR."):
+            problems.append(
+                f"model {params['model']} is a LongCTR model, whose batches only FuxiCTR's LongCTR "
+                "loader makes: train it with FuxiCTR's model_zoo/LongCTR/run_expid.py"
+            )
+        strict = issubclass(model_class, TwoStreamModel)
         (problems if strict else warnings).extend(_unknown_keys(params, model_class))
         if strict:
-            problems += model_class.problems(params)
+            own_problems = model_class.problems(params)
+            problems += own_problems or model_class.column_problems(_columns(params), params)
     for key, value in params.items():
         expected = KEYS[key].check(value) if key in KEYS else None
         if expected and not (value is None and KEYS[key].default is None):
@@ -128,7 +134,9 @@ def validated(
         if entry.default is not REQUIRED and entry.default is not None
     }
     params = defaults | params
-    problems += _group_problems(params) + _column_problems(params) + _device_problems(params)
+    problems += (
+        _metric_problems(params, model_class) + _column_problems(params) + _device_problems(params)
+    )
     params, missing_files = _with_paths(params, config_dir)
     problems += missing_files
     if problems:
@@ -252,7 +260,7 @@ def _missing(params: Mapping[str, Any]) -> list[str]:
 
 
 def _unknown_keys(params: Mapping[str, Any], model_class: type[BaseModel]) -> list[str]:
-    if not issubclass(model_class, TwinModel):
+    if not issubclass(model_class, TwoStreamModel):
         return []
     known = KEYS.keys() | model_class.parameter_names(params)
     # Options of an encoder are the model's to judge: it knows which encoder takes them.
@@ -263,16 +271,29 @@ def _unknown_keys(params: Mapping[str, Any], model_class: type[BaseModel]) -> li
     ]
 
 
-def _group_problems(params: Mapping[str, Any]) -> list[str]:
+def _metric_problems(params: Mapping[str, Any], model_class: type[BaseModel] | None) -> list[str]:
+    """Find metrics that lack what they are computed from: groups, or scores of the streams."""
     # Ill-formed metrics and monitors are reported by their keys' own checks.
     if KEYS["metrics"].check(params["metrics"]) or KEYS["monitor"].check(params["monitor"]):
         return []
     monitor = params["monitor"]
     names = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
+    problems = []
     grouped = [name for name in names if needs_group(name)]
     if grouped and not params.get("group_id"):
-        return [f"metric {grouped[0]} needs group_id, the column that groups the rows"]
-    return []
+        problems.append(f"metric {grouped[0]} needs group_id, the column that groups the rows")
+    of_streams = [name for name in names if split_stream(name)[1]]
+    if of_streams and model_class is not None and not _scores_streams(params, model_class):
+        problems.append(
+            f"metric {of_streams[0]} needs a model that scores its streams: a twin with twin_focus"
+        )
+    return problems
+
+
+def _scores_streams(params: Mapping[str, Any], model_class: type[BaseModel]) -> bool:
+    """Whether the model returns y_simple and y_complex, as far as settings can tell."""
+    twin = issubclass(model_class, TwoStreamModel)
+    return twin and model_class.with_defaults(params)["twin_focus"] is True
 
 
 def _column_problems(params: Mapping[str, Any]) -> list[str]:
@@ -300,10 +321,21 @@ def _column_problems(params: Mapping[str, Any]) -> list[str]:
     group = params.get("group_id")
     if group and names and group not in names:
         problems.append(f"group_id: {unknown('column', group, names)}")
-    for size in ("valid_size", "test_size"):
-        if params.get(size):
-            problems.append(f"{size} is not supported: give {size[:-5]}_data a file of its own")
+    for split in ("valid", "test"):
+        if params.get(f"{split}_size") and params.get(f"{split}_data"):
+            problems.append(f"{split}_size and {split}_data are both given; give one")
     return problems
+
+
+def _columns(params: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the active feature columns by name, meta columns left out."""
+    columns = {}
+    for column in params.get("feature_cols") or ():
+        usable = isinstance(column, Mapping) and column.get("type") != "meta"
+        if usable and column.get("active", True):
+            names = column.get("name", [])
+            columns |= dict.fromkeys(names if isinstance(names, list) else [names], column)
+    return columns
 
 
 def _device_problems(params: Mapping[str, Any]) -> list[str]:

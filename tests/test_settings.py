@@ -161,7 +161,7 @@ DATA_MISTAKES = {
     "share": ({"feature_cols": [column(share_embedding="item")]}, "share_embedding 'item'"),
     "no name": ({"feature_cols": [{"dtype": "str"}]}, "each a mapping with a name"),
     "no columns": ({"feature_cols": None}, "feature_cols is missing"),
-    "valid_size": ({"valid_size": 0.1}, "valid_size is not supported"),
+    "valid_size": ({"valid_size": 0.1}, "valid_size and valid_data are both given"),
 }
 
 
@@ -225,9 +225,13 @@ def test_a_section_may_not_be_defined_twice(tmp_path):
 
 
 def test_unknown_keys_of_fuxictrs_models_are_theirs(folder):
-    model = {"model": "DIN", "din_target_field": "item"}
+    model = {"model": "fuxictr.pytorch.models:BaseModel", "target_field": "item"}
     settings = load_settings("mine_exp", write(folder, model))
-    assert settings["din_target_field"] == "item"
+    assert settings["target_field"] == "item"
+
+
+def test_models_that_need_a_loader_of_their_own(folder):
+    assert "LongCTR/run_expid.py" in problems_of(folder, {"model": "DIN"})
 
 
 def test_every_packaged_experiment_is_valid_but_for_its_data():

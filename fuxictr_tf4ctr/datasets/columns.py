@@ -40,50 +40,66 @@ def row_shape(spec: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def typed_columns(
-    path: Path, stored: Mapping[str, np.ndarray], feature_map: FeatureMap, *, binary: bool
+    path: Path,
+    stored: Mapping[str, np.ndarray],
+    feature_map: FeatureMap,
+    *,
+    binary: bool,
+    first_row: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Check the columns of one file against the feature map and give them their types.
+    """Check rows of one file against the feature map and give them their types.
 
     Args:
         path: The file they came from, for messages.
         stored: Column -> array as stored, for all features and labels.
         feature_map: FuxiCTR's feature map.
         binary: Whether labels must be 0 or 1.
+        first_row: Which row of the file the first one is.
 
     Returns:
         Column -> array [rows] or [rows, width]: ids in :func:`id_dtype`, the rest float32.
 
     Raises:
-        DataError: There is no row, columns differ in length or shape, an id is outside its
+        DataError: Columns differ in shape, an id is outside its
             vocabulary, a number is not finite, or a label is not 0 or 1. Rows count from 0.
     """
-    _check_lengths(path, stored)
     columns = {}
     for name, spec in feature_map.features.items():
         values = _shaped(path, name, stored[name], row_shape(spec))
         if spec["type"] in ("numeric", "embedding"):
-            columns[name] = _finite(path, name, values)
+            columns[name] = _finite(path, name, values, first_row)
         else:
-            _check_ids(path, name, values, spec.get("vocab_size"))
+            _check_ids(path, name, values, spec.get("vocab_size"), first_row)
             columns[name] = values.astype(column_dtype(spec), copy=False)
     for name in feature_map.labels:
         values = _shaped(path, name, stored[name], ())
         if binary:
-            _refuse(path, name, values, ~np.isin(values, (0, 1)), "is no label, they are 0 or 1")
-        columns[name] = _finite(path, name, values)
+            no_label = (values != 0) & (values != 1)
+            _refuse(path, name, values, no_label, "is no label, they are 0 or 1", first_row)
+        columns[name] = _finite(path, name, values, first_row)
     return columns
 
 
-def _check_lengths(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    (first, values), *others = columns.items()
+def check_lengths(path: Path, lengths: Mapping[str, int]) -> int:
+    """Return the number of rows of a file.
+
+    Args:
+        path: The file, for messages.
+        lengths: Column -> its rows.
+
+    Raises:
+        DataError: There is no row, or columns differ in length.
+    """
+    (first, rows), *others = lengths.items()
     for name, other in others:
-        if len(other) != len(values):
+        if other != rows:
             raise DataError(
-                f"{path}: columns differ in length: {first!r} has {len(values)} rows, "
-                f"{name!r} has {len(other)}; write the file again"
+                f"{path}: columns differ in length: {first!r} has {rows} rows, "
+                f"{name!r} has {other}; write the file again"
             )
-    if len(values) == 0:
+    if rows == 0:
         raise DataError(f"{path}: the split is empty, it has columns but no rows")
+    return rows
 
 
 def _shaped(path: Path, name: str, values: np.ndarray, row: tuple[int, ...]) -> np.ndarray:
@@ -98,31 +114,41 @@ def _shaped(path: Path, name: str, values: np.ndarray, row: tuple[int, ...]) -> 
     return values.reshape(shape)
 
 
-def _check_ids(path: Path, name: str, values: np.ndarray, vocab_size: int | None) -> None:
+def _check_ids(
+    path: Path, name: str, values: np.ndarray, vocab_size: int | None, first_row: int
+) -> None:
     if values.dtype.kind == "f":
-        _refuse(path, name, values, values != np.floor(values), "is no id, ids are whole numbers")
+        fraction = values != np.floor(values)
+        _refuse(path, name, values, fraction, "is no id, ids are whole numbers", first_row)
     if vocab_size is None:  # a meta column: any number identifies a group
         return
-    _refuse(path, name, values, values < 0, "is negative, ids start at 0")
+    # Two passes say that nothing is wrong; only then is it worth finding what is.
+    if values.size == 0 or (values.min() >= 0 and values.max() < vocab_size):
+        return
+    _refuse(path, name, values, values < 0, "is negative, ids start at 0", first_row)
     _refuse(
         path,
         name,
         values,
         values >= vocab_size,
         f"is outside the vocabulary of {vocab_size} ids; the file and feature_map.json disagree",
+        first_row,
     )
 
 
-def _finite(path: Path, name: str, values: np.ndarray) -> np.ndarray:
+def _finite(path: Path, name: str, values: np.ndarray, first_row: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         single = values.astype(np.float32, copy=False)
-    _refuse(path, name, values, ~np.isfinite(single), "is not a finite float32 number")
+    _refuse(path, name, values, ~np.isfinite(single), "is not a finite float32 number", first_row)
     return single
 
 
-def _refuse(path: Path, name: str, values: np.ndarray, bad: np.ndarray, problem: str) -> None:
+def _refuse(
+    path: Path, name: str, values: np.ndarray, bad: np.ndarray, problem: str, first_row: int
+) -> None:
     if bad.any():
         at = np.unravel_index(np.argmax(bad), bad.shape)
+        row = first_row + at[0]
         raise DataError(
-            f"{path}: column {name!r}, row {at[0]} (counted from 0): {values[at]} {problem}"
+            f"{path}: column {name!r}, row {row} (counted from 0): {values[at]} {problem}"
         )

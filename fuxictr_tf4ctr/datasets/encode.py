@@ -1,11 +1,12 @@
 """Encode raw csv or parquet files once, by FuxiCTR's FeatureProcessor, into h5 files.
 
-Ids, vocabularies and the feature map are FuxiCTR's, to the last digit: its processor computes them.
-What is ours is the way around it: no Ray, rows in their order, and a folder that is either complete
-or not used.
+Ids, vocabularies and the feature map are FuxiCTR's, to the last digit: its processor builds them,
+from counts. What is ours is the way around it: rows streamed in their order and in bounded memory,
+whole columns looked up at once, no Ray, and a folder that is either complete or not used.
 """
 
 import copy
+import dataclasses
 import logging
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import polars as pl
 from filelock import FileLock, Timeout
@@ -24,16 +26,23 @@ from tqdm import tqdm
 from fuxictr_tf4ctr import __version__
 from fuxictr_tf4ctr.datasets import manifest
 from fuxictr_tf4ctr.datasets.columns import LABEL_DTYPE, column_dtype
+from fuxictr_tf4ctr.datasets.fitting import (
+    ColumnStatistics,
+    counting_processor,
+    empty_frame,
+    split_rows,
+)
 from fuxictr_tf4ctr.datasets.h5 import H5Writer, count_rows, part_files
-from fuxictr_tf4ctr.datasets.job import EncodingJob, plan_encoding
+from fuxictr_tf4ctr.datasets.job import SPLITS, EncodingJob, plan_encoding
+from fuxictr_tf4ctr.datasets.raw import DTYPES, RawFiles
+from fuxictr_tf4ctr.datasets.transform import ColumnEncoder, column_encoders
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import nearest, unknown
 
 LOG = logging.getLogger(__name__)
 
-SPLITS = ("train", "valid", "test")
 FORMATS = ("csv", "parquet", "h5")
-# Rows encoded at a time: FuxiCTR's own batch.
+# Rows counted and encoded at a time.
 _CHUNK_ROWS = 100_000
 _STAGING = ".encoding-"
 
@@ -70,8 +79,9 @@ def encode_dataset(params: Mapping[str, Any]) -> EncodedDataset:
 
     Args:
         params: FuxiCTR's parameters; dataset_id, data_root, data_format, train_data, valid_data,
-            test_data, feature_cols, label_col, min_categr_count, sep, n_rows and rebuild_dataset
-            are heeded. ``feature_processor`` names the class to encode with:
+            test_data, feature_cols, label_col, min_categr_count, num_buckets, sep, n_rows,
+            valid_size, test_size, split_type and rebuild_dataset are heeded, and ours
+            ``compression`` ("lzf" or "gzip"). ``feature_processor`` names the class to encode with:
             a module with a CustomizedFeatureProcessor ("fuxictr.datasets.criteo") or
             "module:Class"; default is FuxiCTR's own.
 
@@ -86,13 +96,13 @@ def encode_dataset(params: Mapping[str, Any]) -> EncodedDataset:
     sources = {split: path for split in SPLITS if (path := params.get(f"{split}_data"))}
     if "train" not in sources:
         raise SettingsError("train_data is missing")
-    if params.get("valid_size") or params.get("test_size"):
-        raise SettingsError("valid_size and test_size are not supported: split the file before")
     if data_format == "h5":
+        if params.get("valid_size") or params.get("test_size"):
+            raise SettingsError("valid_size and test_size split raw files, not encoded ones")
         return _encoded_already(data_dir, sources)
     if params.get("rebuild_dataset", True) is False:
         LOG.info("rebuild_dataset is False: use %s as it is", data_dir)
-        return _encoded_already(data_dir, {split: data_dir / f"{split}.h5" for split in sources})
+        return _encoded_already(data_dir, _own_files(data_dir, params))
     job = plan_encoding(params, data_dir, sources)
     if not manifest.differences(manifest.read(data_dir), data_dir, job.made_from):
         LOG.info("Use the encoded data set %s", data_dir)
@@ -110,6 +120,11 @@ def _data_dir(params: Mapping[str, Any]) -> Path:
     if Path(dataset_id).name != dataset_id or dataset_id == "..":
         raise SettingsError(f"dataset_id {dataset_id!r} must be a plain folder name")
     return Path(params["data_root"]) / dataset_id
+
+
+def _own_files(data_dir: Path, params: Mapping[str, Any]) -> dict[str, Path]:
+    splits = [s for s in SPLITS if params.get(f"{s}_data") or params.get(f"{s}_size")]
+    return {split: data_dir / f"{split}.h5" for split in splits}
 
 
 def _encoded_already(data_dir: Path, splits: Mapping[str, str | Path]) -> EncodedDataset:
@@ -181,15 +196,6 @@ def _file_errors(data_dir: Path) -> Iterator[None]:
         raise DataError(f"{data_dir}: the data cannot be encoded: {error}") from error
 
 
-@contextmanager
-def _polars_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except pl.exceptions.PolarsError as error:
-        # What follows the first paragraph is advice on polars' own options, or its query plan.
-        raise DataError(f"{path}: {str(error).split(chr(10) * 2)[0]}") from error
-
-
 def _encode_if_needed(job: EncodingJob) -> None:
     """Encode under the lock, unless another process did so while this one waited for it."""
     data_dir = job.data_dir
@@ -202,6 +208,7 @@ def _encode_if_needed(job: EncodingJob) -> None:
     manifest.refuse_foreign_files(found, data_dir, job.file_names())
     with _staging_folder(data_dir) as staging:
         content = _encode(job, staging)
+        manifest.refuse_changed_sources(job.made_from)
         manifest.publish(staging / data_dir.name, data_dir, found, content)
 
 
@@ -223,27 +230,24 @@ def _staging_folder(data_dir: Path) -> Iterator[Path]:
 
 def _encode(job: EncodingJob, staging: Path) -> dict[str, Any]:
     """Write all files into ``staging/dataset_id`` and return what the manifest says of them."""
-    processor = job.processor_class(
+    processor = counting_processor(
+        job.processor_class,
         # FuxiCTR keeps and may change what it is given; the manifest tells what was asked.
         feature_cols=copy.deepcopy(job.features),
         label_col=copy.deepcopy(job.labels),
         dataset_id=job.data_dir.name,
         data_root=str(staging),
     )
-    # FuxiCTR pickles the whole processor; nothing here reads it, and pickles run code when loaded.
-    processor.save_pickle = lambda pickle_file: None
-    scans = {split: _scan(job, processor, split) for split in job.patterns}
-    train = _collect(job, scans, "train")
-    _fit(job, processor, scans | {"train": train.lazy()})
-    dtypes = _column_dtypes(processor)
-    rows = {}
-    for split in job.patterns:
-        frame = train if split == "train" else _collect(job, scans, split)
-        _write_split(job, processor, frame, split, dtypes)
-        rows[split] = frame.height
+    splits = _open_splits(job, processor)
+    _fit(job, processor, splits, staging)
+    encoders = column_encoders(processor)
+    rows = {name: _write_split(job, processor, split, encoders) for name, split in splits.items()}
     features = processor.feature_map.features
+    dtypes = {name: column_dtype(spec) for name, spec in features.items()}
+    dtypes |= dict.fromkeys(processor.feature_map.labels, LABEL_DTYPE)
     return {
         "fuxictr_tf4ctr": __version__,
+        "versions": {module.__name__: module.__version__ for module in (pl, h5py, np)},
         **job.made_from,
         "fingerprint": manifest.fingerprint(job.made_from),
         "rows": rows,
@@ -254,112 +258,198 @@ def _encode(job: EncodingJob, staging: Path) -> dict[str, Any]:
     }
 
 
-def _scan(job: EncodingJob, processor: FeatureProcessor, split: str) -> pl.LazyFrame:
-    """Open one split, check its columns and put FuxiCTR's preprocessing before it."""
+@dataclass(frozen=True)
+class _Split:
+    """The rows of one split on their way in.
+
+    Attributes:
+        name: "train", "valid" or "test".
+        path: Where they come from, for messages.
+        files: Their raw files; None where the processor reads them itself.
+        frame: The rows after FuxiCTR's preprocessing, lazily.
+    """
+
+    name: str
+    path: str
+    files: RawFiles | None
+    frame: pl.LazyFrame
+
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """Stream the preprocessed rows in order, in bounded memory."""
+        yield from _stream(self.path, self.files, self.frame)
+
+
+def _open_splits(job: EncodingJob, processor: FeatureProcessor) -> dict[str, _Split]:
+    """Open all splits, check their columns and put FuxiCTR's preprocessing before them."""
+    raw = {split: _open(job, processor, split) for split in job.patterns}
+    files = {split: opened[0] for split, opened in raw.items()}
+    frames = {split: opened[1] for split, opened in raw.items()}
+    if job.splitting:
+        frames |= _split_off(job, files["train"], frames["train"])
+    splits = {}
+    for split in job.splits():
+        path, source = job.pattern(split), files.get(split, files["train"])
+        with _polars_errors(path, source):
+            try:
+                frame = processor.preprocess(frames[split])
+                frame.collect_schema()
+            except TypeError as error:  # a preprocess function called with the wrong arguments
+                raise SettingsError(f"preprocess: {error}") from error
+        splits[split] = _Split(split, path, source, frame)
+    return splits
+
+
+def _open(
+    job: EncodingJob, processor: FeatureProcessor, split: str
+) -> tuple[RawFiles | None, pl.LazyFrame]:
     path = job.patterns[split]
+    files = None
     with _polars_errors(path):
-        frame = processor.read_data(path, **job.reading)
-        names = frame.collect_schema().names()
-        _check_source_columns(job, path, names)
-        _warn_of_missing_labels(job, path, frame)
-        try:
-            return processor.preprocess(frame)
-        except TypeError as error:  # a preprocess function called with the wrong arguments
-            raise SettingsError(f"preprocess: {error}") from error
+        if job.processor_class.read_data is FeatureProcessor.read_data:
+            declared = {c["name"]: DTYPES[c["dtype"]] for c in job.features + job.labels}
+            labels = [c["name"] for c in job.labels if not c.get("preprocess")]
+            sep, n_rows = job.reading["sep"], job.reading["n_rows"]
+            files = RawFiles(job.files[split], sep, n_rows, declared, labels)
+            frame = files.frame()
+        else:
+            frame = processor.read_data(path, **job.reading)
+        schema = frame.collect_schema()
+        _check_source_columns(job, path, schema)
+    return files, frame
 
 
-def _check_source_columns(job: EncodingJob, path: str, names: list[str]) -> None:
+def _check_source_columns(job: EncodingJob, path: str, schema: Mapping[str, pl.DataType]) -> None:
     for role, columns in (("label", job.labels), ("column", job.features)):
         for column in columns:
-            name = column["name"]
+            name, dtype = column["name"], column["dtype"]
             # A preprocess function may make the column from others.
-            if name not in names and not column.get("preprocess"):
-                close = nearest(name, names) or names
-                raise DataError(f"{path}: no {role} {name!r}; there: {', '.join(close)}")
+            if name not in schema and not column.get("preprocess"):
+                close = nearest(name, schema) or list(schema)
+                hint = "; is sep right?" if len(schema) == 1 else ""
+                raise DataError(f"{path}: no {role} {name!r}; there: {', '.join(close)}{hint}")
+            found = schema.get(name)
+            if found is not None and not _agree(dtype, found):
+                raise DataError(f"{path}: column {name!r} holds {found}, its dtype says {dtype}")
 
 
-def _warn_of_missing_labels(job: EncodingJob, path: str, frame: pl.LazyFrame) -> None:
-    names = [column["name"] for column in job.labels if not column.get("preprocess")]
-    missing = frame.select(pl.col(names).null_count()).collect()
-    for name in names:
-        if missing[name][0]:
-            LOG.warning("%s: FuxiCTR fills %d missing %r", path, missing[name][0], name)
+def _agree(dtype: str, found: pl.DataType) -> bool:
+    number = found.is_numeric() or found in (pl.Boolean, pl.Null)
+    if dtype in ("int", "float"):
+        return number
+    # FuxiCTR joins the tokens of list columns that are declared as text.
+    return dtype != "str" or not number or found == pl.Null
 
 
-def _collect(job: EncodingJob, scans: Mapping[str, pl.LazyFrame], split: str) -> pl.DataFrame:
-    LOG.info("Read %s", job.patterns[split])
-    with _polars_errors(job.patterns[split]):
-        frame = scans[split].collect()
-    if frame.height == 0:
-        raise DataError(f"{job.patterns[split]}: the {split} split is empty, it has no rows")
-    return frame
+def _warn_of_missing_labels(path: str, files: RawFiles | None) -> None:
+    for name, count in (files.missing() if files is not None else {}).items():
+        if count:
+            LOG.warning("%s: FuxiCTR fills %d missing %r", path, count, name)
 
 
-def _fit(job: EncodingJob, processor: FeatureProcessor, frames: Mapping[str, pl.LazyFrame]) -> None:
-    """Build vocabularies and normalizers: from training rows, for meta columns from all rows."""
-    meta = job.meta_columns()
+def _split_off(
+    job: EncodingJob, files: RawFiles | None, frame: pl.LazyFrame
+) -> dict[str, pl.LazyFrame]:
     path = job.patterns["train"]
+    labels = frame.select(column["name"] for column in job.labels)
+    rows = sum(batch.height for batch in _stream(path, files, labels))
+    _warn_of_missing_labels(path, files)
     try:
-        with _polars_errors(path):
-            meta_frame = pl.concat([frame.select(meta) for frame in frames.values()])
-            processor.fit(
-                frames["train"],
-                meta_ddf=meta_frame if meta else None,
-                rebuild_dataset=True,
-                min_categr_count=job.min_categr_count,
+        return split_rows(frame, rows, **job.splitting)
+    except ValueError as error:
+        raise DataError(f"{path}: valid_size and test_size cannot be split off: {error}") from error
+
+
+def _stream(path: str, files: RawFiles | None, frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    with _polars_errors(path, files):
+        yield from frame.collect_batches(
+            chunk_size=_CHUNK_ROWS, maintain_order=True, engine="streaming"
+        )
+
+
+@contextmanager
+def _polars_errors(path: str, files: RawFiles | None = None) -> Iterator[None]:
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        if files is not None and files.error is not None:
+            raise files.error from error
+        # What follows the first paragraph is advice on polars' own options, or its query plan.
+        raise DataError(f"{path}: {str(error).split(chr(10) * 2)[0]}") from error
+
+
+def _fit(
+    job: EncodingJob, processor: FeatureProcessor, splits: Mapping[str, _Split], folder: Path
+) -> None:
+    """Build vocabularies and normalizers: from training rows, for meta columns from all rows."""
+    statistics = ColumnStatistics(job.features, job.min_categr_count, folder)
+    for split in splits.values():
+        if split.name == "train":
+            for batch in _watched(split, "Count"):
+                statistics.add_train(batch)
+        elif statistics.meta_columns:
+            only_meta = dataclasses.replace(
+                split, frame=split.frame.select(statistics.meta_columns)
             )
+            for batch in _watched(only_meta, "Count"):
+                statistics.add_other(batch)
+    if not statistics.rows:
+        raise DataError(f"{job.patterns['train']}: the train split is empty, it has no rows")
+    processor.statistics = statistics.as_fuxictr()
+    try:
+        processor.fit(
+            empty_frame(job.features),
+            rebuild_dataset=True,
+            min_categr_count=job.min_categr_count,
+            num_buckets=job.num_buckets,
+        )
     except (KeyError, OSError, ValueError) as error:
         raise DataError(
-            f"{path}: FuxiCTR cannot fit the columns: {error!r}; a pretrained_emb file must hold "
-            "the arrays key and value"
+            f"{job.patterns['train']}: FuxiCTR cannot fit the columns: {error!r}; a pretrained_emb "
+            "file must hold the arrays key and value"
         ) from error
     except IndexError as error:
         # FuxiCTR takes the first of the frequent tokens, and there is none.
         name = next(reversed(processor.feature_map.features))
         raise DataError(
-            f"{path}: column {name!r}: no value occurs min_categr_count times; "
+            f"{job.patterns['train']}: column {name!r}: no value occurs min_categr_count times; "
             "lower it, or drop the column"
         ) from error
-
-
-def _column_dtypes(processor: FeatureProcessor) -> dict[str, np.dtype]:
-    features = processor.feature_map.features
-    return {name: column_dtype(spec) for name, spec in features.items()} | dict.fromkeys(
-        processor.feature_map.labels, LABEL_DTYPE
-    )
 
 
 def _write_split(
     job: EncodingJob,
     processor: FeatureProcessor,
-    frame: pl.DataFrame,
-    split: str,
-    dtypes: Mapping[str, np.dtype],
-) -> None:
-    LOG.info("Encode %d rows of %s", frame.height, split)
-    path = Path(processor.data_dir) / f"{split}.h5"
-    progress = tqdm(total=frame.height, desc=f"Encode {split}", unit=" rows", disable=None)
-    with H5Writer(path, frame.height) as writer, progress:
-        for chunk in frame.iter_slices(_CHUNK_ROWS):
-            writer.append(_transform(processor, chunk, job.patterns[split], dtypes))
-            progress.update(chunk.height)
+    split: _Split,
+    encoders: Mapping[str, ColumnEncoder],
+) -> int:
+    """Encode one split and return the number of its rows."""
+    path = Path(processor.data_dir) / f"{split.name}.h5"
+    with H5Writer(path, job.compression) as writer:
+        for batch in _watched(split, "Encode"):
+            writer.append(_encoded(batch, split.path, encoders))
+        if not writer.rows:
+            raise DataError(f"{split.path}: the {split.name} split is empty, it has no rows")
+    if not job.splitting:
+        _warn_of_missing_labels(split.path, split.files)
+    return writer.rows
 
 
-def _transform(
-    processor: FeatureProcessor, chunk: pl.DataFrame, path: str, dtypes: Mapping[str, np.dtype]
+def _encoded(
+    batch: pl.DataFrame, path: str, encoders: Mapping[str, ColumnEncoder]
 ) -> dict[str, np.ndarray]:
-    name = "any"
-    try:
-        encoded = processor.transform({column.name: column.to_numpy() for column in chunk})
-        columns = {}
-        for name, dtype in dtypes.items():
-            columns[name] = _as_array(encoded[name]).astype(dtype)
-        return columns
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: column {name!r} cannot be encoded: {error}") from error
+    columns = {}
+    for name, encode in encoders.items():
+        try:
+            columns[name] = encode(batch[name])
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"{path}: column {name!r} cannot be encoded: {error}") from error
+    return columns
 
 
-def _as_array(values: Any) -> np.ndarray:
-    values = np.asarray(values)
-    # Polars gives a list column as an array of arrays, one per row.
-    return np.stack(values) if values.dtype == object else values
+def _watched(split: _Split, verb: str) -> Iterator[pl.DataFrame]:
+    """Show a progress bar on a terminal."""
+    LOG.info("%s the rows of %s", verb, split.path)
+    with tqdm(desc=f"{verb} {split.name}", unit=" rows", unit_scale=True, disable=None) as progress:
+        for batch in split.batches():
+            yield batch
+            progress.update(batch.height)

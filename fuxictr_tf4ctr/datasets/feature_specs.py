@@ -15,6 +15,7 @@ from fuxictr_tf4ctr.names import unknown
 DTYPES = ("str", "int", "float", "list")
 TYPES = ("categorical", "sequence", "numeric", "embedding", "meta")
 NORMALIZERS = ("StandardScaler", "MinMaxScaler")
+CATEGORY_PROCESSORS = ("quantile_bucket", "hash_bucket")
 PRETRAINED_SUFFIXES = (".h5", ".npz", ".parquet")
 
 _ENCODER_MODULES = {"layers": layers, "nn": nn}
@@ -110,11 +111,13 @@ def complete_columns(
     earlier: list[str] = []
     for column in features:
         column.setdefault("active", True)
+        if column.get("category_processor", "") is None:
+            del column["category_processor"]
         _check_feature(column, earlier)
         if column["active"] is False:
             # FuxiCTR looks for the feature of every pretrained embedding, active or not.
             column.pop("pretrained_emb", None)
-        elif column["type"] in ("categorical", "sequence"):
+        elif column["type"] in ("categorical", "sequence") and "category_processor" not in column:
             earlier.append(column["name"])
     return features, labels
 
@@ -186,11 +189,7 @@ def _check_normalizer(column: Mapping[str, Any]) -> None:
 def _check_vocabulary(column: Mapping[str, Any], earlier: list[str]) -> None:
     name = column["name"]
     if column.get("category_processor") is not None:
-        # FuxiCTR fits such columns but can neither transform them nor save their vocabulary.
-        raise SettingsError(
-            f"column {name!r}: FuxiCTR 2.3 cannot encode category_processor "
-            f"{column['category_processor']!r}; make the buckets with preprocess"
-        )
+        _check_buckets(column)
     if column.get("remap", True) is False:
         raise SettingsError(f"column {name!r}: FuxiCTR 2.3 knows remap: False for type meta only")
     if not _is_count(column.get("min_categr_count", 1), 1):
@@ -199,6 +198,9 @@ def _check_vocabulary(column: Mapping[str, Any], earlier: list[str]) -> None:
         raise SettingsError(f"column {name!r}: max_len must be an integer >= 0")
     if column.get("padding", "post") not in ("pre", "post"):
         raise SettingsError(f"column {name!r}: padding must be pre or post")
+    splitter = column.get("splitter", "^")
+    if not isinstance(splitter, str) or not splitter:
+        raise SettingsError(f"column {name!r}: splitter {splitter!r} must be a text")
     shared = column.get("share_embedding")
     if "share_embedding" in column and shared not in earlier:
         raise SettingsError(
@@ -211,6 +213,22 @@ def _check_vocabulary(column: Mapping[str, Any], earlier: list[str]) -> None:
             f"column {name!r}: pretrained_emb {pretrained!r} must be one of "
             f"{', '.join(PRETRAINED_SUFFIXES)}"
         )
+
+
+def _check_buckets(column: Mapping[str, Any]) -> None:
+    name, kind = column["name"], column["category_processor"]
+    if kind not in CATEGORY_PROCESSORS:
+        problem = unknown("category_processor", kind, CATEGORY_PROCESSORS)
+        raise SettingsError(f"column {name!r}: {problem}")
+    if column["type"] != "categorical":
+        raise SettingsError(f"column {name!r}: category_processor is for type categorical")
+    if kind == "quantile_bucket":
+        _check_number(column)
+    if not _is_count(column.get("num_buckets", 2), 2):
+        raise SettingsError(f"column {name!r}: num_buckets must be an integer >= 2")
+    for key in ("share_embedding", "pretrained_emb"):
+        if key in column:
+            raise SettingsError(f"column {name!r}: buckets have no vocabulary, so no {key}")
 
 
 def _is_count(value: Any, least: int) -> bool:

@@ -5,10 +5,11 @@ Read as well: a folder of part files, and the single matrix "data" that FuxiCTR 
 """
 
 import glob
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -18,24 +19,24 @@ import numpy as np
 from fuxictr_tf4ctr.errors import DataError
 from fuxictr_tf4ctr.names import nearest
 
+COMPRESSIONS = ("gzip", "lzf")
+# Rows of a scalar column that lie together in the file, and are read together.
+CHUNK_ROWS = 1 << 16
 _MATRIX = "data"
 
 
 class H5Writer:
     """Write one h5 file chunk by chunk; it appears under its name only when complete.
 
-    The number of rows is given at the start so that every column lies in one piece in the file:
-    such a column is read in one go, and can be mapped into memory.
-
     Args:
         path: The file to write. An existing file is replaced at the end.
-        rows: How many rows the chunks hold together.
+        compression: "lzf" is quick, "gzip" is small; None is quickest.
     """
 
-    def __init__(self, path: str | Path, rows: int) -> None:
+    def __init__(self, path: str | Path, compression: str | None = None) -> None:
         self.path = Path(path)
-        self.rows = rows
-        self._written = 0
+        self.rows = 0
+        self._compression = compression
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
 
     def __enter__(self) -> "H5Writer":
@@ -49,18 +50,36 @@ class H5Writer:
             columns: Column -> array [chunk, ...]. The first chunk sets the columns' types.
 
         Raises:
-            ValueError: The arrays differ in length.
+            ValueError: The arrays differ in length, or in their columns from those before.
         """
         lengths = {len(values) for values in columns.values()}
         if len(lengths) != 1:
             raise ValueError(f"the columns of a chunk differ in length: {sorted(lengths)}")
-        stop = self._written + lengths.pop()
-        for name, values in columns.items():
-            if name not in self._file:
-                shape = (self.rows, *values.shape[1:])
-                self._file.create_dataset(name, shape, dtype=values.dtype)
-            self._file[name][self._written : stop] = values
-        self._written = stop
+        if self.rows == 0:
+            for name, values in columns.items():
+                self._create(name, values)
+        if set(columns) != set(self._file):
+            raise ValueError(f"columns {sorted(columns)}, before {sorted(self._file)}")
+        start, self.rows = self.rows, self.rows + lengths.pop()
+        with _write_errors():
+            for name, values in columns.items():
+                column = self._file[name]
+                column.resize(self.rows, axis=0)
+                column[start:] = values
+
+    def _create(self, name: str, values: np.ndarray) -> None:
+        if name in self._file:
+            return
+        row = values.shape[1:]
+        self._file.create_dataset(
+            name,
+            (0, *row),
+            dtype=values.dtype,
+            maxshape=(None, *row),
+            chunks=(max(1, CHUNK_ROWS // max(1, math.prod(row))), *row),
+            compression=self._compression,
+            shuffle=self._compression is not None,
+        )
 
     def __exit__(
         self,
@@ -69,13 +88,20 @@ class H5Writer:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._file.close()
+            with suppress(Exception) if error_type else _write_errors():
+                self._file.close()
             if error_type is None:
-                if self._written != self.rows:
-                    raise ValueError(f"{self._written} rows written, {self.rows} announced")
                 os.replace(self._partial, self.path)
         finally:
             self._partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _write_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # how HDF5 reports a full disk when it flushes
+        raise OSError(str(error)) from error
 
 
 def part_files(path: str | Path) -> list[Path]:
@@ -123,6 +149,47 @@ def read_columns(
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in columns}
+
+
+def read_blocks(
+    path: Path,
+    columns: Sequence[str],
+    matrix_index: Mapping[str, int | list[int]],
+    bounds: Sequence[tuple[int, int]],
+) -> Iterator[dict[str, np.ndarray]]:
+    """Read blocks of rows of one file, one after the other.
+
+    Args:
+        path: The file.
+        columns: The columns to read.
+        matrix_index: As for :func:`read_columns`.
+        bounds: First row of each block, and the one after its last.
+
+    Yields:
+        Column -> array [block rows, ...], of the types stored in the file.
+
+    Raises:
+        DataError: The file is unreadable or lacks a column.
+    """
+    with _open(path) as file:
+        for start, stop in bounds:
+            if _is_matrix(file, columns):
+                rows = file[_MATRIX][start:stop]
+                yield _split_matrix(path, rows, columns, matrix_index)
+            else:
+                yield {name: _column(path, file, name)[start:stop] for name in columns}
+
+
+def column_lengths(path: Path, columns: Sequence[str]) -> dict[str, int]:
+    """Return the rows each column of one file has, without reading them.
+
+    Raises:
+        DataError: The file is unreadable or lacks a column.
+    """
+    with _open(path) as file:
+        if _is_matrix(file, columns):
+            return dict.fromkeys(columns, len(file[_MATRIX]))
+        return {name: len(_column(path, file, name)) for name in columns}
 
 
 def count_rows(path: str | Path) -> int:

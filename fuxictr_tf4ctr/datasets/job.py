@@ -16,8 +16,16 @@ from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_tf4ctr.datasets import manifest
 from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
+from fuxictr_tf4ctr.datasets.fitting import replaced_methods
+from fuxictr_tf4ctr.datasets.h5 import COMPRESSIONS
+from fuxictr_tf4ctr.datasets.raw import SUFFIXES
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
+
+SPLITS = ("train", "valid", "test")
+SPLIT_TYPES = ("sequential", "random")
+# Raised when the same sources and settings would encode to other files than before.
+_ENCODER = 2
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,13 @@ class EncodingJob:
         features: Feature columns, one entry each.
         labels: Label columns, one entry each.
         patterns: Split -> its raw file, folder of files, or glob pattern.
+        files: Split -> the files meant by it.
         reading: Keyword arguments of the processor's ``read_data``.
         min_categr_count: How often a token must occur to get an id.
+        num_buckets: Buckets of a category_processor where the column does not say.
+        splitting: ``sizes`` to split off the training rows, and ``split_type``; empty
+            where every split has its own files.
+        compression: Of the h5 files, None for none.
         made_from: ``sources`` and ``settings``, for the manifest.
     """
 
@@ -40,17 +53,22 @@ class EncodingJob:
     features: list[dict[str, Any]]
     labels: list[dict[str, Any]]
     patterns: dict[str, str]
+    files: dict[str, list[str]]
     reading: dict[str, Any]
     min_categr_count: int
+    num_buckets: int
+    splitting: dict[str, Any]
+    compression: str | None
     made_from: dict[str, Any]
 
-    def meta_columns(self) -> list[str]:
-        """List the active columns of type meta."""
-        return [
-            column["name"]
-            for column in self.features
-            if column["type"] == "meta" and column["active"] is not False
-        ]
+    def splits(self) -> list[str]:
+        """List the splits the encoding will have."""
+        sizes = self.splitting.get("sizes", {})
+        return [split for split in SPLITS if split in self.patterns or split in sizes]
+
+    def pattern(self, split: str) -> str:
+        """Return where the rows of a split come from."""
+        return self.patterns.get(split, self.patterns["train"])
 
     def file_names(self) -> list[str]:
         """List the files the encoding will consist of."""
@@ -59,7 +77,7 @@ class EncodingJob:
             for column in self.features
             if "pretrained_emb" in column
         ]
-        splits = [f"{split}.h5" for split in self.patterns]
+        splits = [f"{split}.h5" for split in self.splits()]
         return ["feature_map.json", "feature_vocab.json", *pretrained, *splits]
 
 
@@ -87,34 +105,61 @@ def plan_encoding(
         "n_rows": params.get("n_rows"),
     }
     min_categr_count = params.get("min_categr_count", 1)
-    _check_options(reading, min_categr_count)
-    files = {
-        f"{split}_data": _raw_files(path, reading["data_format"]) for split, path in sources.items()
+    num_buckets = params.get("num_buckets", 10)
+    compression = params.get("compression")
+    _check_options(reading, min_categr_count, num_buckets, compression)
+    splitting = _splitting(params, sources)
+    files = {split: _raw_files(path, reading["data_format"]) for split, path in sources.items()}
+    described = {f"{split}_data": manifest.describe_files(paths) for split, paths in files.items()}
+    for name, paths in _pretrained_files(features).items():
+        described[name] = manifest.describe_files(paths)
+    settings = {
+        "compression": compression,
+        "dataset_id": data_dir.name,
+        "encoder": _ENCODER,
+        "feature_cols": features,
+        "label_col": labels,
+        "feature_processor": _describe_class(processor_class),
+        "fuxictr": fuxictr.__version__,
+        "min_categr_count": min_categr_count,
+        "num_buckets": num_buckets,
+        "splitting": splitting,
+        **reading,
     }
-    files |= _pretrained_files(features)
     return EncodingJob(
         data_dir=data_dir,
         processor_class=processor_class,
         features=features,
         labels=labels,
         patterns={split: str(path) for split, path in sources.items()},
+        files=files,
         reading=reading,
         min_categr_count=min_categr_count,
-        made_from={
-            "sources": {name: manifest.describe_files(paths) for name, paths in files.items()},
-            "settings": _as_json(
-                {
-                    "dataset_id": data_dir.name,
-                    "feature_cols": features,
-                    "label_col": labels,
-                    "feature_processor": _describe_class(processor_class),
-                    "fuxictr": fuxictr.__version__,
-                    "min_categr_count": min_categr_count,
-                    **reading,
-                }
-            ),
-        },
+        num_buckets=num_buckets,
+        splitting=splitting,
+        compression=compression,
+        made_from={"sources": described, "settings": _as_json(settings)},
     )
+
+
+def _splitting(params: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Check what is to be split off the training rows."""
+    sizes = {split: params[f"{split}_size"] for split in ("valid", "test")
+             if params.get(f"{split}_size")}  # fmt: skip
+    for split, size in sizes.items():
+        number = isinstance(size, int | float) and not isinstance(size, bool) and size > 0
+        if not number or (size >= 1 and size != int(size)):
+            raise SettingsError(
+                f"{split}_size={size!r} must be a share below 1 or a whole number of rows"
+            )
+        if split in sources:
+            raise SettingsError(f"{split}_size and {split}_data are both given; give one")
+    split_type = params.get("split_type", "sequential")
+    if split_type not in SPLIT_TYPES:
+        raise SettingsError(unknown("split_type", split_type, SPLIT_TYPES))
+    if not sizes:
+        return {}
+    return {"sizes": sizes, "split_type": split_type}
 
 
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +181,12 @@ def _processor_class(name: str | None) -> type[FeatureProcessor]:
         ) from error
     if not (isinstance(processor_class, type) and issubclass(processor_class, FeatureProcessor)):
         raise SettingsError(f"feature_processor {name!r} is no subclass of FeatureProcessor")
+    replaced = replaced_methods(processor_class)
+    if replaced:
+        raise SettingsError(
+            f"feature_processor {name!r} overrides {', '.join(replaced)}, which encoding to h5 "
+            "does itself; only preprocess functions, preprocess and read_data can be changed"
+        )
     return processor_class
 
 
@@ -164,28 +215,41 @@ def _check_preprocess(column: Mapping[str, Any], processor_class: type[FeaturePr
         )
 
 
-def _check_options(reading: Mapping[str, Any], min_categr_count: Any) -> None:
+def _check_options(
+    reading: Mapping[str, Any], min_categr_count: Any, num_buckets: Any, compression: Any
+) -> None:
     if not isinstance(reading["sep"], str) or len(reading["sep"].encode()) != 1:
         raise SettingsError(f"sep {reading['sep']!r} must be a single character")
-    counts = {"min_categr_count": min_categr_count, "n_rows": reading["n_rows"] or 1}
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise SettingsError(f"{name}={value!r} must be an integer >= 1")
+    counts = {"min_categr_count": (min_categr_count, 1), "num_buckets": (num_buckets, 2)}
+    counts["n_rows"] = (reading["n_rows"] or 1, 1)
+    for name, (value, least) in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise SettingsError(f"{name}={value!r} must be an integer >= {least}")
+    if compression not in (None, *COMPRESSIONS):
+        raise SettingsError(unknown("compression", compression, COMPRESSIONS))
 
 
 def _raw_files(path: str | Path, data_format: str) -> list[str]:
-    """List the files FuxiCTR will read for a path: a file, a folder of files, or a pattern."""
-    suffix = f".{data_format}"
+    """List the files meant by a path: a file, a folder of files, or a pattern."""
+    suffixes = SUFFIXES[data_format]
+    expected = " or ".join(suffixes)
     if Path(path).exists() and has_magic(str(path)):
-        raise DataError(f"{path}: polars reads *, ? and [ in a path as a pattern; rename it")
-    files = sorted(glob(f"{path}/*{suffix}" if Path(path).is_dir() else str(path)))
+        raise DataError(f"{path}: *, ? and [ in a path are read as a pattern; rename it")
+    if Path(path).is_dir():
+        files = sorted(str(file) for file in Path(path).iterdir() if file.name.endswith(suffixes))
+    else:
+        files = sorted(glob(str(path)))
     if not files:
-        raise DataError(f"{path}: no such file, or a folder without a *{suffix} file")
+        raise DataError(f"{path}: no such file, or a folder without a *{suffixes[0]} file")
     for file in files:
-        if not file.endswith(suffix):
-            raise DataError(f"{file}: data_format is {data_format}, so its name must end {suffix}")
+        if not file.endswith(suffixes):
+            raise DataError(
+                f"{file}: data_format is {data_format}, so its name must end {expected}"
+            )
         if Path(file).stat().st_size == 0:
             raise DataError(f"{file}: the file is empty")
+        if f"{file}.gz" in files:
+            raise DataError(f"{file}: is there gzipped as well; rows would count twice, move one")
     return files
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,29 @@ import torch
 from fuxictr.features import FeatureMap
 from torch import Tensor
 
-from fuxictr_tf4ctr.datasets.columns import typed_columns
-from fuxictr_tf4ctr.datasets.h5 import part_files, read_columns
+from fuxictr_tf4ctr.datasets.blocks import BlockReader, Rows
+from fuxictr_tf4ctr.datasets.h5 import part_files
+from fuxictr_tf4ctr.datasets.prefetch import prefetched
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.names import unknown
 
 LOG = logging.getLogger(__name__)
 
+STORAGES = ("auto", "memory", "stream", "gpu")
+# The same on every machine, so that a seed gives the same batches on every machine.
+MEMORY_BUDGET = 8 << 30
+# Blocks shuffled together when streaming: about half a million rows.
+_BUFFER_BLOCKS = 8
+
 
 class H5DataLoader:
-    """Serve one split of an encoded data set in batches, from memory.
+    """Serve one split of an encoded data set in batches.
 
     Training rows come in a new order each epoch, fixed by ``seed`` and ``epoch`` alone: the same
     on every platform, and after a resume. Validation and test rows keep the file's order.
+
+    A split within ``memory_budget`` is held in memory and shuffled as a whole. A larger one is
+    streamed: its blocks come in random order, and rows are shuffled among some blocks at a time.
 
     Args:
         feature_map: FuxiCTR's feature map; its features and labels name the columns.
@@ -31,17 +43,26 @@ class H5DataLoader:
         shuffle: Whether to shuffle; heeded for "train" only.
         seed: Seed of the row order.
         task: FuxiCTR's task; labels must be 0 or 1 for "binary_classification".
+        storage: "memory", "stream", "gpu" (the whole split in the memory of ``gpu``), or "auto".
+        memory_budget: Bytes up to which "auto" holds a split in memory.
+        gpu: Index of the GPU, -1 for none. With one, batches lie in pinned memory.
+        prefetch: Batches made ahead by a thread; 0 makes them when asked for.
+        rank: Which process of a distributed training this is.
+        world_size: How many there are. Each serves its own rows, all in the same number of batches.
         **kwargs: FuxiCTR passes all its parameters; the others are not used.
 
     Attributes:
         epoch: Number of the epoch the next iteration serves, from 0; set it to resume.
-        num_samples: Rows of the split.
+        first_batch: Batch the next iteration starts at; later ones start at 0 again.
+        num_samples: Rows served per epoch, by this rank.
         num_blocks: Files of the split.
-        num_batches: Batches per epoch.
+        num_batches: Batches per epoch, the same for every rank.
+        storage: Where the rows are: "memory", "stream" or "gpu".
 
     Raises:
-        DataError: The file is unreadable or disagrees with the feature map.
-        SettingsError: ``batch_size`` is not a positive integer.
+        DataError: The file is unreadable or disagrees with the feature map. When streaming, what
+            lies in the rows is found as they are read.
+        SettingsError: An argument is not valid.
     """
 
     def __init__(
@@ -53,22 +74,49 @@ class H5DataLoader:
         shuffle: bool = False,
         seed: int = 0,
         task: str = "binary_classification",
+        storage: str = "auto",
+        memory_budget: int = MEMORY_BUDGET,
+        gpu: int = -1,
+        prefetch: int = 2,
+        rank: int = 0,
+        world_size: int = 1,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise SettingsError(f"batch_size={batch_size!r} must be an integer >= 1")
+        _check(batch_size, storage, rank, world_size)
         self.feature_map = feature_map
         self.split = split
         self.batch_size = batch_size
         self.shuffle = shuffle and split == "train"
         self.seed = seed
         self.epoch = 0
+        self.first_batch = 0
         files = part_files(data_path)
-        self._columns = _load(files, feature_map, binary=task == "binary_classification")
-        self.num_samples = len(next(iter(self._columns.values())))
+        self._reader = BlockReader(files, feature_map, binary=task == "binary_classification")
+        self._all_rows = self._reader.rows
+        if self._all_rows < world_size:
+            raise DataError(
+                f"{data_path}: {self._all_rows} rows are too few for {world_size} ranks"
+            )
+        self.rank, self.world_size = rank, world_size
+        self.num_samples = len(range(rank, self._all_rows, world_size))
         self.num_blocks = len(files)
-        self.num_batches = -(-self.num_samples // batch_size)
-        LOG.info("Loaded %s: %d rows from %s", split, self.num_samples, data_path)
+        # By the largest share, rank 0's: the smaller ones are at most one row short of it.
+        largest = len(range(0, self._all_rows, world_size))
+        self.num_batches = len(range(0, largest, batch_size))
+        if self.num_samples < self.num_batches:
+            raise SettingsError(
+                f"batch_size=1: {self._all_rows} rows cannot give {world_size} ranks as many "
+                "batches each; set batch_size to 2"
+            )
+        if storage == "auto":
+            storage = "memory" if self._reader.bytes <= memory_budget else "stream"
+        self.storage = storage
+        self._pinned = gpu >= 0 and storage != "gpu" and torch.cuda.is_available()
+        self._prefetch = prefetch
+        self._held = None if storage == "stream" else self._reader.read_all()
+        if storage == "gpu":
+            self._held = self._held.to(torch.device("cuda", gpu))
+        LOG.info("%s: %d rows from %s (%s)", split, self.num_samples, data_path, storage)
 
     def __len__(self) -> int:
         return self.num_batches
@@ -81,44 +129,78 @@ class H5DataLoader:
             float32; [B] for scalars, [B, max_len] for sequences, [B, pretrain_dim] for embedding
             features.
         """
-        order = self._row_order() if self.shuffle else None
-        self.epoch += 1
-        return self._batches(order)
-
-    def _row_order(self) -> Tensor:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        first, self.first_batch = self.first_batch, 0
         # NumPy's PCG64 gives the same stream on every platform; torch's depends on the device.
-        generator = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
-        return torch.from_numpy(generator.permutation(self.num_samples))
+        generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        if self._held is not None:
+            batches = self._chosen(generator, first)
+        else:
+            batches = islice(self._streamed(generator), first, None)
+        return prefetched(map(self._columns, batches), self._prefetch)
 
-    def _batches(self, order: Tensor | None) -> Iterator[dict[str, Tensor]]:
-        for start in range(0, self.num_samples, self.batch_size):
-            rows = slice(start, start + self.batch_size)
+    def _chosen(self, generator: np.random.Generator, first_batch: int) -> Iterator[Rows]:
+        """Cut batches out of the rows held in memory."""
+        order = generator.permutation(self._all_rows) if self.shuffle else None
+        if order is not None:
+            order = torch.from_numpy(order[self.rank :: self.world_size].copy())
+        for start, stop in self._bounds()[first_batch:]:
             if order is not None:
-                rows = order[rows]
-            yield {name: _widened(column[rows]) for name, column in self._columns.items()}
+                yield self._held.take(order[start:stop].to(self._held.device))
+            else:
+                first, last = (self.rank + at * self.world_size for at in (start, stop))
+                yield self._held[first : last : self.world_size]
+
+    def _bounds(self) -> list[tuple[int, int]]:
+        """First row of each batch, and the one after its last, among the rows of this rank."""
+        stops = [*range(self.batch_size, self.num_samples, self.batch_size), self.num_samples]
+        if len(stops) < self.num_batches:  # the other ranks have one row more, in a last batch
+            stops.insert(-1, self.num_samples - 1)
+        return list(zip([0, *stops], stops, strict=False))
+
+    def _streamed(self, generator: np.random.Generator) -> Iterator[Rows]:
+        """Cut batches out of blocks as they are read; what is left over opens the next batch."""
+        sizes = [stop - start for start, stop in self._bounds()]
+        left: list[Rows] = []
+        for rows in prefetched(self._buffers(generator), min(self._prefetch, 1)):
+            left.append(rows)
+            if sum(map(len, left)) < sizes[0]:
+                continue
+            joined, at = Rows.joined(left), 0
+            while sizes and len(joined) - at >= sizes[0]:
+                size = sizes.pop(0)
+                yield joined[at : at + size]
+                at += size
+            if not sizes:
+                return
+            left = [joined[at:]]
+
+    def _buffers(self, generator: np.random.Generator) -> Iterator[Rows]:
+        """Read some blocks at a time, shuffle them and keep the rows of this rank."""
+        blocks = list(self._reader.blocks)
+        size = 1
+        if self.shuffle:
+            blocks = [blocks[at] for at in generator.permutation(len(blocks))]
+            size = _BUFFER_BLOCKS
+        seen = 0
+        for first in range(0, len(blocks), size):
+            rows = Rows.joined([self._reader.read(block) for block in blocks[first : first + size]])
+            mine = slice((self.rank - seen) % self.world_size, None, self.world_size)
+            seen += len(rows)
+            if self.shuffle:
+                rows = rows.take(torch.from_numpy(generator.permutation(len(rows))[mine].copy()))
+            else:
+                rows = rows[mine]
+            yield rows
+
+    def _columns(self, rows: Rows) -> dict[str, Tensor]:
+        return self._reader.columns(rows, pinned=self._pinned)
 
 
-def _widened(values: Tensor) -> Tensor:
-    """Give ids the type any layer can look up: torch takes uint8 for a mask, int16 not at all."""
-    return values if values.is_floating_point() else values.long()
-
-
-def _load(files: list[Path], feature_map: FeatureMap, *, binary: bool) -> dict[str, Tensor]:
-    names = [*feature_map.features, *feature_map.labels]
-    if not feature_map.labels:
-        raise DataError("the feature map names no label; set label_col")
-    matrix_index = _matrix_index(feature_map)
-    parts = [
-        typed_columns(file, read_columns(file, names, matrix_index), feature_map, binary=binary)
-        for file in files
-    ]
-    return {
-        name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in names
-    }
-
-
-def _matrix_index(feature_map: FeatureMap) -> dict[str, int | list[int]]:
-    """Say where each column lies in a FuxiCTR 1.x matrix: its feature map says, labels are last."""
-    index = {name: spec["index"] for name, spec in feature_map.features.items() if "index" in spec}
-    labels = len(feature_map.labels)
-    return index | {name: at - labels for at, name in enumerate(feature_map.labels)}
+def _check(batch_size: Any, storage: Any, rank: Any, world_size: Any) -> None:
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise SettingsError(f"batch_size={batch_size!r} must be an integer >= 1")
+    if storage not in STORAGES:
+        raise SettingsError(unknown("storage", storage, STORAGES))
+    if not 0 <= rank < world_size:
+        raise SettingsError(f"rank={rank!r} must be below world_size={world_size!r}, from 0")

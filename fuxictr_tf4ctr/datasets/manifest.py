@@ -14,7 +14,7 @@ from typing import Any
 from fuxictr_tf4ctr.errors import DataError
 
 NAME = "encoding.json"
-_FORMAT = "fuxictr_tf4ctr encoding 1"
+_FORMAT = "fuxictr_tf4ctr encoding 2"
 
 
 def describe_files(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
@@ -83,13 +83,52 @@ def differences(
 
 def _damaged_files(manifest: Mapping[str, Any], data_dir: Path) -> list[str]:
     found = []
-    for name, size in manifest["files"].items():
+    for name, described in manifest["files"].items():
         path = data_dir / name
         if not path.is_file():
             found.append(f"{name} is missing")
-        elif path.stat().st_size != size:
+        elif path.stat().st_size != described["size"]:
             found.append(f"{name} changed its size")
     return found
+
+
+def verify(data_dir: Path) -> None:
+    """Compare the files of an encoding with the checksums in its manifest.
+
+    Raises:
+        DataError: A file is missing or was damaged or changed since it was written.
+    """
+    manifest = read(data_dir)
+    if manifest is None:
+        return
+    found = _damaged_files(manifest, data_dir) or [
+        f"{name} is not as it was written"
+        for name, described in manifest["files"].items()
+        if _checksum(data_dir / name) != described["sha256"]
+    ]
+    if found:
+        raise DataError(f"{data_dir}: {'; '.join(found)}; remove {data_dir / NAME} to encode again")
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def refuse_changed_sources(made_from: Mapping[str, Any]) -> None:
+    """Raise where a source is no longer as it was described before it was read.
+
+    Raises:
+        DataError: It changed in between, so that what was read may be a mixture.
+    """
+    for described in made_from["sources"].values():
+        for before in described:
+            path = before["path"]
+            if not os.path.exists(path) or describe_files([path]) != [before]:
+                raise DataError(f"{path}: changed while it was being encoded; encode it again")
 
 
 def refuse_foreign_files(
@@ -118,9 +157,12 @@ def publish(
         staged: Folder with the new files, on the file system of ``data_dir``.
         data_dir: Where they go.
         manifest: The manifest there now, if any.
-        content: The new manifest's; ``files`` gets the names and sizes of the staged files.
+        content: The new manifest's; ``files`` gets name, size and checksum of the staged files.
     """
-    files = {path.name: path.stat().st_size for path in sorted(staged.iterdir())}
+    files = {
+        path.name: {"size": path.stat().st_size, "sha256": _checksum(path)}
+        for path in sorted(staged.iterdir())
+    }
     old = manifest["files"] if manifest else {}
     # From here to the end the folder is incomplete, yet every file in it stays known as ours.
     _write(staged, data_dir, {"complete": False, "files": {**old, **files}})

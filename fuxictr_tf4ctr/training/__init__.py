@@ -3,8 +3,10 @@
 from fuxictr_tf4ctr.training.checkpoint import load_weights, save_weights
 from fuxictr_tf4ctr.training.loop import FitResult, evaluate, fit, predict
 from fuxictr_tf4ctr.training.metrics import check_metric, evaluate_metrics, needs_group
+from fuxictr_tf4ctr.training.state import Checkpoints
 
 __all__ = [
+    "Checkpoints",
     "FitResult",
     "check_metric",
     "evaluate",

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from fuxictr.pytorch.models import BaseModel
@@ -16,13 +17,25 @@ def save_weights(model: BaseModel, path: str | os.PathLike[str]) -> None:
         model: Model whose weights to write.
         path: File to write; its folder is created if missing.
     """
+    write_whole(model.state_dict(), path)
+
+
+def write_whole(content: Any, path: str | os.PathLike[str]) -> None:
+    """Write a file by ``torch.save``; until it is whole, on the disk, the previous one stays.
+
+    Args:
+        content: Tensors and plain Python containers.
+        path: File to write; its folder is created if missing.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process id keeps apart runs that share a folder.
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with partial.open("wb") as file:
-            torch.save(model.state_dict(), file)
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

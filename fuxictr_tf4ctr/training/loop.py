@@ -11,8 +11,10 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,25 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 from tqdm import tqdm
 
-from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError
+from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
 from fuxictr_tf4ctr.training import checkpoint
-from fuxictr_tf4ctr.training.metrics import check_metric, evaluate_metrics, needs_group
+from fuxictr_tf4ctr.training.device_metrics import evaluate_on_device
+from fuxictr_tf4ctr.training.metrics import (
+    check_metric,
+    evaluate_metrics,
+    needs_group,
+    split_stream,
+)
+from fuxictr_tf4ctr.training.state import (
+    Checkpoints,
+    model_state,
+    restore_model,
+    restore_rng,
+    rng_state,
+)
+from fuxictr_tf4ctr.training.step import training_step
+from fuxictr_tf4ctr.training.termination import sigterm_noted
+from fuxictr_tf4ctr.training.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +50,8 @@ logger = logging.getLogger(__name__)
 _MIN_DELTA = 1e-6
 # Steps between two looks at the losses on a GPU, each of which waits for the device.
 _STEPS_PER_LOOK = 100
+# A model whose AUC is this close to a coin's in two evaluations running has learned nothing.
+_STUCK = 1e-6
 # The parts of FuxiCTR's loop that fit() replaces: a model with its own would be trained wrongly.
 _REPLACED_METHODS = ("fit", "train_epoch", "eval_step", "checkpoint_and_earlystop")
 
@@ -69,8 +89,14 @@ def fit(
     eval_steps: int | float | None = None,
     on_evaluation: Callable[[dict[str, Any]], None] | None = None,
     progress: bool | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     """Train a model, keep its best weights in ``model.checkpoint`` and load them at the end.
+
+    With ``checkpoints`` the full state is saved at each evaluation and whenever one is due, and a
+    run whose folder holds a state goes on from there; on a CPU it ends with bitwise the weights and
+    metrics of a run that was never cut off. The order of the batches must follow from the global
+    random number generators or from the loader's ``epoch``.
 
     Args:
         model: Compiled FuxiCTR model; its monitor, patience and learning-rate decay apply.
@@ -80,8 +106,10 @@ def fit(
         max_gradient_norm: Norm to which the model's ``train_step`` clips the gradient.
         eval_steps: Steps between evaluations, or a fraction of an epoch (0 < x < 1, rounded to
             whole steps). None: the model's own setting, and without one every epoch.
-        on_evaluation: Called with each record of :attr:`FitResult.epochs` as soon as it is known.
+        on_evaluation: Called with each record of :attr:`FitResult.epochs` as soon as it is known;
+            after a resume, again with those that come after the state it went on from.
         progress: Show a progress bar on stderr. None: if stderr is a terminal.
+        checkpoints: Where to keep the full state, and when. None: nowhere.
 
     Returns:
         The record of the run.
@@ -89,7 +117,9 @@ def fit(
     Raises:
         SettingsError: The settings do not fit the model or each other.
         DataError: A data set is empty, or leaves the monitored metric undefined.
-        DivergenceError: A training loss, prediction or monitored metric is not a finite number.
+        DivergenceError: A training loss, prediction or monitored metric is not a finite number, or
+            the AUC stays at 0.5.
+        Terminated: SIGTERM came; the state is saved (only with ``checkpoints``).
     """
     if epochs < 1:
         raise SettingsError(f"epochs is {epochs}: train for at least 1")
@@ -102,7 +132,9 @@ def fit(
         model._eval_steps if eval_steps is None else eval_steps, len(train_gen)
     )
     _set_fuxictr_attributes(model, valid_gen, max_gradient_norm, len(train_gen))
-    return _Loop(model, train_gen, interval, on_evaluation, progress).run(epochs)
+    loop = _Loop(model, train_gen, interval, on_evaluation, progress, checkpoints)
+    with nullcontext(_never) if checkpoints is None else sigterm_noted() as loop.check_signals:
+        return loop.run(epochs)
 
 
 def evaluate(
@@ -129,22 +161,65 @@ def evaluate(
         values = model.evaluate(data_gen, metrics=metrics)
         return {name: float(value) for name, value in values.items()}
 
+    names = list(model.validation_metrics if metrics is None else metrics)
     grouped = model.feature_map.group_id is not None
+    streams = list(dict.fromkeys(stream for _, stream in map(split_stream, names) if stream))
 
     def columns(outputs: dict[str, Tensor], batch: Any) -> list[Tensor]:
         groups = [model.get_group_id(batch)] if grouped else []
-        return [model.get_labels(batch), outputs["y_pred"], *groups]
+        scores = [_stream_scores(model, outputs, stream) for stream in streams]
+        return [model.get_labels(batch), outputs["y_pred"], *scores, *groups]
 
-    y_true, y_pred, *groups = _collect(model, data_gen, columns, progress)
-    compute = model.evaluate_metrics if _overrides(model, "evaluate_metrics") else evaluate_metrics
-    values = compute(
-        y_true.double().numpy(),
-        y_pred.double().numpy(),
-        model.validation_metrics if metrics is None else metrics,
-        groups[0].numpy() if grouped else None,
-    )
+    y_true, y_pred, *others = _collect(model, data_gen, columns, progress)
+    group_id = others.pop() if grouped else None
+    if _overrides(model, "evaluate_metrics"):
+        values = model.evaluate_metrics(*_on_host(y_true, y_pred), names, _group_column(group_id))
+    else:
+        scores = {None: y_pred, **dict(zip(streams, others, strict=True))}
+        values = _metrics_by_stream(y_true, scores, names, group_id)
     logger.info("[Metrics] " + " - ".join(f"{name}: {v:.6f}" for name, v in values.items()))
     return values
+
+
+def _stream_scores(model: BaseModel, outputs: dict[str, Tensor], stream: str) -> Tensor:
+    if f"y_{stream}" not in outputs:
+        raise SettingsError(
+            f"metrics of the {stream} stream need a model that returns y_{stream}, as twins with "
+            f"twin_focus do; {type(model).__name__} returns {', '.join(outputs)}"
+        )
+    return outputs[f"y_{stream}"]
+
+
+def _metrics_by_stream(
+    y_true: Tensor,
+    scores: dict[str | None, Tensor],
+    names: Sequence[str],
+    group_id: Tensor | None,
+) -> dict[str, float]:
+    values = {}
+    for stream, y_pred in scores.items():
+        wanted = {name: base for name in names for base, of in [split_stream(name)] if of == stream}
+        computed = _metrics_of(y_true, y_pred, list(wanted.values()), group_id)
+        values |= {name: computed[base] for name, base in wanted.items()}
+    return {name: values[name] for name in names}
+
+
+def _metrics_of(
+    y_true: Tensor, y_pred: Tensor, names: Sequence[str], group_id: Tensor | None
+) -> dict[str, float]:
+    """Compute metrics on the GPU the scores are on, or else on the host."""
+    values = evaluate_on_device(y_true, y_pred, names, group_id) if y_pred.is_cuda else None
+    if values is None:
+        values = evaluate_metrics(*_on_host(y_true, y_pred), names, _group_column(group_id))
+    return values
+
+
+def _on_host(*columns: Tensor) -> list[np.ndarray]:
+    return [column.cpu().double().numpy() for column in columns]
+
+
+def _group_column(group_id: Tensor | None) -> np.ndarray | None:
+    return None if group_id is None else group_id.cpu().numpy()
 
 
 def predict(model: BaseModel, data_gen: Iterable, progress: bool | None = None) -> np.ndarray:
@@ -161,7 +236,7 @@ def predict(model: BaseModel, data_gen: Iterable, progress: bool | None = None) 
     if _overrides(model, "predict"):
         return model.predict(data_gen)
     (y_pred,) = _collect(model, data_gen, lambda outputs, _: [outputs["y_pred"]], progress)
-    return y_pred.double().numpy()
+    return _on_host(y_pred)[0]
 
 
 def _collect(
@@ -170,7 +245,7 @@ def _collect(
     columns: Callable[[dict[str, Tensor], Any], list[Tensor]],
     progress: bool | None,
 ) -> list[Tensor]:
-    """Run the model over all batches and return whole columns, on the host.
+    """Run the model over all batches and return whole columns.
 
     Columns stay on their device until all batches are done: copying each would wait for it.
     """
@@ -178,11 +253,12 @@ def _collect(
     parts = []
     with torch.no_grad(), _progress_bar(data_gen, "evaluate", progress) as batches:
         for batch in batches:
+            batch = to_device(batch, model.device)
             # A column may be a view of its batch: a clone lets go of the batch.
             parts.append([column.reshape(-1).clone() for column in columns(model(batch), batch)])
     if not parts:
         raise DataError("no rows to evaluate: the data hold no batch")
-    return [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 class _Losses:
@@ -194,7 +270,7 @@ class _Losses:
     def __init__(self, device: torch.device) -> None:
         self._steps_per_look = 1 if device.type == "cpu" else _STEPS_PER_LOOK
         self._unseen: list[tuple[Tensor, str]] = []
-        self._seen: list[float] = []
+        self.seen: list[float] = []
 
     def add(self, loss: Tensor, where: str) -> None:
         """Take in the loss of one step.
@@ -218,22 +294,24 @@ class _Losses:
                     f"training loss is {value} at {where}: lower the learning rate or "
                     "max_gradient_norm, or look for values that are not finite in the data"
                 )
-        self._seen.extend(values)
+        self.seen.extend(values)
         self._unseen.clear()
 
     @property
     def latest(self) -> float:
         """The last loss seen, NaN before the first."""
-        return self._seen[-1] if self._seen else math.nan
+        return self.seen[-1] if self.seen else math.nan
 
-    def take_mean(self) -> float:
-        """Mean loss of all steps since the last call."""
+    def mean(self) -> float:
+        """Mean loss of all steps since the last :meth:`clear`."""
         self.look()
-        if not self._seen:
+        if not self.seen:
             raise DataError("the training data gave no batch: they must start anew each epoch")
-        mean = sum(self._seen) / len(self._seen)
-        self._seen.clear()
-        return mean
+        return sum(self.seen) / len(self.seen)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.seen.clear()
 
 
 class _Loop:
@@ -246,14 +324,21 @@ class _Loop:
         interval: int,
         on_evaluation: Callable[[dict[str, Any]], None] | None,
         progress: bool | None,
+        checkpoints: Checkpoints | None,
     ) -> None:
         self.model = model
         self.train_gen = train_gen
         self.interval = interval
         self.on_evaluation = on_evaluation
         self.progress = progress
+        self.checkpoints = checkpoints
+        self.check_signals: Callable[[], None] = _never
+        self.step = training_step(model)
         self.losses = _Losses(model.device)
         self.result = FitResult()
+        self.batches_done = 0
+        self.epoch_start: dict[str, Any] = {}
+        self.resumed: dict[str, Any] | None = None
         self.training_since = time.perf_counter()
 
     def run(self, epochs: int) -> FitResult:
@@ -261,32 +346,87 @@ class _Loop:
         model = self.model
         logger.info(f"Start training: {model._steps_per_epoch} batches/epoch")
         logger.info("************ Epoch=1 start ************")
-        for epoch in range(epochs):
-            model._epoch_index = epoch
-            self._train_epoch()
+        self._resume()
+        try:
+            self._train(epochs)
+            self._finish()
+        except Terminated:
+            self._save_state()
+            raise
+        return self.result
+
+    def _train(self, epochs: int) -> None:
+        model = self.model
+        if self.resumed is not None:
+            self._evaluate_if_due()
+        for epoch in range(model._epoch_index, epochs):
+            if not model._stop_training:
+                model._epoch_index = epoch
+                self._train_epoch()
             if model._stop_training:
                 self.result.stopped = "early stop"
                 break
             logger.info(f"************ Epoch={epoch + 1} end ************")
-        self._finish()
-        return self.result
 
     def _train_epoch(self) -> None:
         model = self.model
-        model._batch_index = 0
-        model.train()
-        with _progress_bar(self.train_gen, f"epoch {model._epoch_index + 1}", self.progress) as bar:
-            for batch_index, batch in enumerate(bar):
-                model._batch_index = batch_index
+        label = f"epoch {model._epoch_index + 1}"
+        batches = self._start_epoch()
+        with _progress_bar(
+            batches, label, self.progress, model._steps_per_epoch, self.batches_done
+        ) as bar:
+            for batch in bar:
+                model._batch_index = self.batches_done
                 model._total_steps += 1
-                self.losses.add(_train_step(model, batch), _where(model))
+                self.losses.add(self._train_step(batch), _where(model))
+                self.batches_done += 1
                 bar.set_postfix(loss=self.losses.latest, refresh=False)
-                if model.valid_gen is not None and model._total_steps % self.interval == 0:
-                    self._evaluate()
+                self._evaluate_if_due()
                 if model._stop_training:
                     break
-        if model.valid_gen is None:
+                if self.checkpoints is not None and self.checkpoints.due(model._total_steps):
+                    self._save_state()
+                self.check_signals()
+        if model.valid_gen is None and not self._recorded():
             self._save_epoch()
+
+    def _train_step(self, batch: Any) -> Tensor:
+        model = self.model
+        try:
+            return self.step(to_device(batch, model.device))
+        except torch.OutOfMemoryError as error:
+            rows = len(model.get_labels(batch))
+            raise SettingsError(
+                f"out of GPU memory at {_where(model)}: a step of {rows} rows does not fit; lower "
+                f"batch_size to {max(rows // 2, 1)}, or embedding_dim"
+            ) from error
+        except RuntimeError as error:
+            # Weights ruined by the step before show here first: cross-entropy refuses NaN.
+            if all(torch.isfinite(weights).all() for weights in model.parameters()):
+                raise
+            raise DivergenceError(
+                f"the weights are not finite at {_where(model)}: lower the learning rate"
+            ) from error
+
+    def _start_epoch(self) -> Iterator:
+        """Return the batches of the epoch that are still to come."""
+        model = self.model
+        model.train()
+        if self.resumed is None:
+            self.batches_done = model._batch_index = 0
+            self.epoch_start = {
+                "loader_epoch": getattr(self.train_gen, "epoch", None),
+                "rng": rng_state(model.device),
+            }
+            return iter(self.train_gen)
+        state, self.resumed = self.resumed, None
+        # The loader draws its order again, as it did when the epoch began.
+        restore_rng(self.epoch_start["rng"], model.device)
+        if self.epoch_start["loader_epoch"] is not None:
+            self.train_gen.epoch = self.epoch_start["loader_epoch"]
+        batches = _batches_from(self.train_gen, self.batches_done)
+        restore_rng(state["rng"], model.device)
+        return batches
 
     def _finish(self) -> None:
         model = self.model
@@ -300,6 +440,18 @@ class _Loop:
             logger.info(f"Load best model: {model.checkpoint}")
             _load(model)
 
+    def _recorded(self) -> bool:
+        """Whether the last step has been evaluated."""
+        return bool(self.result.epochs) and (
+            self.result.epochs[-1]["step"] == self.model._total_steps
+        )
+
+    def _evaluate_if_due(self) -> None:
+        model = self.model
+        due = model.valid_gen is not None and model._total_steps % self.interval == 0
+        if due and not self._recorded():
+            self._evaluate()
+
     def _evaluate(self) -> None:
         model = self.model
         record = self._start_record()
@@ -308,9 +460,13 @@ class _Loop:
             f"Evaluation @epoch {model._epoch_index + 1} - batch {model._batch_index + 1}: "
         )
         record["metrics"] = evaluate(
-            model, model.valid_gen, model._monitor.get_metrics(), self.progress
+            model,
+            _Watched(model.valid_gen, self.check_signals),
+            model._monitor.get_metrics(),
+            self.progress,
         )
         value = _monitored_value(model, record["metrics"])
+        self._check_learning(record["metrics"])
         record["best"] = _improves(model, value)
         if record["best"]:
             self._keep_best(value)
@@ -323,6 +479,15 @@ class _Loop:
             _save(model)
         self._end_record(record)
         model.train()
+
+    def _check_learning(self, metrics: dict[str, float]) -> None:
+        """Stop a model that ranks as a coin does, now and at the evaluation before."""
+        before = self.result.epochs[-1]["metrics"] if self.result.epochs else {}
+        if all(abs(each.get("AUC", 1.0) - 0.5) < _STUCK for each in (before, metrics)):
+            raise DivergenceError(
+                f"AUC is 0.5 at {_where(self.model)}, as at the evaluation before: the model gives "
+                "every row the same score; lower the learning rate, or change the seed"
+            )
 
     def _keep_best(self, value: float) -> None:
         model = self.model
@@ -343,24 +508,84 @@ class _Loop:
 
     def _start_record(self) -> dict[str, Any]:
         model = self.model
-        train_loss = self.losses.take_mean()
-        seconds = time.perf_counter() - self.training_since
-        self.result.train_seconds += seconds
         return {
             "epoch": model._epoch_index + 1,
             "step": model._total_steps,
-            "train_loss": train_loss,
+            "train_loss": self.losses.mean(),
             "metrics": {},
             "learning_rate": _learning_rate(model),
-            "seconds": seconds,
+            "seconds": time.perf_counter() - self.training_since,
             "best": False,
         }
 
     def _end_record(self, record: dict[str, Any]) -> None:
+        self.losses.clear()
         self.result.epochs.append(record)
+        self.result.train_seconds += record["seconds"]
         if self.on_evaluation is not None:
             self.on_evaluation(record)
         self.training_since = time.perf_counter()
+        if self.checkpoints is not None:
+            self._save_state()
+
+    def _save_state(self) -> None:
+        """Save all that decides how the run goes on."""
+        model = self.model
+        self.losses.look()
+        state = {
+            **model_state(model),
+            "rng": rng_state(model.device),
+            "epoch_start": self.epoch_start,
+            "batches_done": self.batches_done,
+            "losses": self.losses.seen,
+            "result": asdict(self.result),
+            "seconds": time.perf_counter() - self.training_since,
+        }
+        self.checkpoints.save(state, model._total_steps)
+
+    def _resume(self) -> None:
+        """Go on from the last state there is, if any."""
+        state = None if self.checkpoints is None else self.checkpoints.latest()
+        if state is None:
+            return
+        restore_model(self.model, state)
+        self.result = FitResult(**state["result"])
+        self.losses.seen = state["losses"]
+        self.batches_done, self.epoch_start = state["batches_done"], state["epoch_start"]
+        self.training_since = time.perf_counter() - state["seconds"]
+        self.resumed = state
+        logger.info(f"Resume after {_where(self.model)}")
+
+
+class _Watched:
+    """Batches, with a look for signals before each."""
+
+    def __init__(self, batches: Iterable, check: Callable[[], None]) -> None:
+        self.batches = batches
+        self.check = check
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator:
+        for batch in self.batches:
+            self.check()
+            yield batch
+
+
+def _never() -> None:
+    """Look for no signals."""
+
+
+def _batches_from(batches: Iterable, first: int) -> Iterator:
+    """Iterate from a batch on; a loader that can start there need not make the ones before."""
+    if hasattr(batches, "first_batch"):
+        batches.first_batch = first
+        return iter(batches)
+    iterator = iter(batches)
+    for _ in islice(iterator, first):
+        pass
+    return iterator
 
 
 def _overrides(model: BaseModel, method: str) -> bool:
@@ -416,18 +641,6 @@ def _set_fuxictr_attributes(
     model._total_steps = 0
     model._batch_index = 0
     model._epoch_index = 0
-
-
-def _train_step(model: BaseModel, batch: Any) -> Tensor:
-    try:
-        return model.train_step(batch)
-    except RuntimeError as error:
-        # Weights ruined by the step before show here first: cross-entropy refuses NaN predictions.
-        if all(torch.isfinite(weights).all() for weights in model.parameters()):
-            raise
-        raise DivergenceError(
-            f"the weights are not finite at {_where(model)}: lower the learning rate"
-        ) from error
 
 
 def _learning_rate(model: BaseModel) -> float | None:
@@ -488,6 +701,10 @@ def _load(model: BaseModel) -> None:
         checkpoint.load_weights(model, model.checkpoint)
 
 
-def _progress_bar(batches: Iterable, label: str, progress: bool | None) -> tqdm:
+def _progress_bar(
+    batches: Iterable, label: str, progress: bool | None, total: int | None = None, done: int = 0
+) -> tqdm:
     shown = sys.stderr.isatty() if progress is None else progress
-    return tqdm(batches, desc=label, file=sys.stderr, disable=not shown, leave=False)
+    return tqdm(
+        batches, label, total, initial=done, file=sys.stderr, disable=not shown, leave=False
+    )

@@ -1,8 +1,10 @@
 """FuxiCTR's metrics over whole columns: no loop over groups, no process pool, no ``eval``.
 
-The names and definitions are FuxiCTR's. Where FuxiCTR leaves the order of tied scores to an
-unstable sort (MRR, NDCG), the order here is fixed: of rows with equal scores, the later row of the
-input ranks first, which is ``np.argsort(y_pred, kind="stable")[::-1]``.
+The names and definitions are FuxiCTR's, with calibration (``ece``, ``pcoc``) added; a name that
+ends in ``_simple`` or ``_complex`` is the metric of that stream of a two-stream model. Where
+FuxiCTR leaves the order of tied scores to an unstable sort (MRR, NDCG), the order here is fixed: of
+rows with equal scores, the later row of the input ranks first, which is
+``np.argsort(y_pred, kind="stable")[::-1]``.
 """
 
 import difflib
@@ -16,6 +18,10 @@ from numpy.typing import ArrayLike
 
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError
 
+# Streams a two-stream model scores beside its final prediction: y_simple, y_complex.
+STREAMS = ("simple", "complex")
+# As in Guo et al., arXiv 1706.04599.
+_CALIBRATION_BINS = 15
 # NDCG and NDCG() mean FuxiCTR's default, k = 1.
 _NDCG = re.compile(r"NDCG(?:@([1-9]\d*)|\(\s*(?:(?:k\s*=\s*)?([1-9]\d*))?\s*\))?")
 
@@ -31,7 +37,7 @@ def evaluate_metrics(
     Args:
         y_true: [N] labels, 0 or 1 (MRR and NDCG also take graded relevance).
         y_pred: [N] scores; probabilities for logloss.
-        metrics: Names known to :func:`check_metric`.
+        metrics: Names known to :func:`check_metric`, without a stream.
         group_id: [N] group of each row (a user, say), for the metrics that rank within groups.
 
     Returns:
@@ -60,20 +66,30 @@ def evaluate_metrics(
 
 def check_metric(name: str) -> None:
     """Raise SettingsError, naming the nearest known metrics, unless ``name`` is a metric."""
-    if name in _PLAIN or _grouped_metric(name):
+    metric, _ = split_stream(name)
+    if metric in _PLAIN or _grouped_metric(metric):
         return
     known = {metric.lower(): metric for metric in (*_PLAIN, *_GROUPED, "NDCG(k=5)")}
-    nearest = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(known[match] for match in nearest)}? " if nearest else ""
+    streams = {f"auc_{stream}": f"AUC_{stream}" for stream in STREAMS}
+    nearest = difflib.get_close_matches(name.lower(), known | streams, n=2, cutoff=0.5)
+    named = " or ".join((known | streams)[match] for match in nearest)
+    hint = f"did you mean {named}? " if nearest else ""
     raise SettingsError(
-        f"unknown metric {name!r}: {hint}Known metrics: {', '.join(known.values())}"
+        f"unknown metric {name!r}: {hint}Known metrics: {', '.join(known.values())}, "
+        f"and of a stream with {' or '.join(f'_{stream}' for stream in STREAMS)} behind"
     )
 
 
 def needs_group(name: str) -> bool:
     """Whether the metric ranks rows within groups and so needs ``group_id``."""
     check_metric(name)
-    return _grouped_metric(name) is not None
+    return _grouped_metric(split_stream(name)[0]) is not None
+
+
+def split_stream(name: str) -> tuple[str, str | None]:
+    """Split ``AUC_simple`` into the metric and its stream, None for the final prediction's."""
+    metric, _, stream = name.rpartition("_")
+    return (metric, stream) if metric and stream in STREAMS else (name, None)
 
 
 def _checked_columns(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -153,14 +169,38 @@ def _rank_within_groups(y_true: np.ndarray, y_pred: np.ndarray, group_id: ArrayL
 def _logloss(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     """Mean binary cross-entropy, probabilities clipped as scikit-learn's ``log_loss`` does."""
     _check_binary(y_true)
-    if y_pred.min() < 0 or y_pred.max() > 1:
-        raise DataError(
-            f"logloss needs probabilities, but the predictions reach from {y_pred.min():.6g} to "
-            f"{y_pred.max():.6g}: use task binary_classification, or drop the metric"
-        )
+    _check_probabilities("logloss", y_pred)
     eps = np.finfo(np.float64).eps
     given_to_truth = np.where(y_true == 1, y_pred, 1 - y_pred)
     return -np.log(np.clip(given_to_truth, eps, 1 - eps)).mean()
+
+
+def _check_probabilities(metric: str, y_pred: np.ndarray) -> None:
+    if y_pred.min() < 0 or y_pred.max() > 1:
+        raise DataError(
+            f"{metric} needs probabilities, but the predictions reach from {y_pred.min():.6g} to "
+            f"{y_pred.max():.6g}: use task binary_classification, or drop the metric"
+        )
+
+
+def _ece(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Expected calibration error: mean distance of prediction and click rate, bin by bin.
+
+    The 15 bins divide [0, 1] evenly, each with its lower bound; each row has the same weight.
+    """
+    _check_binary(y_true)
+    _check_probabilities("ece", y_pred)
+    bins = np.minimum((y_pred * _CALIBRATION_BINS).astype(np.int64), _CALIBRATION_BINS - 1)
+    surplus = np.bincount(bins, y_pred - y_true, minlength=_CALIBRATION_BINS)
+    return np.abs(surplus).sum() / len(y_true)
+
+
+def _pcoc(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Predicted clicks over observed clicks; 1 is right on average."""
+    _check_binary(y_true)
+    if not y_true.any():
+        raise DataError(f"pcoc is undefined: all {len(y_true)} labels are 0")
+    return y_pred.sum() / y_true.sum()
 
 
 def _auc(y_true: np.ndarray, y_pred: np.ndarray) -> float:
@@ -224,7 +264,13 @@ def _ndcg(ranking: _Ranking, k: int) -> float:
     return (gains / (best_gains + 1e-12)).mean()
 
 
-_PLAIN = {"logloss": _logloss, "binary_crossentropy": _logloss, "AUC": _auc}
+_PLAIN = {
+    "logloss": _logloss,
+    "binary_crossentropy": _logloss,
+    "AUC": _auc,
+    "ece": _ece,
+    "pcoc": _pcoc,
+}
 _GROUPED = {"gAUC": _gauc, "avgAUC": _avg_auc, "MRR": _mrr}
 
 

@@ -143,7 +143,7 @@ def test_files_of_others_are_never_overwritten(params, name):
 
 def test_nothing_is_left_of_a_failed_encoding(plain_params):
     Path(plain_params["train_data"]).write_text("color,click\nred,1\nblue,no\n")
-    with pytest.raises(DataError, match=r"plain\.csv: could not parse `no`"):
+    with pytest.raises(DataError, match=r"plain\.csv: line 3, column 'click': 'no' is no Float64"):
         encode_dataset(plain_params)
     assert not (Path(plain_params["data_root"]) / "plain").exists()
 
@@ -266,8 +266,13 @@ BAD_FILES = {
     "only a header": ("color,click\n", "the train split is empty, it has no rows"),
     "no column": ("colour,click\nred,1\n", "no column 'color'; there: colour$"),
     "no label": ("color,clicked\nred,1\n", "no label 'click'; there: clicked$"),
-    "no number": ("color,click\nred,yes\n", "could not parse `yes` as dtype `f64` at column"),
-    "ragged": ("color,click\nred,1,2\n", "found more fields than defined"),
+    "no number": ("color,click\nred,yes\n", "line 2, column 'click': 'yes' is no Float64"),
+    "too many fields": ("color,click\nred,1\nred,1,2\n", "line 3 has 3 fields, the header 2"),
+    "too few fields": ("color,click\nred,1\nred\nblue,0\n", "line 3 has 1 fields, the header 2"),
+    "an empty line": ("color,click\nred,1\n\nblue,0\n", "line 3 has 0 fields, the header 2"),
+    "quoted": ('color,click\n"a,\nb",1\n"c",1,2\n', "line 4 has 3 fields, the header 2"),
+    "open quote": ('color,click\nred,1\n"blue,0\nred,1\n', "line 4 has 1 fields"),
+    "separator": ("color;click\nred;1\n", "no label 'click'; there: color;click; is sep right"),
     "no token": ("color,click\n,1\n,0\n", "column 'color': no value occurs min_categr_count"),
 }
 
@@ -281,7 +286,7 @@ def test_bad_files_are_named(plain_params, text, message):
 
 def test_the_bad_split_is_named(plain_params, tmp_path):
     (tmp_path / "test.csv").write_text("color,click\nred,1\nred,oops\n")
-    with pytest.raises(DataError, match=r"test\.csv: could not parse `oops`"):
+    with pytest.raises(DataError, match=r"test\.csv: line 3, column 'click': 'oops' is no"):
         encode_dataset(plain_params | {"test_data": str(tmp_path / "test.csv")})
     with pytest.raises(DataError, match=r"nowhere\.csv: no such file"):
         encode_dataset(plain_params | {"test_data": str(tmp_path / "nowhere.csv")})
@@ -305,7 +310,7 @@ def test_path_and_format_must_agree(plain_params, tmp_path):
 def test_a_path_that_reads_as_a_pattern_is_refused(plain_params, tmp_path):
     path = tmp_path / "part[1].csv"
     os.replace(plain_params["train_data"], path)
-    with pytest.raises(DataError, match=r"part\[1\]\.csv: polars reads .* as a pattern; rename"):
+    with pytest.raises(DataError, match=r"part\[1\]\.csv: .* are read as a pattern; rename"):
         encode_dataset(plain_params | {"train_data": str(path)})
 
 
@@ -335,7 +340,13 @@ BAD_SETTINGS = {
     "no train": ({"train_data": None}, "train_data is missing"),
     "path as id": ({"dataset_id": "../x"}, "must be a plain folder name"),
     "parent as id": ({"dataset_id": ".."}, "must be a plain folder name"),
-    "split": ({"valid_size": 0.1}, "valid_size and test_size are not supported"),
+    "share": ({"valid_size": -0.1}, "valid_size=-0.1 must be a share below 1 or a whole"),
+    "size": ({"test_size": 1.5}, "test_size=1.5 must be a share below 1 or a whole"),
+    "split twice": ({"test_size": 1, "test_data": "x.csv"}, "test_size and test_data are both"),
+    "split type": ({"test_size": 1, "split_type": "shuffled"}, "unknown split_type 'shuffled'"),
+    "split h5": ({"test_size": 1, "data_format": "h5"}, "split raw files, not encoded ones"),
+    "buckets": ({"num_buckets": 1}, "num_buckets=1 must be an integer >= 2"),
+    "compression": ({"compression": "zip"}, "unknown compression 'zip'; did you mean 'gzip'"),
     "count": ({"min_categr_count": 0}, "min_categr_count=0 must be an integer"),
     "rows": ({"n_rows": "many"}, "n_rows='many' must be an integer"),
     "separator": ({"sep": "::"}, "sep '::' must be a single character"),

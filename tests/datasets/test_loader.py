@@ -1,6 +1,8 @@
 """H5DataLoader: FuxiCTR's contract, row order, and what it refuses."""
 
+import gc
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from small_data import FEATURES, encoded_columns, store
 
 from fuxictr_tf4ctr.datasets import H5DataLoader, load_feature_map
+from fuxictr_tf4ctr.datasets.prefetch import prefetched
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 
 PARAMS = {"dataset_id": "made", "embedding_dim": 4}
@@ -76,6 +79,20 @@ def test_the_seed_alone_sets_the_order(encoded):
 def test_the_order_is_the_same_on_every_platform(encoded):
     batches = loader(encoded(10, session=np.arange(10)), shuffle=True, seed=2019)
     assert epoch(batches)["session"].tolist() == [9, 7, 8, 2, 3, 5, 0, 4, 1, 6]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_epoch_may_start_at_any_batch(encoded, shuffle):
+    path = encoded(20)
+    for first in range(5):
+        whole, rest = (loader(path, shuffle=shuffle, seed=3) for _ in range(2))
+        expected = [list(whole), list(whole)]
+        rest.first_batch = first
+        for epoch_batches, skipped in zip(expected, (first, 0), strict=True):
+            served = list(rest)
+            assert len(served) == 4 - skipped
+            for batch, other in zip(served, epoch_batches[skipped:], strict=True):
+                assert all(torch.equal(batch[name], other[name]) for name in other)
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -209,3 +226,111 @@ def test_a_fuxictr_1_data_set_is_read(tmp_path):
         "user": [299, 0],
         "clk": [1.0, 0.0],
     }
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr("fuxictr_tf4ctr.datasets.blocks.CHUNK_ROWS", 7)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize("batch_size", [1, 6, 7, 50, 200])
+def test_streamed_batches_lose_and_repeat_no_row(encoded, small_blocks, split, batch_size):
+    path = encoded(100, session=np.arange(100), price=np.arange(100.0))
+    options = {"split": split, "shuffle": True, "batch_size": batch_size, "seed": 4}
+    held, streamed = loader(path, **options), loader(path, storage="stream", **options)
+    assert (held.storage, streamed.storage) == ("memory", "stream")
+    assert len(held) == len(streamed)
+    sizes = [[len(batch["click"]) for batch in batches] for batches in (held, streamed)]
+    assert sizes[0] == sizes[1]
+    first, second = epoch(streamed), epoch(streamed)
+    for served in (first, second):
+        assert sorted(served["session"].tolist()) == list(range(100))
+        np.testing.assert_array_equal(served["session"].float(), served["price"])
+    in_order = first["session"].tolist() == list(range(100))
+    assert in_order == (split == "valid")
+    assert (first["session"].tolist() == second["session"].tolist()) == in_order
+    again = loader(path, storage="stream", **options)
+    again.epoch = 2
+    assert epoch(again)["session"].tolist() == second["session"].tolist()
+
+
+def test_the_budget_chooses_the_storage(encoded):
+    path = encoded(20)  # nine values of four bytes per row
+    assert loader(path, memory_budget=20 * 36).storage == "memory"
+    assert loader(path, memory_budget=20 * 36 - 1).storage == "stream"
+    with pytest.raises(SettingsError, match="unknown storage 'steam'; did you mean 'stream'"):
+        loader(path, storage="steam")
+
+
+def test_a_streamed_epoch_may_start_at_any_batch(encoded, small_blocks):
+    path = encoded(40)
+    whole, rest = (loader(path, storage="stream", shuffle=True, seed=3) for _ in range(2))
+    rest.first_batch = 4
+    for batch, other in zip(list(rest), list(whole)[4:], strict=True):
+        assert all(torch.equal(batch[name], other[name]) for name in other)
+    assert len(list(rest)) == 7
+
+
+@pytest.mark.parametrize("storage", ["memory", "stream"])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("rows", [36, 37, 40])
+def test_ranks_share_the_rows_in_as_many_steps(encoded, small_blocks, storage, shuffle, rows):
+    path = encoded(rows, session=np.arange(rows))
+    ranks = [
+        loader(path, storage=storage, shuffle=shuffle, seed=1, batch_size=6, rank=r, world_size=3)
+        for r in range(3)
+    ]
+    batches = [list(rank) for rank in ranks]
+    assert {len(served) for served in batches} == {len(rank) for rank in ranks}
+    assert len({len(rank) for rank in ranks}) == 1
+    served = [batch["session"] for rank in batches for batch in rank]
+    assert all(len(batch) for batch in served)
+    assert sorted(torch.cat(served).tolist()) == list(range(rows))
+    assert sum(rank.num_samples for rank in ranks) == rows
+
+
+def test_ranks_that_cannot_be_served_are_refused(encoded):
+    path = encoded(20)
+    with pytest.raises(DataError, match="20 rows are too few for 21 ranks"):
+        loader(path, world_size=21)
+    with pytest.raises(SettingsError, match="rank=3 must be below world_size=3"):
+        loader(path, rank=3, world_size=3)
+    with pytest.raises(SettingsError, match="set batch_size to 2"):
+        loader(path, batch_size=1, rank=2, world_size=3)
+
+
+def test_bad_rows_of_a_stream_are_named_by_their_place_in_the_file(encoded, small_blocks):
+    color = encoded_columns(20)["color"].copy()
+    color[16] = 5
+    batches = loader(encoded(20, color=color), storage="stream")
+    with pytest.raises(DataError, match=r"column 'color', row 16 \(counted from 0\): 5 is outside"):
+        list(batches)
+
+
+def test_large_meta_ids_keep_all_their_digits(encoded):
+    session = np.arange(20) + 2**40
+    served = epoch(loader(encoded(20, session=session)))
+    assert served["session"].tolist() == session.tolist()
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 5])
+def test_prefetching_changes_nothing_but_the_thread(ahead):
+    def items():
+        yield from range(7)
+        raise ValueError("the end")
+
+    served = []
+    with pytest.raises(ValueError, match="the end"):
+        for item in prefetched(items(), ahead):
+            served.append(item)
+    assert served == list(range(7))
+
+
+def test_a_consumer_that_stops_early_stops_the_thread(encoded):
+    before = threading.active_count()
+    for _ in range(3):
+        for _batch in loader(encoded(200), batch_size=2, storage="stream"):
+            break
+    gc.collect()
+    assert threading.active_count() == before

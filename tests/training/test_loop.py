@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fuxictr.pytorch.models import MultiTaskModel
+from sklearn.metrics import log_loss
 from tiny_model import EmbeddingMLP, build_batches, build_model
 from tqdm import tqdm
 
@@ -97,7 +98,11 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("model_class", [EmbeddingMLP, TwoLearners])
-def test_training_equals_fuxictr_loop(make_model, train_gen, valid_gen, caplog, name, model_class):
+def test_training_equals_fuxictr_loop(
+    make_model, train_gen, valid_gen, caplog, monkeypatch, name, model_class
+):
+    # With FuxiCTR's step bitwise; how our step compares with it is test_step's to say.
+    monkeypatch.setattr(loop_module, "training_step", lambda model: model.train_step)
     if model_class is TwoLearners:
         for batches in (train_gen, valid_gen):
             batches.batches = [(batch, "mask") for batch in batches]
@@ -419,6 +424,38 @@ def test_metrics_within_groups_use_the_group_column(make_model, valid_gen):
     )
     value = evaluate(model, valid_gen, ["gAUC"])["gAUC"]
     assert value == pytest.approx(sum(aucs) / sum(weights), rel=0, abs=1e-9)
+
+
+class TwoStreams(EmbeddingMLP):
+    """Scores two streams beside its prediction, as a twin does."""
+
+    def forward(self, inputs):
+        y_pred = super().forward(inputs)["y_pred"]
+        return {"y_pred": y_pred, "y_simple": 1 - y_pred, "y_complex": y_pred**2}
+
+
+def test_metrics_of_streams_are_those_of_their_scores(make_model, valid_gen):
+    model = make_model(TwoStreams, group_id="query")
+    label = torch.cat([batch["label"] for batch in valid_gen]).double().numpy()
+    scores = predict(model, valid_gen)
+    names = ["AUC_simple", "logloss", "AUC", "logloss_complex", "AUC_complex", "gAUC_simple"]
+    values = evaluate(model, valid_gen, names)
+    assert list(values) == names
+    assert values["AUC_simple"] == pytest.approx(1 - values["AUC"], abs=1e-12)
+    assert values["AUC_complex"] == pytest.approx(values["AUC"], abs=1e-12)
+    assert values["logloss_complex"] == pytest.approx(log_loss(label, scores**2), abs=1e-6)
+    gauc = evaluate(model, valid_gen, ["gAUC"])["gAUC"]
+    assert values["gAUC_simple"] == pytest.approx(1 - gauc, abs=1e-12)
+
+
+def test_metrics_of_streams_need_a_model_that_scores_them(make_model, valid_gen):
+    with pytest.raises(SettingsError, match=r"returns y_simple.*EmbeddingMLP returns y_pred"):
+        evaluate(make_model(), valid_gen, ["AUC_simple"])
+
+
+def test_a_stream_may_be_monitored(make_model, train_gen, valid_gen):
+    result = fit(make_model(TwoStreams, monitor="AUC_complex"), train_gen, valid_gen, epochs=1)
+    assert result.epochs[0]["metrics"].keys() == {"AUC_complex"}
 
 
 def test_a_model_own_metrics_apply(make_model, train_gen, valid_gen):

@@ -1,14 +1,18 @@
 """Metrics against scikit-learn, FuxiCTR's functions group by group, and brute force."""
 
+from itertools import pairwise
+
 import fuxictr.metrics as fuxictr_metrics
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError
 from fuxictr_tf4ctr.training import check_metric, evaluate_metrics, needs_group
+from fuxictr_tf4ctr.training.device_metrics import evaluate_on_device
 
 EXACT = {"rel": 0, "abs": 1e-9}
 GROUP_METRICS = {
@@ -172,9 +176,66 @@ def test_graded_relevance_and_text_groups_equal_fuxictr():
     assert value == pytest.approx(expected, **EXACT)
 
 
+def test_calibration_error_counts_bin_by_bin(columns):
+    y_true, y_pred, _ = columns
+    y_pred = y_pred**3
+    expected, bounds = 0, np.linspace(0, 1, 16)
+    for low, high in pairwise(bounds):
+        inside = (y_pred >= low) & ((y_pred < high) | (high == 1))
+        if inside.any():
+            gap = abs(y_pred[inside].mean() - y_true[inside].mean())
+            expected += inside.mean() * gap
+    value = evaluate_metrics(y_true, y_pred, ["ece"])["ece"]
+    assert value == pytest.approx(expected, **EXACT) and value > 0.1
+
+
+def test_calibration_of_right_and_of_doubled_predictions():
+    y_true = np.arange(100) % 4 == 0
+    values = evaluate_metrics(y_true, np.full(100, 0.25), ["ece", "pcoc"])
+    assert values == {"ece": pytest.approx(0, abs=1e-12), "pcoc": 1}
+    values = evaluate_metrics(y_true, np.full(100, 0.5), ["ece", "pcoc"])
+    assert values == {"ece": 0.25, "pcoc": 2}
+    # The outermost predictions are in the outermost bins.
+    assert evaluate_metrics([1, 0], [0.0, 1.0], ["ece"])["ece"] == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows)
+def test_metrics_on_the_device_equal_those_on_the_host(rows):
+    y_true, score, group_id = map(np.array, zip(*rows, strict=True))
+    y_pred = (score / 4).astype(np.float32)
+    names = ["AUC", "logloss", "gAUC"]
+    try:
+        expected = evaluate_metrics(y_true, y_pred, names, group_id)
+    except DataError:
+        expected = None
+    tensors = map(torch.from_numpy, (y_true.astype(np.float32), y_pred, group_id))
+    label, scores, groups = tensors
+    values = evaluate_on_device(label, scores, names, groups)
+    assert values == (pytest.approx(expected, **EXACT) if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "names"),
+    [
+        ([0.0, 1.0], [0.2, float("nan")], ["AUC"]),
+        ([0.0, 2.0], [0.2, 0.3], ["AUC"]),
+        ([0.0, 1.0], [-0.5, 0.3], ["logloss"]),
+        ([1.0, 1.0], [0.2, 0.3], ["AUC"]),
+        ([0.0, 1.0], [0.2, 0.3], ["AUC", "ece"]),
+        ([0.0, 1.0], [0.2, 0.3], ["gAUC"]),
+        ([], [], ["AUC"]),
+    ],
+)
+def test_what_the_device_cannot_tell_is_left_to_the_host(y_true, y_pred, names):
+    assert evaluate_on_device(torch.tensor(y_true), torch.tensor(y_pred), names) is None
+
+
 @pytest.mark.parametrize(
     ("y_true", "y_pred", "names", "group_id", "error", "words"),
     [
+        ([0, 0], [0.2, 0.3], ["pcoc"], None, DataError, "all 2 labels are 0"),
+        ([0, 1], [0.2, 1.3], ["ece"], None, DataError, "ece needs probabilities"),
         ([1, 1], [0.2, 0.3], ["AUC"], None, DataError, "all 2 labels are 1"),
         ([0, 0, 0], [0.2, 0.3, 0.4], ["AUC"], None, DataError, "all 3 labels are 0"),
         ([0, 1], [0.2, 0.3], ["gAUC"], [1, 2], DataError, "2 groups"),
@@ -198,7 +259,14 @@ def test_bad_input_is_named(y_true, y_pred, names, group_id, error, words):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("auc", "did you mean AUC"), ("log_loss", "did you mean logloss"), ("NDCG@0", "NDCG")]
+    [
+        ("auc", "did you mean AUC"),
+        ("AUC_easy", "AUC_simple"),
+        ("auk_complex", "AUC_complex"),
+        ("_simple", "unknown"),
+        ("log_loss", "did you mean logloss"),
+        ("NDCG@0", "NDCG"),
+    ]
     + [(name, "Known metrics") for name in ("", "NDCG(k=)", "NDCG(5", "zzz", "print(1)")],
 )
 def test_unknown_names_list_the_nearest(name, hint):
@@ -212,6 +280,12 @@ def test_group_metrics_need_a_group(name):
     assert needs_group(name)
 
 
-@pytest.mark.parametrize("name", ["AUC", "logloss", "binary_crossentropy"])
+@pytest.mark.parametrize(
+    "name", ["AUC", "logloss", "binary_crossentropy", "ece", "pcoc", "AUC_simple", "ece_complex"]
+)
 def test_plain_metrics_need_no_group(name):
     assert not needs_group(name)
+
+
+def test_a_metric_of_a_stream_needs_what_the_metric_needs():
+    assert needs_group("gAUC_simple") and needs_group("NDCG@3_complex")

@@ -1,0 +1,220 @@
+"""Training and evaluation speed beside FuxiCTR's loop and loader.
+
+Both sides train the same model on the same rows with the same batch size in one process, in
+alternating order; the medians go to ``benchmarks/results/training_speed_<cores>.json``. Frappe_x1
+is taken from ``$FUXICTR_DATA``, the Criteo-shaped data are drawn here.
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import model_zoo
+from fuxictr_tf4ctr.datasets import H5DataLoader, encode_dataset, load_feature_map
+from fuxictr_tf4ctr.datasets.h5 import H5Writer, read_columns
+from fuxictr_tf4ctr.records import machine, versions
+from fuxictr_tf4ctr.settings import load_settings
+from fuxictr_tf4ctr.training import evaluate, fit
+
+RESULTS = Path(__file__).resolve().parent / "results"
+MONITOR = {"AUC": 1, "logloss": -1, "gAUC": 1}
+# 39 fields whose tokens add up to those of Criteo_x4 at min_categr_count 10, about 0.9 million.
+CRITEO_VOCABULARY = [int(n) for n in np.geomspace(8, 230_000, 39)]
+
+Timed = Callable[[], float]
+
+
+def main() -> None:
+    """Run the benchmarks named on the command line, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    logging.disable(logging.WARNING)
+    file = RESULTS / f"training_speed_{os.cpu_count()}.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.names or BENCHMARKS:
+            measured = BENCHMARKS[name](Path(folder) / name, arguments.repeats)
+            results[name] = measured
+            print(name, json.dumps(measured), flush=True)
+    results |= {"machine": machine(), "versions": versions()}
+    RESULTS.mkdir(exist_ok=True)
+    file.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def frappe(folder: Path, repeats: int) -> dict:
+    """One epoch and its evaluation on Frappe_x1, TF4CTR with SER and WSF, batch 10,000."""
+    settings = load_settings(
+        "TF4CTR_frappe", overrides={"data_root": str(folder), "batch_size": 10_000}
+    )
+    dataset = encode_dataset(settings.params)
+    feature_map = load_feature_map(dataset, settings.params)
+    data = {split: getattr(dataset, split) for split in ("train", "valid")}
+    params = {**settings.params, "monitor": MONITOR, "model_root": str(folder), "verbose": 0}
+    sides = _sides(feature_map, params, data, folder, 10_000)
+    return _compared(*sides, repeats) | {"unit": "seconds an epoch with its evaluation"}
+
+
+def criteo(folder: Path, repeats: int) -> dict:
+    """Training steps of TF4CTR on rows of Criteo's shape, batch 4,096."""
+    rows, batch_size = 8 * 4096, 4096
+    feature_map, path = _made(folder, rows, CRITEO_VOCABULARY)
+    params = {
+        "embedding_dim": 16, "simple_hidden_units": [400] * 2, "complex_hidden_units": [400] * 3,
+        "embedding_regularizer": 1e-5, "learning_rate": 1e-3, "model_root": str(folder),
+    }  # fmt: skip
+    sides = _sides(feature_map, params, {"train": path, "valid": None}, folder, batch_size)
+    result = _compared(*sides, repeats)
+    result |= {side: [rows / seconds for seconds in result[side]] for side in ("fuxictr", "ours")}
+    return result | {"unit": "training rows a second"}
+
+
+def evaluation(folder: Path, repeats: int) -> dict:
+    """AUC, logloss and gAUC of 400,000 rows in 16,000 groups, a small model's scores included."""
+    feature_map, path = _made(folder, 400_000, [16_000, 50, 50], group="f0")
+    params = {
+        "embedding_dim": 4, "simple_hidden_units": [8], "complex_hidden_units": [8],
+        "model_root": str(folder), "metrics": list(MONITOR),
+    }  # fmt: skip
+    model = _model(feature_map, params)
+    ours = H5DataLoader(feature_map, path, split="test", batch_size=10_000)
+    theirs = _their_loader(feature_map, path, 10_000, shuffle=False)
+    theirs_seconds = lambda: _seconds(lambda: model.evaluate(theirs))  # noqa: E731
+    ours_seconds = lambda: _seconds(lambda: evaluate(model, ours, progress=False))  # noqa: E731
+    return _compared(theirs_seconds, ours_seconds, repeats) | {"unit": "seconds"}
+
+
+def startup(folder: Path, repeats: int) -> dict:
+    """Seconds from ``fuxictr run`` on encoded data to the end of the first step."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "fuxictr_tf4ctr", "run", "--expid", "TF4CTR_DCNv2_demo",
+               "--set", "epochs=1", "--set", "eval_steps=1"]  # fmt: skip
+    subprocess.run(command[:-2], cwd=folder, check=True,
+                   stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
+
+    def first_step() -> float:
+        start = time.perf_counter()
+        with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stderr:
+                if "Train loss" in line:  # logged before the evaluation after the first step
+                    process.kill()
+                    return time.perf_counter() - start
+        raise RuntimeError("the run ended before its first step")
+
+    seconds = [first_step() for _ in range(repeats)]
+    return {"ours": seconds, "median": statistics.median(seconds), "unit": "seconds"}
+
+
+BENCHMARKS = {"startup": startup, "evaluation": evaluation, "criteo": criteo, "frappe": frappe}
+
+
+def _sides(feature_map, params, data, folder: Path, batch_size: int) -> tuple[Timed, Timed]:
+    """Return FuxiCTR's and our epoch, each with a model and loaders of its own."""
+
+    def their_loader(split: str):
+        return data[split] and _their_loader(
+            feature_map, data[split], batch_size, shuffle=split == "train"
+        )
+
+    def our_loader(split: str):
+        return data[split] and H5DataLoader(
+            feature_map, data[split], split=split, batch_size=batch_size, shuffle=True
+        )
+
+    train_theirs, valid_theirs = map(their_loader, ("train", "valid"))
+    train_ours, valid_ours = map(our_loader, ("train", "valid"))
+
+    def theirs() -> float:
+        model = _model(feature_map, params)
+        if valid_theirs is not None:
+            return _seconds(lambda: model.fit(train_theirs, 1, valid_theirs))
+        model._max_gradient_norm, model._total_steps, model._stop_training = 10.0, 0, False
+        model._eval_steps = len(train_theirs) + 1
+        return _seconds(lambda: model.train_epoch(train_theirs))
+
+    def ours() -> float:
+        model = _model(feature_map, params)
+        start = time.perf_counter()
+        result = fit(model, train_ours, valid_ours, epochs=1, progress=False)
+        return result.train_seconds if valid_ours is None else time.perf_counter() - start
+
+    return theirs, ours
+
+
+def _model(feature_map, params):
+    torch.manual_seed(1)
+    model = model_zoo.TF4CTR(feature_map, **{"verbose": 0, **params})
+    Path(model.checkpoint).parent.mkdir(parents=True, exist_ok=True)
+    return model
+
+
+def _made(folder: Path, rows: int, vocabulary: list[int], group: str | None = None):
+    """Draw a data set of categorical fields and write it as h5."""
+    rng = np.random.default_rng(1)
+    folder.mkdir()
+    names = [f"f{number}" for number in range(len(vocabulary))]
+    columns = {
+        # Tokens as uneven as clicks are: most rows share few of them.
+        name: (1 + (size - 1) * rng.random(rows) ** 3).astype(np.int32)
+        for name, size in zip(names, vocabulary, strict=True)
+    }
+    columns["label"] = (rng.random(rows) < 0.25).astype(np.float32)
+    with H5Writer(folder / "train.h5") as writer:
+        writer.append(columns)
+    specs = [
+        {name: {"source": "", "type": "categorical", "padding_idx": 0, "vocab_size": size}}
+        for name, size in zip(names, vocabulary, strict=True)
+    ]
+    content = {
+        "dataset_id": folder.name, "num_fields": len(names), "total_features": sum(vocabulary),
+        "input_length": len(names), "labels": ["label"], "features": specs,
+    }  # fmt: skip
+    (folder / "feature_map.json").write_text(json.dumps(content))
+    params = {"dataset_id": folder.name, "embedding_dim": 16, "group_id": group}
+    return load_feature_map(folder, params), str(folder / "train.h5")
+
+
+def _their_loader(feature_map, path, batch_size: int, shuffle: bool):
+    from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
+
+    names = [*feature_map.features, *feature_map.labels]
+    npz = Path(path).with_suffix(".npz")
+    if not npz.exists():
+        np.savez(npz, **read_columns(path, names))
+    return NpzDataLoader(feature_map, str(npz), batch_size, shuffle, num_workers=1)
+
+
+def _compared(theirs: Timed, ours: Timed, repeats: int) -> dict:
+    """Time both sides in turn, a round of each thrown away."""
+    theirs(), ours()
+    times = {"fuxictr": [], "ours": []}
+    for number in range(repeats):
+        order = [("fuxictr", theirs), ("ours", ours)]
+        for side, run in order if number % 2 else reversed(order):
+            times[side].append(run())
+    ratio = statistics.median(times["fuxictr"]) / statistics.median(times["ours"])
+    return {**times, "times_as_fast": ratio, "load": os.getloadavg()[0]}
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Csv files read in blocks of whole rows: bounded memory, and errors that name their line.
+
+Polars maps a whole csv file into memory and fills the fields a line lacks with nulls. Here a file,
+gzipped or not, passes through a buffer of fixed size, and each line has the header's fields.
+"""
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import polars as pl
+
+from fuxictr_tf4ctr.errors import DataError
+
+_BLOCK_BYTES = 16 << 20
+# Polars infers the types of undeclared columns from this many rows, in FuxiCTR too.
+_INFER_BYTES = 1 << 20
+_QUOTE, _NEWLINE = ord('"'), ord("\n")
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    """One csv file with a header line, plain or gzipped.
+
+    Attributes:
+        path: The file; a name that ends in .gz is decompressed.
+        separator: A single character.
+        declared: Column -> its type; polars infers the types of the others.
+    """
+
+    path: Path
+    separator: str
+    declared: dict[str, pl.DataType]
+
+    @cached_property
+    def schema(self) -> pl.Schema:
+        """Column -> type, in the order of the file.
+
+        Raises:
+            DataError: There is no header line, or it cannot be read.
+        """
+        header, rows = next(self._blocks(_INFER_BYTES), (b"", b""))
+        if not header.strip():
+            raise DataError(f"{self.path}: the file is empty, it has no header line")
+        known = {name: self.declared[name] for name in self._names(header) if name in self.declared}
+        try:
+            return pl.scan_csv(
+                header + rows, separator=self.separator, schema_overrides=known
+            ).collect_schema()
+        except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+            raise DataError(f"{self.path}: line 1: no header can be read ({error})") from error
+
+    def frames(
+        self, columns: Sequence[str] | None = None, limit: int | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Read the rows, one frame per block.
+
+        Args:
+            columns: The columns to parse, None for all.
+            limit: How many rows to read at most.
+
+        Raises:
+            DataError: A line has too few or too many fields, a field is not of its column's type,
+                or the text is not UTF-8; the message names the line.
+        """
+        names = list(self.schema)
+        chosen = [name for name in names if columns is None or name in columns]
+        line, left = 2, limit
+        for _, rows in self._blocks(_BLOCK_BYTES):
+            if left == 0:
+                return
+            if rows:
+                frame = self._parse(rows, line, chosen)
+                if left is not None:
+                    frame = frame.head(left)
+                    left -= frame.height
+                line += rows.count(b"\n")
+                yield frame
+
+    def _names(self, header: bytes) -> list[str]:
+        return pl.read_csv(header, separator=self.separator, n_rows=0).columns
+
+    def _parse(self, rows: bytes, first_line: int, columns: list[str]) -> pl.DataFrame:
+        names = list(self.schema)
+        if not _has_fields(rows, self.separator, len(names)):
+            _explain(self, rows, first_line, columns)
+        try:
+            return pl.read_csv(
+                rows,
+                has_header=False,
+                separator=self.separator,
+                schema=self.schema,
+                columns=[names.index(name) for name in columns],
+            )
+        except pl.exceptions.PolarsError as error:
+            _explain(self, rows, first_line, columns)
+            # What follows the first paragraph is advice on polars' own options.
+            reason = str(error).split("\n\n")[0]
+            raise DataError(f"{self.path}: after line {first_line - 1}: {reason}") from error
+
+    def _blocks(self, size: int) -> Iterator[tuple[bytes, bytes]]:
+        """Cut the file between rows; the first block has the header line beside it."""
+        try:
+            with self._open() as file:
+                header, rest = _cut_header(file)
+                while data := file.read(size):
+                    data = rest + data
+                    end = _end_of_rows(data)
+                    if end == 0 and len(data) > max(4 * size, _BLOCK_BYTES):
+                        raise DataError(f"{self.path}: a quote is opened and never closed")
+                    yield header, data[:end]
+                    header, rest = b"", data[end:]
+                yield header, rest
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{self.path}: is no whole gzip file ({error})") from error
+
+    def _open(self) -> IO[bytes]:
+        return gzip.open(self.path) if self.path.suffix == ".gz" else open(self.path, "rb")
+
+
+def _cut_header(file: IO[bytes]) -> tuple[bytes, bytes]:
+    header = file.readline()
+    while header.count(b'"') % 2 and (more := file.readline()):
+        header += more
+    return header.removeprefix(b"\xef\xbb\xbf"), b""
+
+
+def _inside_quotes(data: bytes) -> np.ndarray:
+    """Say of each byte whether an odd number of quotes lies before it or is it."""
+    # Counting modulo 256 keeps what is odd, in a byte instead of eight.
+    quotes = np.frombuffer(data, np.uint8) == _QUOTE
+    return (np.cumsum(quotes, dtype=np.uint8) & 1).astype(bool)
+
+
+def _end_of_rows(data: bytes) -> int:
+    if b'"' not in data:
+        return data.rfind(b"\n") + 1
+    ends = (np.frombuffer(data, np.uint8) == _NEWLINE) & ~_inside_quotes(data)
+    found = np.flatnonzero(ends)
+    return int(found[-1]) + 1 if len(found) else 0
+
+
+def _has_fields(rows: bytes, separator: str, count: int) -> bool:
+    """Say whether the rows have ``count`` fields on average: quick, and wrong for no broken file.
+
+    A row too long and one too short could balance; polars itself refuses the one too long.
+    """
+    if b'"' in rows:
+        data, outside = np.frombuffer(rows, np.uint8), ~_inside_quotes(rows)
+        separators = int(((data == ord(separator)) & outside).sum())
+        lines = int(((data == _NEWLINE) & outside).sum())
+    else:
+        separators, lines = rows.count(separator.encode()), rows.count(b"\n")
+    lines += not rows.endswith(b"\n")
+    return separators == lines * (count - 1)
+
+
+def _explain(file: CsvFile, rows: bytes, first_line: int, columns: Sequence[str]) -> None:
+    """Raise for the first line that is not as the header and the columns' types say, if any."""
+    try:
+        text = rows.decode()
+    except UnicodeDecodeError as error:
+        line = first_line + rows.count(b"\n", 0, error.start)
+        raise DataError(
+            f"{file.path}: line {line}: byte 0x{rows[error.start]:02x} is not UTF-8; convert the "
+            "file to UTF-8"
+        ) from error
+    width = len(file.schema)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=file.separator)
+    lines = []
+    for fields in reader:
+        lines.append(first_line + reader.line_num - 1)
+        # A single column may be empty, which leaves an empty line.
+        if len(fields) != width and (fields or width > 1):
+            raise DataError(
+                f"{file.path}: line {lines[-1]} has {len(fields)} fields, the header {width}"
+            )
+    texts = pl.read_csv(
+        rows,
+        has_header=False,
+        separator=file.separator,
+        schema=dict.fromkeys(file.schema, pl.String),
+    )
+    for name in columns:
+        dtype = file.schema[name]
+        if not dtype.is_numeric():
+            continue
+        bad = texts[name].is_not_null() & texts[name].cast(dtype, strict=False).is_null()
+        if bad.any():
+            row = bad.arg_max()
+            raise DataError(
+                f"{file.path}: line {lines[row]}, column {name!r}: {texts[name][row]!r} is no "
+                f"{dtype}; mend the file, or the column's dtype"
+            )

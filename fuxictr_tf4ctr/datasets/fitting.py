@@ -1,0 +1,227 @@
+"""Vocabularies and normalizers: counted here in one pass, built by FuxiCTR's own processor.
+
+FuxiCTR's rules of order, padding, sharing and pretrained vocabularies are its processor's to apply;
+it is handed counts instead of rows. What it declares and leaves out, buckets, is added.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from fuxictr.preprocess import FeatureProcessor
+from fuxictr.preprocess.tokenizer import Tokenizer
+
+from fuxictr_tf4ctr.datasets.counting import Moments, TokenCounts, quantiles
+
+QUANTILE_BUCKET, HASH_BUCKET = "quantile_bucket", "hash_bucket"
+_SPLIT_SEED = 2023
+# What FuxiCTR calls for each batch or column, and this package does in its place.
+_REPLACED = ("fit", "transform", "_collect_statistics", "fit_categorical_col", "fit_sequence_col")
+
+
+def replaced_methods(processor_class: type[FeatureProcessor]) -> list[str]:
+    """List the methods a processor class overrides although they would not be called as meant."""
+    return [
+        name
+        for name in _REPLACED
+        if getattr(processor_class, name) is not getattr(FeatureProcessor, name)
+    ]
+
+
+def counting_processor(
+    processor_class: type[FeatureProcessor], **arguments: Any
+) -> FeatureProcessor:
+    """Make a processor of a class that fits from the counts in its ``statistics``.
+
+    Args:
+        processor_class: FuxiCTR's FeatureProcessor or a subclass.
+        **arguments: Arguments of its constructor.
+    """
+    return type(processor_class.__name__, (_FitsFromCounts, processor_class), {})(**arguments)
+
+
+class _FitsFromCounts:
+    """Mixed in before a FeatureProcessor: takes counts instead of rows, and fits buckets."""
+
+    statistics: Mapping[str, Any]
+
+    def _collect_statistics(self, train_ddf: Any, meta_ddf: Any = None) -> Mapping[str, Any]:
+        return self.statistics
+
+    def save_pickle(self, pickle_file: str) -> None:
+        """Write nothing: FuxiCTR pickles the whole processor, and pickles run code when loaded."""
+
+    def fit_categorical_col(
+        self,
+        col: dict[str, Any],
+        col_series: Any = None,
+        min_categr_count: int = 1,
+        num_buckets: int = 10,
+    ) -> None:
+        kind, name = col.get("category_processor"), col["name"]
+        if kind is None:
+            super().fit_categorical_col(col, col_series, min_categr_count, num_buckets)
+            return
+        buckets = col.get("num_buckets", num_buckets)
+        spec = {"source": col.get("source", ""), "type": col["type"]}
+        kept = ("feature_encoder", "embedding_dim", "emb_output_dim")
+        spec |= {key: col[key] for key in kept if key in col}
+        spec |= {"category_processor": kind, "vocab_size": buckets}
+        if kind == QUANTILE_BUCKET:
+            shares = np.arange(1, buckets) / buckets
+            # In the feature map, so that they are on record: decoding needs them.
+            spec["boundaries"] = quantiles(self.statistics[name]["counts"], shares).tolist()
+        # FuxiCTR deletes the one and saves the other without looking whether they are there.
+        self.feature_map.features[name] = spec | {"oov_idx": None}
+        self.processor_dict[f"{name}::tokenizer"] = Tokenizer()
+
+
+class ColumnStatistics:
+    """What FuxiCTR's processor fits from, gathered batch by batch.
+
+    Args:
+        columns: The feature columns of the dataset config, complete.
+        min_categr_count: How often a token must occur where the column does not say.
+        folder: Where counts may go that outgrow the memory.
+    """
+
+    def __init__(
+        self, columns: Iterable[Mapping[str, Any]], min_categr_count: int, folder: Path
+    ) -> None:
+        active = [column for column in columns if column["active"] is not False]
+        self._least = {
+            column["name"]: column.get("min_categr_count", min_categr_count) for column in active
+        }
+        self._meta = _names(active, "meta")
+        self._categories = [
+            column["name"]
+            for column in active
+            if column["type"] == "categorical" and column.get("category_processor") != HASH_BUCKET
+        ]
+        self._buckets = {
+            column["name"]
+            for column in active
+            if column.get("category_processor") == QUANTILE_BUCKET
+        }
+        self._splitters = {
+            column["name"]: column.get("splitter", "^")
+            for column in active
+            if column["type"] == "sequence"
+        }
+        self._lengths = dict.fromkeys(self._splitters, 0)
+        self._numbers = {
+            column["name"]: Moments()
+            for column in active
+            if column["type"] == "numeric" and "normalizer" in column
+        }
+        counted = [*self._meta, *self._categories, *self._splitters]
+        self._counts = TokenCounts(counted, folder)
+        self.rows = 0
+
+    @property
+    def meta_columns(self) -> list[str]:
+        """The columns whose vocabulary covers all splits."""
+        return self._meta
+
+    def add_train(self, batch: pl.DataFrame) -> None:
+        """Add training rows."""
+        tokens = {name: batch[name] for name in (*self._meta, *self._categories)}
+        for name, splitter in self._splitters.items():
+            lists = batch[name].str.split(splitter)
+            self._lengths[name] = max(self._lengths[name], lists.list.len().max() or 0)
+            tokens[name] = lists.explode(empty_as_null=False)
+        self._counts.add(tokens)
+        for name, moments in self._numbers.items():
+            moments.add(batch[name])
+        self.rows += batch.height
+
+    def add_other(self, batch: pl.DataFrame) -> None:
+        """Add rows of another split, of which the meta columns count."""
+        self._counts.add({name: batch[name] for name in self._meta})
+
+    def as_fuxictr(self) -> dict[str, dict[str, Any]]:
+        """Return the statistics in the form FuxiCTR's ``_collect_statistics`` gives them.
+
+        Tokens too rare for an id are left out: FuxiCTR drops them after sorting them.
+        """
+        stats: dict[str, dict[str, Any]] = {}
+        for name in self._meta:
+            stats[name] = {"value_counts": self._value_counts(name, 1)}
+        for name in self._categories:
+            if name in self._buckets:
+                stats[name] = {"counts": self._counts.frequent(name)}
+            else:
+                stats[name] = {"value_counts": self._value_counts(name, self._least[name])}
+        for name in self._splitters:
+            counts = self._value_counts(name, self._least[name])
+            stats[name] = {"value_counts": counts, "max_len": self._lengths[name]}
+        return stats | {name: moments.as_fuxictr() for name, moments in self._numbers.items()}
+
+    def _value_counts(self, name: str, least: int) -> dict[Any, int]:
+        found = self._counts.frequent(name, least)
+        return dict(zip(found["token"].to_list(), found["count"].to_list(), strict=True))
+
+
+def empty_frame(columns: Iterable[Mapping[str, Any]]) -> pl.LazyFrame:
+    """Return a frame without rows: FuxiCTR collects the raw values of buckets from one."""
+    return pl.LazyFrame(schema={column["name"]: pl.Float64 for column in columns})
+
+
+def split_rows(
+    frame: pl.LazyFrame, rows: int, sizes: Mapping[str, float], split_type: str
+) -> dict[str, pl.LazyFrame]:
+    """Split validation and test rows off the training rows.
+
+    As in FuxiCTR, a size below 1 is a share of all rows, rounded down; "sequential" takes the
+    last rows for test and those before them for validation. "random" draws without replacement,
+    the same rows for every experiment, whatever its seed; they keep the order of the file.
+
+    Args:
+        frame: All rows.
+        rows: Their number.
+        sizes: "valid" and "test" -> rows, or share of the rows.
+        split_type: "sequential" or "random".
+
+    Returns:
+        Split -> its rows; "train" first, the others where their size is not 0.
+
+    Raises:
+        ValueError: No row would be left for training, or a split would get none.
+    """
+    counts = {
+        split: int(rows * sizes[split]) if sizes[split] < 1 else int(sizes[split])
+        for split in ("valid", "test")
+        if sizes.get(split)
+    }
+    left = rows - sum(counts.values())
+    if left < 1 or not all(counts.values()):
+        raise ValueError(f"of {rows} rows, {left} would be left for train, {counts} split off")
+    stops = np.cumsum([left, *counts.values()])
+    names = ["train", *counts]
+    if split_type == "sequential":
+        starts = [0, *stops]
+        return {
+            name: frame.slice(start, stop - start)
+            for name, start, stop in zip(names, starts, stops, strict=False)
+        }
+    order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(rows)
+    chosen = np.empty(rows, np.uint8)
+    for number, part in enumerate(np.split(order, stops[:-1])):
+        chosen[part] = number
+    return {name: _rows_of(frame, chosen == number) for number, name in enumerate(names)}
+
+
+def _rows_of(frame: pl.LazyFrame, mask: np.ndarray) -> pl.LazyFrame:
+    row = "__row__"
+    keep = pl.col(row).map_batches(
+        lambda rows: pl.Series(mask[rows.to_numpy()]), pl.Boolean, is_elementwise=True
+    )
+    return frame.with_row_index(row).filter(keep).drop(row)
+
+
+def _names(columns: Iterable[Mapping[str, Any]], kind: str) -> list[str]:
+    return [
+        column["name"] for column in columns if column["type"] == kind and column.get("remap", True)
+    ]

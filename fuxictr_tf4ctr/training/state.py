@@ -1,0 +1,180 @@
+"""The full state of a training run on disk, so that a killed run goes on as if nothing had been.
+
+A state is made of tensors and plain Python containers: ``torch.load(weights_only=True)`` reads it.
+Its file appears whole or not at all, and the one before it stays until the next is written.
+"""
+
+import logging
+import os
+import random
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fuxictr.pytorch.models import BaseModel
+
+from fuxictr_tf4ctr.errors import DataError
+from fuxictr_tf4ctr.training.checkpoint import write_whole
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+# Where FuxiCTR keeps what its loop knows, beside weights and optimizer.
+_LOOP_ATTRIBUTES = (
+    "_best_metric",
+    "_stopping_steps",
+    "_stop_training",
+    "_total_steps",
+    "_batch_index",
+    "_epoch_index",
+)
+
+
+class Checkpoints:
+    """The last two full states of a run, and when the next one is due.
+
+    Args:
+        folder: Folder of the states, of this run alone; it is created if missing.
+        minutes: Save after so many minutes since the last state. None: never for the time.
+        steps: Save every so many training steps. None: never for the steps.
+    """
+
+    kept = 2
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        minutes: float | None = None,
+        steps: int | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.minutes = minutes
+        self.steps = steps
+        self._saved_at = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether the state after training step ``step`` (from 1) should be saved."""
+        if self.steps is not None and step % self.steps == 0:
+            return True
+        if self.minutes is None:
+            return False
+        return time.monotonic() - self._saved_at >= 60 * self.minutes
+
+    def save(self, state: dict[str, Any], step: int) -> None:
+        """Write the state after training step ``step``, then let go of the oldest.
+
+        Args:
+            state: Tensors and plain Python containers.
+            step: Training steps done.
+        """
+        write_whole({"format": FORMAT, **state}, self.folder / f"step-{step:012d}.state")
+        for old in self._files()[: -self.kept]:
+            old.unlink()
+        self._saved_at = time.monotonic()
+
+    def latest(self) -> dict[str, Any] | None:
+        """Read the newest state that is whole, None where there is none.
+
+        A corrupt one is reported and removed: the next states count as newer than all there are.
+        """
+        for partial in self.folder.glob("*.tmp"):  # left by a process killed while it wrote
+            partial.unlink()
+        for path in reversed(self._files()):
+            try:
+                return _read(path)
+            except Exception as error:  # what a damaged file raises depends on where it is damaged
+                logger.warning(
+                    "checkpoint %s is corrupt (%s): go on from the one before it, if any",
+                    path,
+                    error,
+                )
+                path.unlink()
+        return None
+
+    def remove(self) -> None:
+        """Remove all states: the run is done."""
+        for path in self._files():
+            path.unlink()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.state"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    # torch does not compare checksums when it reads: a flipped bit would become a wrong weight.
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"wrong checksum of {damaged}")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["format"] != FORMAT:
+        raise ValueError(f"of format {state['format']}, not {FORMAT}")
+    return state
+
+
+def model_state(model: BaseModel) -> dict[str, Any]:
+    """Return weights, optimizers, gradients and the loop's state of a FuxiCTR model."""
+    return {
+        "weights": model.state_dict(),
+        "optimizers": {name: each.state_dict() for name, each in _optimizers(model).items()},
+        # A model may add up the gradients of several batches before it makes a step.
+        "gradients": {
+            name: weights.grad
+            for name, weights in model.named_parameters()
+            if weights.grad is not None and type(model).train_step is not BaseModel.train_step
+        },
+        "loop": {name: getattr(model, name) for name in _LOOP_ATTRIBUTES},
+    }
+
+
+def restore_model(model: BaseModel, state: dict[str, Any]) -> None:
+    """Give a model the state that :func:`model_state` returned.
+
+    Raises:
+        DataError: The state is one of another model.
+    """
+    try:
+        model.load_state_dict(state["weights"])
+        for name, optimizer in _optimizers(model).items():
+            optimizer.load_state_dict(state["optimizers"][name])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise DataError(
+            f"the checkpoint does not belong to this model, start a new run: {error}"
+        ) from error
+    for name, weights in model.named_parameters():
+        gradient = state["gradients"].get(name)
+        weights.grad = None if gradient is None else gradient.to(weights.device)
+    for name in _LOOP_ATTRIBUTES:
+        setattr(model, name, state["loop"][name])
+
+
+def _optimizers(model: BaseModel) -> dict[str, torch.optim.Optimizer]:
+    found = vars(model).items()
+    return {name: each for name, each in found if isinstance(each, torch.optim.Optimizer)}
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """Return the state of all random number generators a step may draw from."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    on_gpu = device.type == "cuda"
+    return {
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if on_gpu else None,
+    }
+
+
+def restore_rng(state: dict[str, Any], device: torch.device) -> None:
+    """Set the random number generators to what :func:`rng_state` returned."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
