@@ -174,6 +174,36 @@ def list_datasets(config_dir: str | os.PathLike[str] | None = None) -> list[tupl
     return list(found.items())
 
 
+def load_dataset_params(
+    dataset_id: str,
+    config_dir: str | os.PathLike[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Read and check the settings of one data set, for work on the data alone.
+
+    Args:
+        dataset_id: Name of the data set.
+        config_dir: Folder of the YAML files; None for ``./config`` and the package's own.
+        overrides: Parameters that replace those of the files.
+
+    Raises:
+        SettingsError: There is no such data set, or its settings are not valid.
+    """
+    known: set[str] = set()
+    for folder in _config_dirs(config_dir):
+        sections = read_sections(folder, "dataset_config")
+        known |= sections.keys()
+        if dataset_id in sections:
+            params = sections[dataset_id] | dict(overrides or {}) | {"dataset_id": dataset_id}
+            defaults = {key: KEYS[key].default for key in ("data_root", "sep", "num_buckets")}
+            params, absent = _with_paths(defaults | params, folder)
+            problems = _column_problems(params) + absent
+            if problems:
+                raise SettingsError("\n".join(problems))
+            return params
+    raise SettingsError(unknown("dataset_id", dataset_id, known))
+
+
 def read_sections(folder: Path, kind: str) -> Sections:
     """Read ``<kind>.yaml``, or all of ``<kind>/*.yaml``, into one dict of sections.
 

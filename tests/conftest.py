@@ -5,8 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import SHARED
+from hypothesis import settings
 
 import fuxictr_tf4ctr  # noqa: F401  before fuxictr: keeps Ray out of tests that do not need it
+
+# No test judges by time: the machine may be busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

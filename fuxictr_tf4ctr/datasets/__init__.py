@@ -1,5 +1,7 @@
 """From raw csv or parquet files to batches: encode once, train from HDF5."""
 
+from fuxictr_tf4ctr.datasets.decode import decode_rows
+from fuxictr_tf4ctr.datasets.describe import describe_dataset
 from fuxictr_tf4ctr.datasets.encode import EncodedDataset, encode_dataset
 from fuxictr_tf4ctr.datasets.feature_map import load_feature_map
 from fuxictr_tf4ctr.datasets.feature_specs import check_dtype, check_feature_encoder
@@ -12,6 +14,8 @@ __all__ = [
     "H5Writer",
     "check_dtype",
     "check_feature_encoder",
+    "decode_rows",
+    "describe_dataset",
     "encode_dataset",
     "load_feature_map",
     "read_columns",

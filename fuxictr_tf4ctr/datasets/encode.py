@@ -341,7 +341,7 @@ def _agree(dtype: str, found: pl.DataType) -> bool:
 
 
 def _warn_of_missing_labels(path: str, files: RawFiles | None) -> None:
-    for name, count in (files.missing() if files is not None else {}).items():
+    for name, count in (files.missing if files is not None else {}).items():
         if count:
             LOG.warning("%s: FuxiCTR fills %d missing %r", path, count, name)
 
@@ -361,9 +361,10 @@ def _split_off(
 
 def _stream(path: str, files: RawFiles | None, frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     with _polars_errors(path, files):
-        yield from frame.collect_batches(
+        batches = frame.collect_batches(
             chunk_size=_CHUNK_ROWS, maintain_order=True, engine="streaming"
         )
+        yield from batches if files is None else files.paced(batches)
 
 
 @contextmanager

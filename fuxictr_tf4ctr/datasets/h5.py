@@ -22,6 +22,7 @@ from fuxictr_tf4ctr.names import nearest
 COMPRESSIONS = ("gzip", "lzf")
 # Rows of a scalar column that lie together in the file, and are read together.
 CHUNK_ROWS = 1 << 16
+_LEAST_CHUNK_ROWS = 1 << 10
 _MATRIX = "data"
 
 
@@ -41,6 +42,8 @@ class H5Writer:
 
     def __enter__(self) -> "H5Writer":
         self._file = h5py.File(self._partial, "w")
+        # Held open: HDF5 swallows the errors of a column closed behind its back.
+        self._columns: dict[str, h5py.Dataset] = {}
         return self
 
     def append(self, columns: Mapping[str, np.ndarray]) -> None:
@@ -55,28 +58,28 @@ class H5Writer:
         lengths = {len(values) for values in columns.values()}
         if len(lengths) != 1:
             raise ValueError(f"the columns of a chunk differ in length: {sorted(lengths)}")
-        if self.rows == 0:
-            for name, values in columns.items():
-                self._create(name, values)
-        if set(columns) != set(self._file):
-            raise ValueError(f"columns {sorted(columns)}, before {sorted(self._file)}")
+        if not self._columns:
+            self._columns = {name: self._create(name, values) for name, values in columns.items()}
+        if set(columns) != set(self._columns):
+            raise ValueError(f"columns {sorted(columns)}, before {sorted(self._columns)}")
         start, self.rows = self.rows, self.rows + lengths.pop()
         with _write_errors():
             for name, values in columns.items():
-                column = self._file[name]
+                column = self._columns[name]
                 column.resize(self.rows, axis=0)
                 column[start:] = values
+            self._file.flush()
 
-    def _create(self, name: str, values: np.ndarray) -> None:
-        if name in self._file:
-            return
+    def _create(self, name: str, values: np.ndarray) -> h5py.Dataset:
         row = values.shape[1:]
-        self._file.create_dataset(
+        # A chunk takes its whole size in the file, however few rows there are.
+        rows = min(CHUNK_ROWS, max(len(values), _LEAST_CHUNK_ROWS))
+        return self._file.create_dataset(
             name,
             (0, *row),
             dtype=values.dtype,
             maxshape=(None, *row),
-            chunks=(max(1, CHUNK_ROWS // max(1, math.prod(row))), *row),
+            chunks=(max(1, rows // max(1, math.prod(row))), *row),
             compression=self._compression,
             shuffle=self._compression is not None,
         )

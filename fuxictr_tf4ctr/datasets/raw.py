@@ -1,5 +1,6 @@
 """Raw csv and parquet files as one lazy frame per split, streamed in bounded memory."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from fuxictr_tf4ctr.errors import DataError
 SUFFIXES = {"csv": (".csv", ".csv.gz", ".tsv", ".tsv.gz"), "parquet": (".parquet",)}
 # As FuxiCTR gives its dtypes to polars.
 DTYPES = {"str": pl.String, "int": pl.Int64, "float": pl.Float64, "list": pl.List}
+_PARQUET_ROWS = 100_000
+_ROWS_AHEAD = 200_000
 
 
 class RawFiles:
@@ -24,6 +27,10 @@ class RawFiles:
         n_rows: How many rows to read of each file, None for all.
         declared: Column -> its type in csv files.
         watched: Columns whose missing values are to be counted.
+
+    Attributes:
+        missing: Watched column -> how many of its values were missing when last read.
+        error: What went wrong when last read; polars reports it as an error of its own.
     """
 
     def __init__(
@@ -34,15 +41,16 @@ class RawFiles:
         declared: dict[str, pl.DataType] | None = None,
         watched: Sequence[str] = (),
     ) -> None:
-        self.files = [Path(file) for file in files]
-        self.n_rows = n_rows
-        self.error: DataError | None = None
-        self._nulls = dict.fromkeys(watched, 0)
-        self._csv = [
-            CsvFile(file, _separator(file, separator), declared or {})
-            for file in self.files
-            if file.suffix != ".parquet"
+        self._files: list[CsvFile | ParquetFile] = [
+            ParquetFile(Path(file))
+            if Path(file).suffix == ".parquet"
+            else CsvFile(Path(file), _separator(Path(file), separator), declared or {})
+            for file in files
         ]
+        self._n_rows = n_rows
+        self._pace = _Pace()
+        self.missing = dict.fromkeys(watched, 0)
+        self.error: DataError | None = None
 
     def frame(self) -> pl.LazyFrame:
         """Return the rows of all files as one lazy frame.
@@ -50,20 +58,16 @@ class RawFiles:
         Raises:
             DataError: The files differ in their columns or are unreadable.
         """
-        if not self._csv:
-            frames = [pl.scan_parquet(file, n_rows=self.n_rows, glob=False) for file in self.files]
-            _check_same(self.files, [frame.collect_schema() for frame in frames])
-            return pl.concat(frames)
-        schemas = [file.schema for file in self._csv]
-        _check_same(self.files, schemas)
+        schemas = [file.schema for file in self._files]
+        _check_same([file.path for file in self._files], schemas)
         return register_io_source(self._stream, schema=schemas[0])
 
-    def missing(self) -> dict[str, int]:
-        """Count the missing values of the watched columns, in csv files as they were last read."""
-        if self._csv:
-            return self._nulls
-        counts = self.frame().select(pl.col(*self._nulls).null_count()).collect()
-        return {name: counts[name][0] for name in self._nulls}
+    def paced(self, batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        """Pass on what was made of :meth:`frame`, and let the files be read no faster than that.
+
+        Polars itself would pile up batches before a consumer slower than the reading.
+        """
+        return self._pace.consumed(batches)
 
     def _stream(
         self,
@@ -73,22 +77,80 @@ class RawFiles:
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
         left = limit
-        self._nulls = dict.fromkeys(self._nulls, 0)
+        self.missing = dict.fromkeys(self.missing, 0)
         try:
-            for file in self._csv:
-                for frame in file.frames(columns, self.n_rows):
+            for file in self._files:
+                for frame in file.frames(columns, self._n_rows):
                     frame = frame if columns is None else frame.select(columns)
                     if left is not None:
                         frame = frame.head(left)
                         left -= frame.height
-                    for name in self._nulls.keys() & frame.columns:
-                        self._nulls[name] += frame[name].null_count()
+                    for name in self.missing.keys() & frame.columns:
+                        self.missing[name] += frame[name].null_count()
+                    self._pace.produced(frame.height)
                     yield frame if predicate is None else frame.filter(predicate)
                     if left == 0:
                         return
         except DataError as error:
-            self.error = error  # polars reports it as one of its own
+            self.error = error
             raise
+
+
+class ParquetFile:
+    """One parquet file, read some rows at a time.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._scan = pl.scan_parquet(path, glob=False)
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Column -> type, in the order of the file."""
+        return self._scan.collect_schema()
+
+    def frames(
+        self, columns: Sequence[str] | None = None, limit: int | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Read the rows: as :meth:`CsvFile.frames` does."""
+        scan = self._scan if columns is None else self._scan.select(columns)
+        rows = self._scan.select(pl.len()).collect().item()
+        rows = rows if limit is None else min(rows, limit)
+        for start in range(0, rows, _PARQUET_ROWS):
+            yield scan.slice(start, min(_PARQUET_ROWS, rows - start)).collect()
+
+
+class _Pace:
+    """Lets a producer run some rows ahead of a consumer, and on whenever the consumer waits.
+
+    So a query that drops rows, or needs them all before it gives the first, still gets them.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = 0
+        self._consumer_waits = threading.Event()
+        self._consumer_waits.set()
+
+    def produced(self, rows: int) -> None:
+        """Called by the producer with each block, before it hands it on."""
+        self._ahead += rows
+        if self._ahead > _ROWS_AHEAD:
+            self._consumer_waits.wait()
+
+    def consumed(self, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        """Pass the frames on to the consumer."""
+        self._ahead = 0
+        try:
+            for frame in frames:
+                self._ahead -= frame.height
+                self._consumer_waits.clear()
+                yield frame
+                self._consumer_waits.set()
+        finally:  # nobody is left to wait for
+            self._consumer_waits.set()
 
 
 def _separator(file: Path, separator: str) -> str:

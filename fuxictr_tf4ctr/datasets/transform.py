@@ -133,9 +133,8 @@ def hash_ids(values: pl.Series, buckets: int) -> np.ndarray:
     texts = values.cast(pl.String).fill_null("")
     distinct = texts.unique()
     hashed = [zlib.crc32(text.encode()) % buckets for text in distinct]
-    return TokenIds(dict(zip(distinct, hashed, strict=True)) | {"__OOV__": 0}, np.dtype(np.int64))(
-        texts
-    )
+    ids = {"__OOV__": 0} | dict(zip(distinct, hashed, strict=True))
+    return TokenIds(ids, np.dtype(np.int64))(texts)
 
 
 def _numbers(values: pl.Series) -> np.ndarray:

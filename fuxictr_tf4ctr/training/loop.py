@@ -9,30 +9,22 @@ on a GPU no step waits for the device.
 
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
-from tqdm import tqdm
 
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
 from fuxictr_tf4ctr.training import checkpoint
-from fuxictr_tf4ctr.training.device_metrics import evaluate_on_device
-from fuxictr_tf4ctr.training.metrics import (
-    check_metric,
-    evaluate_metrics,
-    needs_group,
-    split_stream,
-)
+from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
+from fuxictr_tf4ctr.training.metrics import check_metric, needs_group
 from fuxictr_tf4ctr.training.state import (
     Checkpoints,
     model_state,
@@ -135,130 +127,6 @@ def fit(
     loop = _Loop(model, train_gen, interval, on_evaluation, progress, checkpoints)
     with nullcontext(_never) if checkpoints is None else sigterm_noted() as loop.check_signals:
         return loop.run(epochs)
-
-
-def evaluate(
-    model: BaseModel,
-    data_gen: Iterable,
-    metrics: Sequence[str] | None = None,
-    progress: bool | None = None,
-) -> dict[str, float]:
-    """Compute metrics of a model on a data set; the model is left in evaluation mode.
-
-    Args:
-        model: FuxiCTR model; one with its own ``evaluate`` or ``evaluate_metrics`` uses that.
-        data_gen: Batches to evaluate.
-        metrics: Metric names. None: the model's ``validation_metrics``.
-        progress: Show a progress bar on stderr. None: if stderr is a terminal.
-
-    Returns:
-        Metric values by name.
-
-    Raises:
-        SettingsError, DataError, DivergenceError: As :func:`metrics.evaluate_metrics`.
-    """
-    if _overrides(model, "evaluate"):
-        values = model.evaluate(data_gen, metrics=metrics)
-        return {name: float(value) for name, value in values.items()}
-
-    names = list(model.validation_metrics if metrics is None else metrics)
-    grouped = model.feature_map.group_id is not None
-    streams = list(dict.fromkeys(stream for _, stream in map(split_stream, names) if stream))
-
-    def columns(outputs: dict[str, Tensor], batch: Any) -> list[Tensor]:
-        groups = [model.get_group_id(batch)] if grouped else []
-        scores = [_stream_scores(model, outputs, stream) for stream in streams]
-        return [model.get_labels(batch), outputs["y_pred"], *scores, *groups]
-
-    y_true, y_pred, *others = _collect(model, data_gen, columns, progress)
-    group_id = others.pop() if grouped else None
-    if _overrides(model, "evaluate_metrics"):
-        values = model.evaluate_metrics(*_on_host(y_true, y_pred), names, _group_column(group_id))
-    else:
-        scores = {None: y_pred, **dict(zip(streams, others, strict=True))}
-        values = _metrics_by_stream(y_true, scores, names, group_id)
-    logger.info("[Metrics] " + " - ".join(f"{name}: {v:.6f}" for name, v in values.items()))
-    return values
-
-
-def _stream_scores(model: BaseModel, outputs: dict[str, Tensor], stream: str) -> Tensor:
-    if f"y_{stream}" not in outputs:
-        raise SettingsError(
-            f"metrics of the {stream} stream need a model that returns y_{stream}, as twins with "
-            f"twin_focus do; {type(model).__name__} returns {', '.join(outputs)}"
-        )
-    return outputs[f"y_{stream}"]
-
-
-def _metrics_by_stream(
-    y_true: Tensor,
-    scores: dict[str | None, Tensor],
-    names: Sequence[str],
-    group_id: Tensor | None,
-) -> dict[str, float]:
-    values = {}
-    for stream, y_pred in scores.items():
-        wanted = {name: base for name in names for base, of in [split_stream(name)] if of == stream}
-        computed = _metrics_of(y_true, y_pred, list(wanted.values()), group_id)
-        values |= {name: computed[base] for name, base in wanted.items()}
-    return {name: values[name] for name in names}
-
-
-def _metrics_of(
-    y_true: Tensor, y_pred: Tensor, names: Sequence[str], group_id: Tensor | None
-) -> dict[str, float]:
-    """Compute metrics on the GPU the scores are on, or else on the host."""
-    values = evaluate_on_device(y_true, y_pred, names, group_id) if y_pred.is_cuda else None
-    if values is None:
-        values = evaluate_metrics(*_on_host(y_true, y_pred), names, _group_column(group_id))
-    return values
-
-
-def _on_host(*columns: Tensor) -> list[np.ndarray]:
-    return [column.cpu().double().numpy() for column in columns]
-
-
-def _group_column(group_id: Tensor | None) -> np.ndarray | None:
-    return None if group_id is None else group_id.cpu().numpy()
-
-
-def predict(model: BaseModel, data_gen: Iterable, progress: bool | None = None) -> np.ndarray:
-    """Score a data set; the model is left in evaluation mode.
-
-    Args:
-        model: FuxiCTR model; one with its own ``predict`` uses that, and its return type.
-        data_gen: Batches to score.
-        progress: Show a progress bar on stderr. None: if stderr is a terminal.
-
-    Returns:
-        [rows] float64 ``y_pred``, in the order of the batches.
-    """
-    if _overrides(model, "predict"):
-        return model.predict(data_gen)
-    (y_pred,) = _collect(model, data_gen, lambda outputs, _: [outputs["y_pred"]], progress)
-    return _on_host(y_pred)[0]
-
-
-def _collect(
-    model: BaseModel,
-    data_gen: Iterable,
-    columns: Callable[[dict[str, Tensor], Any], list[Tensor]],
-    progress: bool | None,
-) -> list[Tensor]:
-    """Run the model over all batches and return whole columns.
-
-    Columns stay on their device until all batches are done: copying each would wait for it.
-    """
-    model.eval()
-    parts = []
-    with torch.no_grad(), _progress_bar(data_gen, "evaluate", progress) as batches:
-        for batch in batches:
-            batch = to_device(batch, model.device)
-            # A column may be a view of its batch: a clone lets go of the batch.
-            parts.append([column.reshape(-1).clone() for column in columns(model(batch), batch)])
-    if not parts:
-        raise DataError("no rows to evaluate: the data hold no batch")
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 class _Losses:
@@ -372,7 +240,7 @@ class _Loop:
         model = self.model
         label = f"epoch {model._epoch_index + 1}"
         batches = self._start_epoch()
-        with _progress_bar(
+        with progress_bar(
             batches, label, self.progress, model._steps_per_epoch, self.batches_done
         ) as bar:
             for batch in bar:
@@ -588,14 +456,9 @@ def _batches_from(batches: Iterable, first: int) -> Iterator:
     return iterator
 
 
-def _overrides(model: BaseModel, method: str) -> bool:
-    """Whether the model's class replaces a method of BaseModel."""
-    return getattr(type(model), method) is not getattr(BaseModel, method)
-
-
 def _check_model(model: BaseModel) -> None:
     for method in _REPLACED_METHODS:
-        if _overrides(model, method):
+        if overrides(model, method):
             raise SettingsError(
                 f"{type(model).__name__} has its own {method}, which this loop would bypass: "
                 "train it by FuxiCTR's loop, model.fit(...)"
@@ -606,7 +469,7 @@ def _check_monitor(model: BaseModel) -> None:
     """Find a monitor that cannot be computed before training rather than an epoch later."""
     if model._monitor_mode not in ("max", "min"):
         raise SettingsError(f"monitor_mode is {model._monitor_mode!r}: give max or min")
-    if _overrides(model, "evaluate") or _overrides(model, "evaluate_metrics"):
+    if overrides(model, "evaluate") or overrides(model, "evaluate_metrics"):
         return
     for name in model._monitor.get_metrics():
         check_metric(name)
@@ -688,23 +551,14 @@ def _note_no_improvement(model: BaseModel, value: float) -> None:
 
 def _save(model: BaseModel) -> None:
     Path(model.checkpoint).parent.mkdir(parents=True, exist_ok=True)
-    if _overrides(model, "save_weights"):
+    if overrides(model, "save_weights"):
         model.save_weights(model.checkpoint)
     else:
         checkpoint.save_weights(model, model.checkpoint)
 
 
 def _load(model: BaseModel) -> None:
-    if _overrides(model, "load_weights"):
+    if overrides(model, "load_weights"):
         model.load_weights(model.checkpoint)
     else:
         checkpoint.load_weights(model, model.checkpoint)
-
-
-def _progress_bar(
-    batches: Iterable, label: str, progress: bool | None, total: int | None = None, done: int = 0
-) -> tqdm:
-    shown = sys.stderr.isatty() if progress is None else progress
-    return tqdm(
-        batches, label, total, initial=done, file=sys.stderr, disable=not shown, leave=False
-    )

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError
 from fuxictr_tf4ctr.training import evaluate, fit, predict
+from fuxictr_tf4ctr.training import evaluation as evaluation_module
 from fuxictr_tf4ctr.training import loop as loop_module
 
 
@@ -496,7 +497,7 @@ def test_evaluation_does_not_keep_the_batches(make_model, monkeypatch):
     batch = {"user": torch.ones(6).long(), "item": torch.ones(6).long(), "label": wide[:, 0]}
     kept = []
     monkeypatch.setattr(torch, "cat", lambda parts: kept.extend(parts) or torch.hstack(list(parts)))
-    loop_module._collect(
+    evaluation_module._collect(
         make_model(), [batch], lambda outputs, batch: [batch["label"]], progress=False
     )
     assert kept[0].untyped_storage().nbytes() == 6 * 4
@@ -511,7 +512,7 @@ def test_progress_goes_to_stderr_only(make_model, valid_gen, capsys, progress, s
 
 
 def test_the_training_bar_shows_the_loss(make_model, train_gen, valid_gen, capsys, monkeypatch):
-    monkeypatch.setattr(loop_module, "tqdm", partial(tqdm, mininterval=0))
+    monkeypatch.setattr(evaluation_module, "tqdm", partial(tqdm, mininterval=0))
     fit(make_model(), train_gen, valid_gen, epochs=1, progress=True)
     out, err = capsys.readouterr()
     assert out == ""

@@ -109,7 +109,7 @@ rows = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows)
 def test_auc_counts_pairs(rows):
     y_true, score, group_id = map(np.array, zip(*rows, strict=True))
@@ -132,7 +132,7 @@ def test_auc_counts_pairs(rows):
     assert value == pytest.approx(sum(weighted) / sum(sizes), **EXACT)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows)
 def test_of_tied_rows_the_later_ranks_first(rows):
     y_true, score, group_id = map(np.array, zip(*rows, strict=True))
@@ -153,7 +153,7 @@ def test_of_tied_rows_the_later_ranks_first(rows):
     assert values["NDCG@2"] == pytest.approx(np.mean(gain), **EXACT)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows, st.randoms(use_true_random=False))
 def test_aucs_do_not_depend_on_the_order_of_rows(rows, random):
     def values(rows):
@@ -199,7 +199,7 @@ def test_calibration_of_right_and_of_doubled_predictions():
     assert evaluate_metrics([1, 0], [0.0, 1.0], ["ece"])["ece"] == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows)
 def test_metrics_on_the_device_equal_those_on_the_host(rows):
     y_true, score, group_id = map(np.array, zip(*rows, strict=True))

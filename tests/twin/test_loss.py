@@ -24,7 +24,7 @@ def by_hand(z_simple, z_complex, y, c, gamma, alpha):
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     logits=st.lists(st.tuples(st.floats(-8, 8), st.floats(-8, 8)), min_size=1, max_size=5),
     labels=st.lists(st.sampled_from([0.0, 1.0]), min_size=5, max_size=5),

@@ -1,0 +1,64 @@
+"""``fuxictr encode``, ``describe`` and ``decode``: work on a data set alone."""
+
+import argparse
+import json
+from typing import Any
+
+from fuxictr_tf4ctr.cli.options import add_config, add_overrides, parse_overrides
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands on data sets to the parser's commands."""
+    for name, call, help_text in (
+        ("encode", _encode, "encode a data set to h5, or verify that it is encoded"),
+        ("describe", _describe, "show rows, vocabularies, OOV rates and leaks of a data set"),
+        ("decode", _decode, "show encoded rows as raw values"),
+    ):
+        command = commands.add_parser(
+            name, help=help_text, description=f"{help_text}.".capitalize()
+        )
+        command.add_argument("--dataset", required=True, help="the data set's id")
+        add_config(command)
+        add_overrides(command, "--set data_root=DIR --set compression=lzf")
+        if name == "decode":
+            command.add_argument("--split", default="train", choices=("train", "valid", "test"))
+            command.add_argument("--first", type=int, default=0, help="first row (default: 0)")
+            command.add_argument("--rows", type=int, default=10, help="how many (default: 10)")
+        command.set_defaults(call=call)
+
+
+def _encoded(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from fuxictr_tf4ctr.datasets import encode_dataset
+    from fuxictr_tf4ctr.settings import load_dataset_params
+
+    overrides = parse_overrides(arguments.overrides)
+    params = load_dataset_params(arguments.dataset, arguments.config, overrides)
+    return encode_dataset(params), params
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.datasets import manifest
+
+    dataset, _ = _encoded(arguments)
+    manifest.verify(dataset.data_dir)
+    for split, rows in dataset.rows.items():
+        print(f"{split:>5}  {rows:,} rows")
+    print(f"  in   {dataset.data_dir}")
+    return 0
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.datasets import describe_dataset
+
+    print(describe_dataset(*_encoded(arguments)))
+    return 0
+
+
+def _decode(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.datasets import decode_rows
+
+    dataset, _ = _encoded(arguments)
+    frame = decode_rows(dataset, arguments.split, arguments.first, arguments.rows)
+    for row in frame.iter_rows(named=True):
+        print(json.dumps(row, ensure_ascii=False))
+    return 0

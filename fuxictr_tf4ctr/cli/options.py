@@ -1,0 +1,51 @@
+"""Options that several commands share."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from fuxictr_tf4ctr.errors import SettingsError
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config`` and ``--zoo``: where experiments and models are found."""
+    parser.add_argument(
+        "--config",
+        metavar="DIR",
+        help="folder of model_config and dataset_config (default: ./config, then the package's)",
+    )
+    parser.add_argument(
+        "--zoo", metavar="DIR", help="FuxiCTR checkout with more models (default: $FUXICTR_HOME)"
+    )
+
+
+def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add ``--set KEY=VALUE``, to be read by :func:`parse_overrides`."""
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"override a setting, its value in YAML: {example}",
+    )
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` assignments, values in YAML.
+
+    Raises:
+        SettingsError: One of them is no assignment, or its value no YAML.
+    """
+    overrides = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key:
+            raise SettingsError(f"--set {assignment!r}: write it as KEY=VALUE")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--set {assignment!r}: the value is no valid YAML") from error
+    return overrides

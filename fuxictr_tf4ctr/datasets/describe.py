@@ -1,0 +1,151 @@
+"""What an encoded data set holds: rows, labels, vocabularies, and rows that splits share."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from fuxictr.features import FeatureMap
+
+from fuxictr_tf4ctr.datasets.blocks import BlockReader
+from fuxictr_tf4ctr.datasets.decode import token_lists
+from fuxictr_tf4ctr.datasets.encode import EncodedDataset
+from fuxictr_tf4ctr.datasets.feature_map import load_feature_map
+from fuxictr_tf4ctr.datasets.h5 import part_files
+from fuxictr_tf4ctr.datasets.job import SPLITS
+
+
+@dataclass
+class SplitSummary:
+    """Counts over the rows of one split.
+
+    Attributes:
+        rows: Their number.
+        label_sums: Label -> sum of its values.
+        id_counts: Column of ids -> how often each id occurs, padding of sequences left out.
+        row_hashes: One number per row, the same for the same features [rows].
+    """
+
+    rows: int = 0
+    label_sums: dict[str, float] = field(default_factory=dict)
+    id_counts: dict[str, np.ndarray] = field(default_factory=dict)
+    row_hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+
+def describe_dataset(dataset: EncodedDataset, params: Mapping[str, Any], top: int = 3) -> str:
+    """Describe an encoded data set as text, a block of rows at a time.
+
+    Args:
+        dataset: The encoded data set.
+        params: FuxiCTR's parameters of the data set.
+        top: How many of the most frequent values to show for each column.
+
+    Raises:
+        DataError: A file is missing, unreadable or disagrees with the feature map.
+    """
+    feature_map = load_feature_map(dataset, params)
+    splits = {
+        split: summarize(part_files(path), feature_map)
+        for split in SPLITS
+        if (path := getattr(dataset, split)) is not None
+    }
+    tokens = token_lists(dataset.data_dir)
+    lines = [f"{dataset.data_dir}", "", *_split_lines(splits, feature_map), ""]
+    lines += _column_lines(splits, feature_map, tokens, top)
+    lines += ["", "Rows of one split whose encoded features occur in another:"]
+    lines += _shared_rows(splits) or ["  there is one split"]
+    return "\n".join(lines)
+
+
+def summarize(files: list, feature_map: FeatureMap) -> SplitSummary:
+    """Count over the files of one split."""
+    reader = BlockReader(files, feature_map, binary=False)
+    summary, hashes = SplitSummary(), []
+    for block in reader.blocks:
+        rows = reader.read(block)
+        columns = {name: c.numpy() for name, c in reader.columns(rows, pinned=False).items()}
+        summary.rows += len(rows)
+        for label in feature_map.labels:
+            total = summary.label_sums.get(label, 0.0)
+            summary.label_sums[label] = total + float(columns[label].sum(dtype=np.float64))
+        for name, spec in feature_map.features.items():
+            if "vocab_size" in spec:
+                found = np.bincount(columns[name].ravel(), minlength=spec["vocab_size"])
+                if spec["type"] == "sequence":
+                    found[0] = 0
+                summary.id_counts[name] = summary.id_counts.get(name, 0) + found
+        hashes.append(_row_hashes([columns[name] for name in _features(feature_map)]))
+    summary.row_hashes = np.concatenate(hashes)
+    return summary
+
+
+def _features(feature_map: FeatureMap) -> Iterator[str]:
+    return (name for name, spec in feature_map.features.items() if spec["type"] != "meta")
+
+
+def _row_hashes(columns: list[np.ndarray]) -> np.ndarray:
+    """Hash rows by SplitMix64 over their values; two in 2^64 different rows collide."""
+    state = np.zeros(len(columns[0]), np.uint64)
+    for values in columns:
+        for column in values.reshape(len(values), -1).T:
+            # Numbers by their bits, zero of either sign alike.
+            bits = (column + 0).view(np.uint32) if column.dtype == np.float32 else column
+            state = (state ^ bits.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state ^= state >> np.uint64(31)
+    return state
+
+
+def _split_lines(splits: Mapping[str, SplitSummary], feature_map: FeatureMap) -> list[str]:
+    lines = []
+    for split, summary in splits.items():
+        rates = [
+            f"{label} {total / summary.rows:.4f}" for label, total in summary.label_sums.items()
+        ]
+        lines.append(f"{split:<6}{summary.rows:>12,} rows   mean of {', '.join(rates)}")
+    return lines
+
+
+def _column_lines(
+    splits: Mapping[str, SplitSummary],
+    feature_map: FeatureMap,
+    tokens: Mapping[str, list[str]],
+    top: int,
+) -> list[str]:
+    width = max(map(len, feature_map.features))
+    header = f"{'column':<{width}}  {'type':<11}{'ids':>9}"
+    header += "".join(f"{'OOV ' + split:>11}" for split in splits)
+    lines = [f"{header}  most frequent in train"]
+    for name, spec in feature_map.features.items():
+        line = f"{name:<{width}}  {spec['type']:<11}"
+        if "vocab_size" in spec:
+            names = tokens.get(name) or [f"bucket {i}" for i in range(spec["vocab_size"])]
+            counts = {split: summary.id_counts[name] for split, summary in splits.items()}
+            line += f"{spec['vocab_size']:>9,}"
+            line += "".join(f"{_oov_rate(names, found):>11}" for found in counts.values())
+            line += f"  {_top(names, counts['train'], top)}"
+        lines.append(line.rstrip())
+    return lines
+
+
+def _oov_rate(tokens: list[str], counts: np.ndarray) -> str:
+    if "__OOV__" not in tokens:
+        return "-"
+    return f"{counts[tokens.index('__OOV__')] / max(counts.sum(), 1):.2%}"
+
+
+def _top(tokens: list[str], counts: np.ndarray, top: int) -> str:
+    best = [i for i in np.argsort(-counts, kind="stable")[:top] if counts[i]]
+    return ", ".join(f"{tokens[i]!r} {counts[i] / counts.sum():.1%}" for i in best)
+
+
+def _shared_rows(splits: Mapping[str, SplitSummary]) -> list[str]:
+    lines = []
+    names = list(splits)
+    for at, other in enumerate(names):
+        for split in names[at + 1 :]:
+            found = np.isin(splits[split].row_hashes, splits[other].row_hashes).sum()
+            share = found / splits[split].rows
+            lines.append(f"  {split} in {other}: {found:,} ({share:.2%})")
+    return lines

@@ -1,0 +1,166 @@
+"""Scores and metrics of a FuxiCTR model on a data set, held in whole columns."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor
+from tqdm import tqdm
+
+from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.training.device_metrics import evaluate_on_device
+from fuxictr_tf4ctr.training.metrics import evaluate_metrics, split_stream
+from fuxictr_tf4ctr.training.transfer import to_device
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    model: BaseModel,
+    data_gen: Iterable,
+    metrics: Sequence[str] | None = None,
+    progress: bool | None = None,
+) -> dict[str, float]:
+    """Compute metrics of a model on a data set; the model is left in evaluation mode.
+
+    Args:
+        model: FuxiCTR model; one with its own ``evaluate`` or ``evaluate_metrics`` uses that.
+        data_gen: Batches to evaluate.
+        metrics: Metric names. None: the model's ``validation_metrics``.
+        progress: Show a progress bar on stderr. None: if stderr is a terminal.
+
+    Returns:
+        Metric values by name.
+
+    Raises:
+        SettingsError, DataError, DivergenceError: As :func:`metrics.evaluate_metrics`.
+    """
+    if overrides(model, "evaluate"):
+        values = model.evaluate(data_gen, metrics=metrics)
+        return {name: float(value) for name, value in values.items()}
+
+    names = list(model.validation_metrics if metrics is None else metrics)
+    grouped = model.feature_map.group_id is not None
+    streams = list(dict.fromkeys(stream for _, stream in map(split_stream, names) if stream))
+
+    def columns(outputs: dict[str, Tensor], batch: Any) -> list[Tensor]:
+        groups = [model.get_group_id(batch)] if grouped else []
+        scores = [_stream_scores(model, outputs, stream) for stream in streams]
+        return [model.get_labels(batch), outputs["y_pred"], *scores, *groups]
+
+    y_true, y_pred, *others = _collect(model, data_gen, columns, progress)
+    group_id = others.pop() if grouped else None
+    if overrides(model, "evaluate_metrics"):
+        values = model.evaluate_metrics(*_on_host(y_true, y_pred), names, _group_column(group_id))
+    else:
+        scores = {None: y_pred, **dict(zip(streams, others, strict=True))}
+        values = _metrics_by_stream(y_true, scores, names, group_id)
+    logger.info("[Metrics] " + " - ".join(f"{name}: {v:.6f}" for name, v in values.items()))
+    return values
+
+
+def _stream_scores(model: BaseModel, outputs: dict[str, Tensor], stream: str) -> Tensor:
+    if f"y_{stream}" not in outputs:
+        raise SettingsError(
+            f"metrics of the {stream} stream need a model that returns y_{stream}, as twins with "
+            f"twin_focus do; {type(model).__name__} returns {', '.join(outputs)}"
+        )
+    return outputs[f"y_{stream}"]
+
+
+def _metrics_by_stream(
+    y_true: Tensor,
+    scores: dict[str | None, Tensor],
+    names: Sequence[str],
+    group_id: Tensor | None,
+) -> dict[str, float]:
+    values = {}
+    for stream, y_pred in scores.items():
+        wanted = {name: base for name in names for base, of in [split_stream(name)] if of == stream}
+        computed = _metrics_of(y_true, y_pred, list(wanted.values()), group_id)
+        values |= {name: computed[base] for name, base in wanted.items()}
+    return {name: values[name] for name in names}
+
+
+def _metrics_of(
+    y_true: Tensor, y_pred: Tensor, names: Sequence[str], group_id: Tensor | None
+) -> dict[str, float]:
+    """Compute metrics on the GPU the scores are on, or else on the host."""
+    values = evaluate_on_device(y_true, y_pred, names, group_id) if y_pred.is_cuda else None
+    if values is None:
+        values = evaluate_metrics(*_on_host(y_true, y_pred), names, _group_column(group_id))
+    return values
+
+
+def _on_host(*columns: Tensor) -> list[np.ndarray]:
+    return [column.cpu().double().numpy() for column in columns]
+
+
+def _group_column(group_id: Tensor | None) -> np.ndarray | None:
+    return None if group_id is None else group_id.cpu().numpy()
+
+
+def predict(model: BaseModel, data_gen: Iterable, progress: bool | None = None) -> np.ndarray:
+    """Score a data set; the model is left in evaluation mode.
+
+    Args:
+        model: FuxiCTR model; one with its own ``predict`` uses that, and its return type.
+        data_gen: Batches to score.
+        progress: Show a progress bar on stderr. None: if stderr is a terminal.
+
+    Returns:
+        [rows] float64 ``y_pred``, in the order of the batches.
+    """
+    if overrides(model, "predict"):
+        return model.predict(data_gen)
+    (y_pred,) = _collect(model, data_gen, lambda outputs, _: [outputs["y_pred"]], progress)
+    return _on_host(y_pred)[0]
+
+
+def _collect(
+    model: BaseModel,
+    data_gen: Iterable,
+    columns: Callable[[dict[str, Tensor], Any], list[Tensor]],
+    progress: bool | None,
+) -> list[Tensor]:
+    """Run the model over all batches and return whole columns.
+
+    Columns stay on their device until all batches are done: copying each would wait for it.
+    """
+    model.eval()
+    parts = []
+    with torch.no_grad(), progress_bar(data_gen, "evaluate", progress) as batches:
+        for batch in batches:
+            batch = to_device(batch, model.device)
+            # A column may be a view of its batch: a clone lets go of the batch.
+            parts.append([column.reshape(-1).clone() for column in columns(model(batch), batch)])
+    if not parts:
+        raise DataError("no rows to evaluate: the data hold no batch")
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def overrides(model: BaseModel, method: str) -> bool:
+    """Whether the model's class replaces a method of BaseModel."""
+    return getattr(type(model), method) is not getattr(BaseModel, method)
+
+
+def progress_bar(
+    batches: Iterable, label: str, progress: bool | None, total: int | None = None, done: int = 0
+) -> tqdm:
+    """Iterate with a progress bar on stderr.
+
+    Args:
+        batches: What to iterate over.
+        label: Words before the bar.
+        progress: Show it. None: if stderr is a terminal.
+        total: Batches in all. None: the length of ``batches``.
+        done: Batches done before.
+    """
+    shown = sys.stderr.isatty() if progress is None else progress
+    return tqdm(
+        batches, label, total, initial=done, file=sys.stderr, disable=not shown, leave=False
+    )
