@@ -2,7 +2,7 @@
 
 from fuxictr_tf4ctr.datasets.decode import decode_rows
 from fuxictr_tf4ctr.datasets.describe import describe_dataset
-from fuxictr_tf4ctr.datasets.encode import EncodedDataset, encode_dataset
+from fuxictr_tf4ctr.datasets.encode import EncodedDataset, encode_dataset, find_encoded
 from fuxictr_tf4ctr.datasets.feature_map import load_feature_map
 from fuxictr_tf4ctr.datasets.feature_specs import check_dtype, check_feature_encoder
 from fuxictr_tf4ctr.datasets.h5 import H5Writer, read_columns
@@ -17,6 +17,7 @@ __all__ = [
     "decode_rows",
     "describe_dataset",
     "encode_dataset",
+    "find_encoded",
     "load_feature_map",
     "read_columns",
 ]

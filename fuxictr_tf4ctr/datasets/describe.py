@@ -62,7 +62,7 @@ def summarize(files: list, feature_map: FeatureMap) -> SplitSummary:
     reader = BlockReader(files, feature_map, binary=False)
     summary, hashes = SplitSummary(), []
     for block in reader.blocks:
-        rows = reader.read(block)
+        rows = reader.read([block])
         columns = {name: c.numpy() for name, c in reader.columns(rows, pinned=False).items()}
         summary.rows += len(rows)
         for label in feature_map.labels:

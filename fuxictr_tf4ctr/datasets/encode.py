@@ -26,6 +26,7 @@ from tqdm import tqdm
 from fuxictr_tf4ctr import __version__
 from fuxictr_tf4ctr.datasets import manifest
 from fuxictr_tf4ctr.datasets.columns import LABEL_DTYPE, column_dtype
+from fuxictr_tf4ctr.datasets.fitted import save_encoder
 from fuxictr_tf4ctr.datasets.fitting import (
     ColumnStatistics,
     counting_processor,
@@ -34,10 +35,10 @@ from fuxictr_tf4ctr.datasets.fitting import (
 )
 from fuxictr_tf4ctr.datasets.h5 import H5Writer, count_rows, part_files
 from fuxictr_tf4ctr.datasets.job import SPLITS, EncodingJob, plan_encoding
-from fuxictr_tf4ctr.datasets.raw import DTYPES, RawFiles
-from fuxictr_tf4ctr.datasets.transform import ColumnEncoder, column_encoders
+from fuxictr_tf4ctr.datasets.raw import DTYPES, RawFiles, check_source_columns
+from fuxictr_tf4ctr.datasets.transform import ColumnEncoder, column_encoders, encode_columns
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.names import nearest, unknown
+from fuxictr_tf4ctr.names import unknown
 
 LOG = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def encode_dataset(params: Mapping[str, Any]) -> EncodedDataset:
     if data_format not in FORMATS:
         raise SettingsError(unknown("data_format", data_format, FORMATS))
     data_dir = _data_dir(params)
-    sources = {split: path for split in SPLITS if (path := params.get(f"{split}_data"))}
+    sources = _sources(params)
     if "train" not in sources:
         raise SettingsError("train_data is missing")
     if data_format == "h5":
@@ -104,12 +105,39 @@ def encode_dataset(params: Mapping[str, Any]) -> EncodedDataset:
         LOG.info("rebuild_dataset is False: use %s as it is", data_dir)
         return _encoded_already(data_dir, _own_files(data_dir, params))
     job = plan_encoding(params, data_dir, sources)
-    if not manifest.differences(manifest.read(data_dir), data_dir, job.made_from):
+    if not _reasons_to_encode(job, manifest.read(data_dir)):
         LOG.info("Use the encoded data set %s", data_dir)
     else:
         with _file_errors(data_dir), _lock(data_dir):
             _encode_if_needed(job)
     return _published(data_dir)
+
+
+def find_encoded(params: Mapping[str, Any], folder: str | Path | None = None) -> EncodedDataset:
+    """Find a data set that was encoded before, without looking at its raw files.
+
+    Args:
+        params: FuxiCTR's parameters it was encoded with.
+        folder: Where it lies, if not where ``params`` say, seen from the present folder.
+
+    Raises:
+        SettingsError: A setting is missing.
+        DataError: It is not there, or its encoding was interrupted.
+    """
+    data_dir = Path(folder) if folder else _data_dir(params)
+    if params.get("data_format") == "h5":
+        return _encoded_already(data_dir, _sources(params))
+    if params.get("rebuild_dataset", True) is False:
+        return _encoded_already(data_dir, _own_files(data_dir, params))
+    if manifest.read(data_dir) is None:
+        raise DataError(
+            f"{data_dir}: holds no encoded data set; encode it again, by fuxictr encode"
+        )
+    return _published(data_dir)
+
+
+def _sources(params: Mapping[str, Any]) -> dict[str, str | Path]:
+    return {split: path for split in SPLITS if (path := params.get(f"{split}_data"))}
 
 
 def _data_dir(params: Mapping[str, Any]) -> Path:
@@ -200,7 +228,7 @@ def _encode_if_needed(job: EncodingJob) -> None:
     """Encode under the lock, unless another process did so while this one waited for it."""
     data_dir = job.data_dir
     found = manifest.read(data_dir)
-    reasons = manifest.differences(found, data_dir, job.made_from)
+    reasons = _reasons_to_encode(job, found)
     if not reasons:
         LOG.info("Use the data set another process encoded: %s", data_dir)
         return
@@ -210,6 +238,10 @@ def _encode_if_needed(job: EncodingJob) -> None:
         content = _encode(job, staging)
         manifest.refuse_changed_sources(job.made_from)
         manifest.publish(staging / data_dir.name, data_dir, found, content)
+
+
+def _reasons_to_encode(job: EncodingJob, found: dict[str, Any] | None) -> list[str]:
+    return manifest.differences(found, job.data_dir, job.made_from, job.file_names())
 
 
 @contextmanager
@@ -240,6 +272,7 @@ def _encode(job: EncodingJob, staging: Path) -> dict[str, Any]:
     )
     splits = _open_splits(job, processor)
     _fit(job, processor, splits, staging)
+    save_encoder(processor, job)
     encoders = column_encoders(processor)
     rows = {name: _write_split(job, processor, split, encoders) for name, split in splits.items()}
     features = processor.feature_map.features
@@ -314,30 +347,8 @@ def _open(
         else:
             frame = processor.read_data(path, **job.reading)
         schema = frame.collect_schema()
-        _check_source_columns(job, path, schema)
+        check_source_columns(path, schema, job.features, job.labels)
     return files, frame
-
-
-def _check_source_columns(job: EncodingJob, path: str, schema: Mapping[str, pl.DataType]) -> None:
-    for role, columns in (("label", job.labels), ("column", job.features)):
-        for column in columns:
-            name, dtype = column["name"], column["dtype"]
-            # A preprocess function may make the column from others.
-            if name not in schema and not column.get("preprocess"):
-                close = nearest(name, schema) or list(schema)
-                hint = "; is sep right?" if len(schema) == 1 else ""
-                raise DataError(f"{path}: no {role} {name!r}; there: {', '.join(close)}{hint}")
-            found = schema.get(name)
-            if found is not None and not _agree(dtype, found):
-                raise DataError(f"{path}: column {name!r} holds {found}, its dtype says {dtype}")
-
-
-def _agree(dtype: str, found: pl.DataType) -> bool:
-    number = found.is_numeric() or found in (pl.Boolean, pl.Null)
-    if dtype in ("int", "float"):
-        return number
-    # FuxiCTR joins the tokens of list columns that are declared as text.
-    return dtype != "str" or not number or found == pl.Null
 
 
 def _warn_of_missing_labels(path: str, files: RawFiles | None) -> None:
@@ -427,24 +438,12 @@ def _write_split(
     path = Path(processor.data_dir) / f"{split.name}.h5"
     with H5Writer(path, job.compression) as writer:
         for batch in _watched(split, "Encode"):
-            writer.append(_encoded(batch, split.path, encoders))
+            writer.append(encode_columns(batch, split.path, encoders))
         if not writer.rows:
             raise DataError(f"{split.path}: the {split.name} split is empty, it has no rows")
     if not job.splitting:
         _warn_of_missing_labels(split.path, split.files)
     return writer.rows
-
-
-def _encoded(
-    batch: pl.DataFrame, path: str, encoders: Mapping[str, ColumnEncoder]
-) -> dict[str, np.ndarray]:
-    columns = {}
-    for name, encode in encoders.items():
-        try:
-            columns[name] = encode(batch[name])
-        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{path}: column {name!r} cannot be encoded: {error}") from error
-    return columns
 
 
 def _watched(split: _Split, verb: str) -> Iterator[pl.DataFrame]:

@@ -175,12 +175,14 @@ def read_blocks(
         DataError: The file is unreadable or lacks a column.
     """
     with _open(path) as file:
-        for start, stop in bounds:
-            if _is_matrix(file, columns):
+        if _is_matrix(file, columns):
+            for start, stop in bounds:
                 rows = file[_MATRIX][start:stop]
                 yield _split_matrix(path, rows, columns, matrix_index)
-            else:
-                yield {name: _column(path, file, name)[start:stop] for name in columns}
+        else:
+            found = {name: _column(path, file, name) for name in columns}
+            for start, stop in bounds:
+                yield {name: column[start:stop] for name, column in found.items()}
 
 
 def column_lengths(path: Path, columns: Sequence[str]) -> dict[str, int]:

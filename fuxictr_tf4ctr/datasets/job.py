@@ -78,7 +78,7 @@ class EncodingJob:
             if "pretrained_emb" in column
         ]
         splits = [f"{split}.h5" for split in self.splits()]
-        return ["feature_map.json", "feature_vocab.json", *pretrained, *splits]
+        return ["feature_map.json", "feature_vocab.json", "encoder.json", *pretrained, *splits]
 
 
 def plan_encoding(
@@ -96,9 +96,9 @@ def plan_encoding(
         DataError: A file is missing, empty or of another format.
     """
     features, labels = complete_columns(params.get("feature_cols"), params.get("label_col"))
-    processor_class = _processor_class(params.get("feature_processor"))
+    processor_class = find_processor_class(params.get("feature_processor"))
     for column in features + labels:
-        _check_preprocess(column, processor_class)
+        check_preprocess(column, processor_class)
     reading = {
         "data_format": params.get("data_format", "csv"),
         "sep": params.get("sep", ","),
@@ -109,7 +109,7 @@ def plan_encoding(
     compression = params.get("compression")
     _check_options(reading, min_categr_count, num_buckets, compression)
     splitting = _splitting(params, sources)
-    files = {split: _raw_files(path, reading["data_format"]) for split, path in sources.items()}
+    files = {split: raw_files(path, reading["data_format"]) for split, path in sources.items()}
     described = {f"{split}_data": manifest.describe_files(paths) for split, paths in files.items()}
     for name, paths in _pretrained_files(features).items():
         described[name] = manifest.describe_files(paths)
@@ -119,7 +119,7 @@ def plan_encoding(
         "encoder": _ENCODER,
         "feature_cols": features,
         "label_col": labels,
-        "feature_processor": _describe_class(processor_class),
+        "feature_processor": describe_class(processor_class),
         "fuxictr": fuxictr.__version__,
         "min_categr_count": min_categr_count,
         "num_buckets": num_buckets,
@@ -167,7 +167,12 @@ def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=str))
 
 
-def _processor_class(name: str | None) -> type[FeatureProcessor]:
+def find_processor_class(name: str | None) -> type[FeatureProcessor]:
+    """Return the processor class a ``feature_processor`` names, FuxiCTR's own for None.
+
+    Raises:
+        SettingsError: It cannot be imported, or replaces what encoding does itself.
+    """
     if name is None:
         return FeatureProcessor
     module_name, _, class_name = str(name).partition(":")
@@ -190,14 +195,14 @@ def _processor_class(name: str | None) -> type[FeatureProcessor]:
     return processor_class
 
 
-def _describe_class(processor_class: type) -> str:
+def describe_class(processor_class: type) -> str:
     """Name a class so that a change of its module's code shows."""
     source = Path(inspect.getfile(processor_class)).read_bytes()
     digest = hashlib.sha256(source).hexdigest()[:16]
     return f"{processor_class.__module__}:{processor_class.__qualname__} {digest}"
 
 
-def _check_preprocess(column: Mapping[str, Any], processor_class: type[FeatureProcessor]) -> None:
+def check_preprocess(column: Mapping[str, Any], processor_class: type[FeatureProcessor]) -> None:
     """Refuse a function the processor lacks, and its methods that are no preprocessing at all."""
     if not column.get("preprocess"):
         return
@@ -229,8 +234,12 @@ def _check_options(
         raise SettingsError(unknown("compression", compression, COMPRESSIONS))
 
 
-def _raw_files(path: str | Path, data_format: str) -> list[str]:
-    """List the files meant by a path: a file, a folder of files, or a pattern."""
+def raw_files(path: str | Path, data_format: str) -> list[str]:
+    """List the files meant by a path: a file, a folder of files, or a pattern.
+
+    Raises:
+        DataError: There is none, or one is empty, of another format, or there twice.
+    """
     suffixes = SUFFIXES[data_format]
     expected = " or ".join(suffixes)
     if Path(path).exists() and has_magic(str(path)):

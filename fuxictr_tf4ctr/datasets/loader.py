@@ -46,7 +46,8 @@ class H5DataLoader:
         storage: "memory", "stream", "gpu" (the whole split in the memory of ``gpu``), or "auto".
         memory_budget: Bytes up to which "auto" holds a split in memory.
         gpu: Index of the GPU, -1 for none. With one, batches lie in pinned memory.
-        prefetch: Batches made ahead by a thread; 0 makes them when asked for.
+        prefetch: Batches made ahead by a thread; 0 makes them when asked for. None: 2 with a GPU,
+            which trains meanwhile, else 0, as the thread would take a core from training.
         rank: Which process of a distributed training this is.
         world_size: How many there are. Each serves its own rows, all in the same number of batches.
         **kwargs: FuxiCTR passes all its parameters; the others are not used.
@@ -77,7 +78,7 @@ class H5DataLoader:
         storage: str = "auto",
         memory_budget: int = MEMORY_BUDGET,
         gpu: int = -1,
-        prefetch: int = 2,
+        prefetch: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         **kwargs: Any,
@@ -112,8 +113,8 @@ class H5DataLoader:
             storage = "memory" if self._reader.bytes <= memory_budget else "stream"
         self.storage = storage
         self._pinned = gpu >= 0 and storage != "gpu" and torch.cuda.is_available()
-        self._prefetch = prefetch
-        self._held = None if storage == "stream" else self._reader.read_all()
+        self._prefetch = (2 if gpu >= 0 else 0) if prefetch is None else prefetch
+        self._held = None if storage == "stream" else self._reader.read()
         if storage == "gpu":
             self._held = self._held.to(torch.device("cuda", gpu))
         LOG.info("%s: %d rows from %s (%s)", split, self.num_samples, data_path, storage)
@@ -159,24 +160,20 @@ class H5DataLoader:
         return list(zip([0, *stops], stops, strict=False))
 
     def _streamed(self, generator: np.random.Generator) -> Iterator[Rows]:
-        """Cut batches out of blocks as they are read; what is left over opens the next batch."""
-        sizes = [stop - start for start, stop in self._bounds()]
-        left: list[Rows] = []
-        for rows in prefetched(self._buffers(generator), min(self._prefetch, 1)):
-            left.append(rows)
-            if sum(map(len, left)) < sizes[0]:
-                continue
-            joined, at = Rows.joined(left), 0
-            while sizes and len(joined) - at >= sizes[0]:
-                size = sizes.pop(0)
-                yield joined[at : at + size]
-                at += size
-            if not sizes:
-                return
-            left = [joined[at:]]
+        """Cut batches out of blocks as they are read; a batch may span two readings."""
+        sizes = iter([stop - start for start, stop in self._bounds()])
+        missing, parts = next(sizes), []
+        for rows, order in prefetched(self._buffers(generator), ahead=1):
+            while len(order):
+                parts.append(rows.take(order[:missing]))
+                order = order[missing:]
+                missing -= len(parts[-1])
+                if not missing:
+                    yield Rows.joined(parts)
+                    missing, parts = next(sizes, 0), []
 
-    def _buffers(self, generator: np.random.Generator) -> Iterator[Rows]:
-        """Read some blocks at a time, shuffle them and keep the rows of this rank."""
+    def _buffers(self, generator: np.random.Generator) -> Iterator[tuple[Rows, Tensor]]:
+        """Read some blocks at a time, with the numbers of this rank's rows in their order."""
         blocks = list(self._reader.blocks)
         size = 1
         if self.shuffle:
@@ -184,14 +181,15 @@ class H5DataLoader:
             size = _BUFFER_BLOCKS
         seen = 0
         for first in range(0, len(blocks), size):
-            rows = Rows.joined([self._reader.read(block) for block in blocks[first : first + size]])
-            mine = slice((self.rank - seen) % self.world_size, None, self.world_size)
+            rows = self._reader.read(blocks[first : first + size])
+            order = generator.permutation(len(rows)) if self.shuffle else np.arange(len(rows))
+            yield (
+                rows,
+                torch.from_numpy(
+                    order[(self.rank - seen) % self.world_size :: self.world_size].copy()
+                ),
+            )
             seen += len(rows)
-            if self.shuffle:
-                rows = rows.take(torch.from_numpy(generator.permutation(len(rows))[mine].copy()))
-            else:
-                rows = rows[mine]
-            yield rows
 
     def _columns(self, rows: Rows) -> dict[str, Tensor]:
         return self._reader.columns(rows, pinned=self._pinned)

@@ -57,7 +57,10 @@ def read(data_dir: Path) -> dict[str, Any] | None:
 
 
 def differences(
-    manifest: Mapping[str, Any] | None, data_dir: Path, made_from: Mapping[str, Any]
+    manifest: Mapping[str, Any] | None,
+    data_dir: Path,
+    made_from: Mapping[str, Any],
+    names: Iterable[str] = (),
 ) -> list[str]:
     """Say what keeps an encoding from being used again; empty if nothing does.
 
@@ -65,12 +68,14 @@ def differences(
         manifest: As :func:`read` returned it.
         data_dir: The folder it lies in.
         made_from: The present ``sources`` and ``settings``.
+        names: The files an encoding made now would have.
     """
     if manifest is None:
         return ["not encoded yet"]
     if not manifest["complete"]:
         return ["the last encoding was interrupted"]
     found = _damaged_files(manifest, data_dir)
+    found += [f"{name} is missing" for name in names if name not in manifest["files"]]
     for group, entries in made_from.items():
         before = manifest[group]
         found += [

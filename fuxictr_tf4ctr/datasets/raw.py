@@ -1,7 +1,7 @@
 """Raw csv and parquet files as one lazy frame per split, streamed in bounded memory."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from polars.io.plugins import register_io_source
 
 from fuxictr_tf4ctr.datasets.csv_blocks import CsvFile
 from fuxictr_tf4ctr.errors import DataError
+from fuxictr_tf4ctr.names import nearest
 
 SUFFIXES = {"csv": (".csv", ".csv.gz", ".tsv", ".tsv.gz"), "parquet": (".parquet",)}
 # As FuxiCTR gives its dtypes to polars.
@@ -44,7 +45,7 @@ class RawFiles:
         self._files: list[CsvFile | ParquetFile] = [
             ParquetFile(Path(file))
             if Path(file).suffix == ".parquet"
-            else CsvFile(Path(file), _separator(Path(file), separator), declared or {})
+            else CsvFile(Path(file), separator_of(Path(file), separator), declared or {})
             for file in files
         ]
         self._n_rows = n_rows
@@ -153,7 +154,46 @@ class _Pace:
             self._consumer_waits.set()
 
 
-def _separator(file: Path, separator: str) -> str:
+def check_source_columns(
+    path: str | Path,
+    schema: Mapping[str, pl.DataType],
+    features: Sequence[Mapping[str, Any]],
+    labels: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Raise unless raw data have the columns declared, of the types declared.
+
+    Args:
+        path: Where the rows come from, for messages.
+        schema: Column -> its type, as found.
+        features: Feature columns as the data set's section declares them.
+        labels: Label columns alike.
+
+    Raises:
+        DataError: A column is missing, or of another type.
+    """
+    for role, columns in (("label", labels), ("column", features)):
+        for column in columns:
+            name, dtype = column["name"], column["dtype"]
+            # A preprocess function may make the column from others.
+            if name not in schema and not column.get("preprocess"):
+                close = nearest(name, schema) or list(schema)
+                hint = "; is sep right?" if len(schema) == 1 else ""
+                raise DataError(f"{path}: no {role} {name!r}; there: {', '.join(close)}{hint}")
+            found = schema.get(name)
+            if found is not None and not _agree(dtype, found):
+                raise DataError(f"{path}: column {name!r} holds {found}, its dtype says {dtype}")
+
+
+def _agree(dtype: str, found: pl.DataType) -> bool:
+    number = found.is_numeric() or found in (pl.Boolean, pl.Null)
+    if dtype in ("int", "float"):
+        return number
+    # FuxiCTR joins the tokens of list columns that are declared as text.
+    return dtype != "str" or not number or found == pl.Null
+
+
+def separator_of(file: Path, separator: str) -> str:
+    """Return what separates the fields of a csv file: in .tsv a tab stands for the comma."""
     return "\t" if separator == "," and ".tsv" in file.suffixes else separator
 
 

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from fuxictr.preprocess.tokenizer import Tokenizer
 
 from fuxictr_tf4ctr.datasets.columns import LABEL_DTYPE, column_dtype
 from fuxictr_tf4ctr.datasets.fitting import HASH_BUCKET
+from fuxictr_tf4ctr.errors import DataError
 
 ColumnEncoder = Callable[[pl.Series], np.ndarray]
 """Turns a preprocessed column [rows] into what is stored, [rows] or [rows, width]."""
@@ -29,6 +31,28 @@ def column_encoders(processor: FeatureProcessor) -> dict[str, ColumnEncoder]:
     for name in processor.feature_map.labels:
         encoders[name] = lambda values: _numbers(values).astype(LABEL_DTYPE)
     return encoders
+
+
+def encode_columns(
+    rows: pl.DataFrame, path: str | Path, encoders: Mapping[str, ColumnEncoder]
+) -> dict[str, np.ndarray]:
+    """Encode preprocessed rows.
+
+    Args:
+        rows: After FuxiCTR's preprocessing.
+        path: Where they come from, for messages.
+        encoders: As :func:`column_encoders` returned them.
+
+    Raises:
+        DataError: A column holds what its encoder cannot take.
+    """
+    columns = {}
+    for name, encode in encoders.items():
+        try:
+            columns[name] = encode(rows[name])
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"{path}: column {name!r} cannot be encoded: {error}") from error
+    return columns
 
 
 def _encoder(

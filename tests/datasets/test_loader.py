@@ -256,9 +256,11 @@ def test_streamed_batches_lose_and_repeat_no_row(encoded, small_blocks, split, b
 
 
 def test_the_budget_chooses_the_storage(encoded):
-    path = encoded(20)  # nine values of four bytes per row
-    assert loader(path, memory_budget=20 * 36).storage == "memory"
-    assert loader(path, memory_budget=20 * 36 - 1).storage == "stream"
+    path = encoded(20)
+    # A row: an int64 for session, four float32 for price, image and click, a byte for each of
+    # color and the three of words; padded to whole int64s.
+    assert loader(path, memory_budget=20 * 32).storage == "memory"
+    assert loader(path, memory_budget=20 * 32 - 1).storage == "stream"
     with pytest.raises(SettingsError, match="unknown storage 'steam'; did you mean 'stream'"):
         loader(path, storage="steam")
 
@@ -330,7 +332,7 @@ def test_prefetching_changes_nothing_but_the_thread(ahead):
 def test_a_consumer_that_stops_early_stops_the_thread(encoded):
     before = threading.active_count()
     for _ in range(3):
-        for _batch in loader(encoded(200), batch_size=2, storage="stream"):
+        for _batch in loader(encoded(200), batch_size=2, storage="stream", prefetch=2):
             break
     gc.collect()
     assert threading.active_count() == before

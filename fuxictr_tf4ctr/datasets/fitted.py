@@ -1,0 +1,188 @@
+"""``encoder.json``: the fitted encoder, so that rows which come later get the same ids and numbers.
+
+FuxiCTR keeps its fitted processor in a pickle, which runs code when loaded. Here feature_map.json
+and feature_vocab.json hold what they hold in FuxiCTR, and this file the rest: the columns as the
+data set's section declares them, statistics of the numbers, types of the tokens.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fuxictr.features import FeatureMap
+from fuxictr.preprocess import FeatureProcessor
+from fuxictr.preprocess.normalizer import Normalizer
+from fuxictr.preprocess.tokenizer import Tokenizer
+
+from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
+from fuxictr_tf4ctr.datasets.job import (
+    EncodingJob,
+    check_preprocess,
+    describe_class,
+    find_processor_class,
+)
+from fuxictr_tf4ctr.errors import DataError, SettingsError
+
+NAME = "encoder.json"
+_FORMAT = "fuxictr_tf4ctr encoder 1"
+_SPECIAL = ("__PAD__", "__OOV__")
+# How feature_vocab.json, whose keys are texts, gives a vocabulary's tokens back.
+_TOKEN_TYPES = {"text": str, "int": int, "float": float}
+
+
+def save_encoder(processor: FeatureProcessor, job: EncodingJob) -> None:
+    """Write what was fitted beside the processor's feature map.
+
+    Args:
+        processor: Fitted from ``processor.statistics``.
+        job: What it was fitted for.
+    """
+    specs = processor.feature_map.features
+    content = {
+        "format": _FORMAT,
+        "dataset_id": processor.feature_map.dataset_id,
+        "feature_processor": describe_class(job.processor_class),
+        "reading": {key: job.reading[key] for key in ("data_format", "sep")},
+        "features": job.features,
+        "labels": job.labels,
+        "normalizers": {
+            name: processor.statistics[name]
+            for name in specs
+            if f"{name}::normalizer" in processor.processor_dict
+        },
+        "tokenizers": {
+            name: _describe_tokenizer(tokenizer, in_vocab=specs[name]["type"] != "meta")
+            for name in specs
+            if (tokenizer := processor.processor_dict.get(f"{name}::tokenizer")) is not None
+            and tokenizer.vocab
+        },
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    (Path(processor.data_dir) / NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _describe_tokenizer(tokenizer: Tokenizer, in_vocab: bool) -> dict[str, Any]:
+    described = {
+        "missing": tokenizer._na_value,
+        "splitter": tokenizer._splitter,
+        "max_len": tokenizer.max_len,
+        "padding": tokenizer.padding,
+    }
+    types = {type(token) for token in tokenizer.vocab if token not in _SPECIAL}
+    for name, token_type in _TOKEN_TYPES.items():
+        if in_vocab and types <= {token_type}:
+            return described | {"tokens": name}
+    return described | {"vocab": list(tokenizer.vocab.items())}
+
+
+def read_encoder(folder: Path) -> dict[str, Any]:
+    """Read ``encoder.json``, with the vocabulary of every tokenizer in ``vocab``.
+
+    Returns:
+        The content of the file; ``features`` and ``labels`` are checked and complete.
+
+    Raises:
+        DataError: There is none, or none of this version.
+        SettingsError: It was changed to something the encoder must not run.
+    """
+    path = folder / NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise ValueError(f"it says {content['format']!r}")
+        texts = json.loads((folder / "feature_vocab.json").read_text(encoding="utf-8"))
+        for name, tokenizer in content["tokenizers"].items():
+            tokenizer["vocab"] = _vocab(tokenizer, texts.get(name, {}))
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: missing, so new rows cannot be encoded: the data were encoded by FuxiCTR or "
+            "by an earlier version; encode them from csv or parquet, and train again"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: was not written by this version: {error}") from error
+    content["features"], content["labels"] = complete_columns(
+        content["features"], content["labels"]
+    )
+    return content
+
+
+def _vocab(tokenizer: Mapping[str, Any], texts: Mapping[str, int]) -> dict[Any, int]:
+    if "vocab" in tokenizer:
+        return {token: i for token, i in tokenizer["vocab"]}
+    restored = _TOKEN_TYPES[tokenizer["tokens"]]
+    return {token if token in _SPECIAL else restored(token): i for token, i in texts.items()}
+
+
+def load_processor(
+    folder: Path, feature_map: FeatureMap, *, labels: bool = False
+) -> FeatureProcessor:
+    """Restore the processor an encoding was made with.
+
+    Args:
+        folder: Where encoder.json and feature_vocab.json lie.
+        feature_map: The features to encode.
+        labels: Whether the rows have labels.
+
+    Raises:
+        DataError: A file is missing or was written by another version.
+        SettingsError: The data set's own processor class is gone or has changed.
+    """
+    content = read_encoder(folder)
+    processor_class = _processor_class(content["feature_processor"], folder)
+    columns = content["features"] + content["labels"]
+    for column in columns:
+        check_preprocess(column, processor_class)
+    if not any(column.get("preprocess") for column in columns):
+        # Without functions that may read any column, those the model leaves out may be missing.
+        used = feature_map.features
+        content["features"] = [each for each in content["features"] if each["name"] in used]
+    processor = processor_class(
+        feature_cols=content["features"],
+        label_col=content["labels"] if labels else [],
+        dataset_id=content["dataset_id"],
+        data_root=str(folder),
+    )
+    processor.feature_map = feature_map
+    normalizers = {column["name"]: column.get("normalizer") for column in content["features"]}
+    for name, statistics in content["normalizers"].items():
+        if normalizers.get(name):
+            processor.processor_dict[f"{name}::normalizer"] = _normalizer(
+                normalizers[name], statistics
+            )
+    for name, described in content["tokenizers"].items():
+        processor.processor_dict[f"{name}::tokenizer"] = _tokenizer(described)
+    return processor
+
+
+def _processor_class(described: str, folder: Path) -> type[FeatureProcessor]:
+    name = described.split()[0]
+    found = find_processor_class(name)
+    # FuxiCTR's own fills missing values, no more; another one computes what the model reads.
+    if found is not FeatureProcessor and describe_class(found) != described:
+        raise SettingsError(
+            f"{folder}: feature_processor {name} has changed since the data were encoded; restore "
+            "its code, or encode and train again"
+        )
+    return found
+
+
+def _normalizer(name: str, statistics: Mapping[str, float]) -> Normalizer:
+    normalizer = Normalizer(name)
+    normalizer.fit_from_stats(
+        min_value=statistics["min"],
+        max_value=statistics["max"],
+        **{key: statistics[key] for key in ("mean", "std", "count")},
+    )
+    return normalizer
+
+
+def _tokenizer(described: Mapping[str, Any]) -> Tokenizer:
+    tokenizer = Tokenizer(
+        na_value=described["missing"],
+        splitter=described["splitter"],
+        max_len=described["max_len"],
+        padding=described["padding"],
+    )
+    tokenizer.vocab = dict(described["vocab"])
+    return tokenizer
