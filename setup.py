@@ -14,6 +14,11 @@ VERSION = re.search(
 # Installed inside the package, so that every experiment runs from any directory.
 RESOURCES = ("config/*/*.yaml", "data/demo/*.csv", "data/demo/LICENSE.md", "data/README.md")
 
+# fuxictr export: what torch.onnx.export works by, and what runs its result
+_EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.6,<1", "onnxruntime>=1.23.2,<2"]
+# fuxictr tune --search tpe and random
+_OPTUNA = "optuna>=5,<6"
+
 
 class BuildWithResources(build_py):
     """Build the packages, and copy configuration and demo data into ours."""
@@ -41,7 +46,7 @@ setup(
     # A plain layout makes an editable install a line in a .pth file. Anything else puts a finder
     # behind site-packages, where FuxiCTR's own model_zoo would hide ours.
     package_dir={"": "."},
-    package_data={"": ["README.md"]},
+    package_data={"": ["README.md", "*.css", "*.js"]},
     cmdclass={"build_py": BuildWithResources},
     install_requires=[
         "fuxictr>=2.3.10,<2.4",
@@ -50,11 +55,16 @@ setup(
         "polars>=1.40,<2",
         "h5py>=3.10,<4",
         "numpy>=1.26,<3",
+        "pyarrow>=15",
         "pyyaml>=6.0.1,<7",
         "filelock>=3.12,<5",
         "tqdm>=4.66,<5",
     ],
-    extras_require={"test": ["pytest>=8,<10", "hypothesis>=6.100,<7"]},
+    extras_require={
+        "export": _EXPORT,
+        "test": ["pytest>=8,<10", "hypothesis>=6.100,<7", _OPTUNA, *_EXPORT],
+        "tune": [_OPTUNA],
+    },
     entry_points={
         "console_scripts": [
             "fuxictr = fuxictr_tf4ctr.cli:main",

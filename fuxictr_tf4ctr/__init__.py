@@ -18,6 +18,7 @@ _PUBLIC = {
     "TwinModel": "twin",
     "find_model": "registry",
     "from_published": "published",
+    "load": "loading",
     "load_settings": "settings",
     "register_encoder": "twin",
     "register_model": "registry",

@@ -14,6 +14,7 @@ from fuxictr.utils import print_to_json
 
 from fuxictr_tf4ctr.datasets import EncodedDataset, H5DataLoader, encode_dataset, load_feature_map
 from fuxictr_tf4ctr.errors import DataError, Terminated
+from fuxictr_tf4ctr.loading import keep_schema
 from fuxictr_tf4ctr.records import RunRecord, held, logging_to, new_run
 from fuxictr_tf4ctr.resume import refuse_other_data, resumed_run
 from fuxictr_tf4ctr.settings import Settings
@@ -50,7 +51,12 @@ def run_experiment(settings: Settings, resume: bool | Path = False) -> RunRecord
                 dataset = encode_dataset(settings.params)
                 refuse_other_data(record, dataset)
                 feature_map = load_feature_map(dataset, settings.params)
-            record.data = {"fingerprint": dataset.fingerprint, "rows": dict(dataset.rows)}
+            record.data = {
+                "fingerprint": dataset.fingerprint,
+                "rows": dict(dataset.rows),
+                "folder": str(dataset.data_dir.resolve()),
+            }
+            keep_schema(dataset, record)
             logging.info("Feature specs: %s", print_to_json(feature_map.features))
             with _timed(record, "load"):
                 train_gen, valid_gen, test_gen = _loaders(dataset, feature_map, settings)

@@ -34,8 +34,25 @@ _RENAMED = {
     "hard_hidden_units": "complex_hidden_units",
     "cin_hidden_units": "simple_hidden_units",
 }
-# What a parameter that is null or absent means in the authors' code.
+# What a parameter that is null, "none" or absent means in the authors' code.
 _UNSET = {"sample_selection": "none", "fusion": "sum"}
+
+PUBLISHED_KEYS = frozenset(_RENAMED)
+"""Keys of the authors' configurations that have another name here."""
+
+# The data sets in the authors' expids, by ours; spelling and case vary in their files.
+_DATA = {
+    "criteo_10": "criteo",
+    "criteo": "criteo",
+    "avazu": "avazu",
+    "frappe": "frappe",
+    "movielens": "movielens",
+    "movielenslatest": "movielens",
+    "kkbox": "kkbox",
+    "ml-1m": "ml1m",
+}
+
+_WITH_SIMPLE_UNITS = ("TF4CTR", "TF4CTRv2", "TF4CTRv2_xDeepFM")
 
 _TABLES = "embedding_layer.embedding_layers."
 _EMBEDDING = f"sample_selection.embedding.layer.{_TABLES}"
@@ -127,13 +144,52 @@ def twin_params(config: Mapping[str, Any]) -> dict[str, Any]:
     if name == "TF4CTR":
         params.update(sample_selection="none", fusion="WSF")
     for key, value in _UNSET.items():
-        params[key] = params.get(key) or value
-    takes_simple_units = name in ("TF4CTR", "TF4CTRv2", "TF4CTRv2_xDeepFM")
-    if not takes_simple_units:
+        params[key] = value if params.get(key) in (None, "none") else params[key]
+    if name not in _WITH_SIMPLE_UNITS:
         params.pop("simple_hidden_units", None)
     elif name == "TF4CTRv2_xDeepFM":
         params["simple_hidden_units"] = config["cin_hidden_units"]
     return params
+
+
+def is_published(config: Mapping[str, Any]) -> bool:
+    """Whether a model configuration is in the authors' spelling.
+
+    ``TF4CTR`` is a model of theirs and of ours; their keys tell which is meant.
+    """
+    name = config.get("model")
+    return name in TWIN_OF and (name != "TF4CTR" or not PUBLISHED_KEYS.isdisjoint(config))
+
+
+def our_expid(expid: str) -> str | None:
+    """Return our experiment of the model and data set in an expid of the authors', if any."""
+    model, data = _parts(expid)
+    return f"{TWIN_OF[model]}_{_DATA[data]}" if model in TWIN_OF and data in _DATA else None
+
+
+def our_keys(expid: str, space: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate the keys and choices of a tuner space from the authors' spelling to ours.
+
+    Args:
+        expid: The authors' expid that the space varies.
+        space: Key -> list of choices, or anything that needs no translation.
+    """
+    model, _ = _parts(expid)
+    renamed = {}
+    for key, choices in space.items():
+        ours = _RENAMED.get(key, key)
+        if ours == "simple_hidden_units" and model not in _WITH_SIMPLE_UNITS:
+            continue  # read by the authors' tuner, used by none of these models
+        if ours in _UNSET and isinstance(choices, list):
+            choices = [_UNSET[ours] if value in (None, "none") else value for value in choices]
+        renamed[ours] = choices
+    return renamed
+
+
+def _parts(expid: str) -> tuple[str, str]:
+    """Split an expid of the authors' into its model and its data set, in lower case."""
+    model = max((name for name in TWIN_OF if expid.startswith(f"{name}_")), key=len, default="")
+    return model, expid.removeprefix(f"{model}_").lower()
 
 
 def twin_names(config: Mapping[str, Any], names: list[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a run leaves: a folder of its own with log, checkpoint and run.json, and FuxiCTR's csv line.
 
 ``<model_root>/<dataset_id>/<expid>/<time>/`` holds ``<expid>.log``, ``<expid>.model``,
-``run.json`` and, until the run is finished, the checkpoints in ``state/``;
+``run.json``, ``schema/`` and, until the run is finished, the checkpoints in ``state/``;
 ``<model_root>/results.csv`` gets one line per finished run. Nothing of an earlier run is ever
 overwritten.
 """
@@ -12,7 +12,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -26,7 +26,10 @@ from filelock import FileLock, Timeout
 from fuxictr_tf4ctr.errors import DataError
 
 RECORD_FORMAT = 1
-_PACKAGES = ("fuxictr-tf4ctr", "fuxictr", "torch", "numpy", "polars", "h5py", "scikit-learn")
+_PACKAGES = (
+    *("fuxictr-tf4ctr", "fuxictr", "torch", "pandas", "numpy", "scipy", "scikit-learn", "pyyaml"),
+    *("h5py", "tqdm", "polars"),
+)
 
 
 @dataclass
@@ -43,8 +46,8 @@ class RunRecord:
         resumed: Times at which the run was taken up again.
         settings: All parameters of the run.
         versions: Versions of Python and of the packages that matter.
-        machine: Processor, number of cores, GPU.
-        data: Fingerprint and row counts of the encoded data set.
+        machine: Processor, cores, memory, GPUs, CUDA.
+        data: Fingerprint, row counts and folder of the encoded data set.
         parameters: Number of trainable parameters.
         evaluations: One entry per validation during training: epoch, step, train_loss, metrics, …
         valid: Final metrics of the best checkpoint on the validation data.
@@ -85,6 +88,11 @@ class RunRecord:
         return self.folder / "state"
 
     @property
+    def schema_folder(self) -> Path:
+        """Feature map, vocabularies and fitted encoder: what the model needs beside its weights."""
+        return self.folder / "schema"
+
+    @property
     def json_file(self) -> Path:
         """The record itself."""
         return self.folder / "run.json"
@@ -98,17 +106,20 @@ class RunRecord:
         temporary.write_text(text + "\n", encoding="utf-8")
         os.replace(temporary, self.json_file)
 
-    def append_csv_line(self) -> Path:
-        """Append FuxiCTR's result line to ``<model_root>/results.csv`` and return its path."""
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        line = (
+    def csv_line(self) -> str:
+        """Return FuxiCTR's result line, which begins with the time of the run's start."""
+        stamp = datetime.fromisoformat(self.started).astimezone().strftime("%Y%m%d-%H%M%S")
+        return (
             f" {stamp},[command] {self.command},[exp_id] {self.expid},"
             f"[dataset_id] {self.settings['dataset_id']},[train] N.A.,"
             f"[val] {metrics_line(self.valid)},[test] {metrics_line(self.test)}\n"
         )
+
+    def append_csv_line(self) -> Path:
+        """Append FuxiCTR's result line to ``<model_root>/results.csv`` and return its path."""
         path = Path(self.settings["model_root"]) / "results.csv"
         with path.open("a", encoding="utf-8") as results:
-            results.write(line)
+            results.write(self.csv_line())
         return path
 
 
@@ -207,10 +218,10 @@ def command_line() -> str:
     return shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter for a result."""
+def versions(others: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of Python, of the packages that matter for a result, and of others."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *others):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -224,10 +235,29 @@ def machine() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "processor": platform.machine(),
+        "cpu": _cpu_name(),
         "cores": os.cpu_count(),
+        "memory_gib": _memory_gib(),
+        "cuda": torch.version.cuda,
         "torch_threads": torch.get_num_threads(),
         "gpus": gpus,
     }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _memory_gib() -> int | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    except (AttributeError, OSError, ValueError):  # no such thing outside POSIX
+        return None
 
 
 def plain(value: Any) -> Any:

@@ -161,6 +161,22 @@ def list_expids(config_dir: str | os.PathLike[str] | None = None) -> dict[str, d
     return found
 
 
+def model_section(
+    expid: str, config_dir: str | os.PathLike[str] | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Return the folder an experiment or template is in, and its merged model section.
+
+    Args:
+        expid: Name of the experiment.
+        config_dir: Folder of the YAML files; None for ``./config`` and the package's own.
+
+    Raises:
+        SettingsError: There is no such section.
+    """
+    folder, models = _find_config(expid, config_dir)
+    return folder, _merged(expid, models, folder)
+
+
 def list_datasets(config_dir: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:
     """Return id and training file of every data set.
 

@@ -97,7 +97,7 @@ def test_a_run_killed_at_random_steps_ends_with_the_same_metrics(whole):
     # A run killed before its first checkpoint starts over, which is no resuming.
     assert 1 <= len(record["resumed"]) <= 2, steps
     assert {path.name for path in run.iterdir()} == {
-        ".lock", f"{EXPID}.log", f"{EXPID}.model", "run.json",
+        ".lock", f"{EXPID}.log", f"{EXPID}.model", "run.json", "schema",
     }  # fmt: skip
 
 

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from fuxictr_tf4ctr import __version__
-from fuxictr_tf4ctr.cli import data, listing, run
+from fuxictr_tf4ctr.cli import data, export, judging, listing, predict, run, sweeps
 from fuxictr_tf4ctr.errors import Terminated, UserError
 
 # In the order of the help.
-_COMMANDS = (run, data, listing)
+_COMMANDS = (run, predict, export, judging, data, listing, sweeps)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

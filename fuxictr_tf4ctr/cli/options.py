@@ -2,11 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from fuxictr_tf4ctr.errors import SettingsError
+
+if TYPE_CHECKING:
+    from fuxictr_tf4ctr.loading import LoadedRun
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +34,26 @@ def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
         metavar="KEY=VALUE",
         help=f"override a setting, its value in YAML: {example}",
     )
+
+
+def add_run(parser: argparse.ArgumentParser, device: bool = True) -> None:
+    """Add ``--run`` and, with ``device``, where its model computes; see :func:`given_run`."""
+    parser.add_argument("--run", required=True, metavar="RUN", help="folder of a finished run")
+    if device:
+        parser.add_argument(
+            "--gpu", type=int, default=-1, metavar="N", help="index of the GPU, -1 for the CPU"
+        )
+    parser.add_argument(
+        "--zoo", metavar="DIR", help="FuxiCTR checkout the model is from (default: $FUXICTR_HOME)"
+    )
+
+
+def given_run(arguments: argparse.Namespace) -> "LoadedRun":
+    """Load the run that the arguments name."""
+    from fuxictr_tf4ctr.loading import load_run
+
+    device = "cpu" if arguments.gpu < 0 else f"cuda:{arguments.gpu}"
+    return load_run(arguments.run, device, arguments.zoo)
 
 
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:

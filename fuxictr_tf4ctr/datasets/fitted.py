@@ -5,6 +5,7 @@ and feature_vocab.json hold what they hold in FuxiCTR, and this file the rest: t
 data set's section declares them, statistics of the numbers, types of the tokens.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -114,55 +115,50 @@ def _vocab(tokenizer: Mapping[str, Any], texts: Mapping[str, int]) -> dict[Any, 
     return {token if token in _SPECIAL else restored(token): i for token, i in texts.items()}
 
 
-def load_processor(
-    folder: Path, feature_map: FeatureMap, *, labels: bool = False
+def restored_processor(
+    content: Mapping[str, Any], feature_map: FeatureMap, *, labels: bool = False
 ) -> FeatureProcessor:
     """Restore the processor an encoding was made with.
 
     Args:
-        folder: Where encoder.json and feature_vocab.json lie.
+        content: As :func:`read_encoder` returned it.
         feature_map: The features to encode.
         labels: Whether the rows have labels.
 
     Raises:
-        DataError: A file is missing or was written by another version.
         SettingsError: The data set's own processor class is gone or has changed.
     """
-    content = read_encoder(folder)
-    processor_class = _processor_class(content["feature_processor"], folder)
-    columns = content["features"] + content["labels"]
-    for column in columns:
+    processor_class = _processor_class(content["feature_processor"])
+    features, label_columns = content["features"], content["labels"]
+    for column in features + label_columns:
         check_preprocess(column, processor_class)
-    if not any(column.get("preprocess") for column in columns):
+    if not any(column.get("preprocess") for column in features + label_columns):
         # Without functions that may read any column, those the model leaves out may be missing.
-        used = feature_map.features
-        content["features"] = [each for each in content["features"] if each["name"] in used]
+        features = [column for column in features if column["name"] in feature_map.features]
     processor = processor_class(
-        feature_cols=content["features"],
-        label_col=content["labels"] if labels else [],
+        feature_cols=copy.deepcopy(features),
+        label_col=copy.deepcopy(label_columns) if labels else [],
         dataset_id=content["dataset_id"],
-        data_root=str(folder),
     )
     processor.feature_map = feature_map
-    normalizers = {column["name"]: column.get("normalizer") for column in content["features"]}
-    for name, statistics in content["normalizers"].items():
-        if normalizers.get(name):
-            processor.processor_dict[f"{name}::normalizer"] = _normalizer(
-                normalizers[name], statistics
-            )
+    for column in features:
+        statistics = content["normalizers"].get(column["name"])
+        if statistics is not None:
+            normalizer = _normalizer(column["normalizer"], statistics)
+            processor.processor_dict[f"{column['name']}::normalizer"] = normalizer
     for name, described in content["tokenizers"].items():
         processor.processor_dict[f"{name}::tokenizer"] = _tokenizer(described)
     return processor
 
 
-def _processor_class(described: str, folder: Path) -> type[FeatureProcessor]:
+def _processor_class(described: str) -> type[FeatureProcessor]:
     name = described.split()[0]
     found = find_processor_class(name)
     # FuxiCTR's own fills missing values, no more; another one computes what the model reads.
     if found is not FeatureProcessor and describe_class(found) != described:
         raise SettingsError(
-            f"{folder}: feature_processor {name} has changed since the data were encoded; restore "
-            "its code, or encode and train again"
+            f"feature_processor {name} has changed since the run's data were encoded; restore its "
+            "code, or encode and train again"
         )
     return found
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,12 +13,15 @@ from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_tf4ctr.datasets.columns import typed_columns
 from fuxictr_tf4ctr.datasets.csv_blocks import CsvFile
-from fuxictr_tf4ctr.datasets.fitted import load_processor, read_encoder
+from fuxictr_tf4ctr.datasets.fitted import read_encoder, restored_processor
 from fuxictr_tf4ctr.datasets.job import raw_files
 from fuxictr_tf4ctr.datasets.raw import DTYPES, ParquetFile, check_source_columns, separator_of
 from fuxictr_tf4ctr.datasets.skipping import SkippedRows, SkippingCsvFile
 from fuxictr_tf4ctr.datasets.transform import column_encoders, encode_columns
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.names import unknown
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,11 @@ class RowEncoder:
 
     Attributes:
         seen: Categorical or sequence column -> how many values were encoded.
-        unknown: Column -> how many of them the vocabulary lacks, so that they are one in ``__OOV__``;
-            missing values are among them unless ``fill_na`` names a known one.
+        unknown: Column -> how many of them the vocabulary lacks, which share the id of
+            ``__OOV__``; missing values are among them unless ``fill_na`` is a known one.
+        separator: Of the csv files of the training data.
+        features: The feature columns to read, as the data set's section declares them.
+        labels: The label columns, if any are to be read.
 
     Raises:
         DataError: The run keeps no fitted encoder.
@@ -81,7 +86,8 @@ class RowEncoder:
     ) -> None:
         self._feature_map = copy.copy(feature_map)
         self._feature_map.labels = feature_map.labels if labels else []
-        self._processor = load_processor(folder, self._feature_map, labels=labels)
+        content = read_encoder(folder)
+        self._processor = restored_processor(content, self._feature_map, labels=labels)
         self._encoders = column_encoders(self._processor)
         self._binary, self._skipped = binary, skipped
         self._oov = {
@@ -92,20 +98,39 @@ class RowEncoder:
         }
         self.seen = dict.fromkeys(self._oov, 0)
         self.unknown = dict.fromkeys(self._oov, 0)
-        self.labels = self._processor.label_cols
-
-    @property
-    def declared(self) -> list[dict[str, Any]]:
-        """The columns to be read, as the data set's section declares them."""
-        return self._processor.feature_cols
+        self.separator: str = content["reading"]["sep"]
+        self.features, self.labels = self._processor.feature_cols, self._processor.label_cols
 
     @property
     def source_columns(self) -> list[str] | None:
-        """Names of the raw columns read; None where a preprocess function may read any."""
-        columns = self.declared + self.labels
+        """Names of the raw columns to read; None where a preprocess function may read any."""
+        columns = self.features + self.labels
         if any(column.get("preprocess") for column in columns):
             return None
         return [column["name"] for column in columns]
+
+    @property
+    def reads_files_itself(self) -> bool:
+        """Whether the data set's own processor class replaces FuxiCTR's way to read files."""
+        return type(self._processor).read_data is not FeatureProcessor.read_data
+
+    def checked(self, frame: pl.DataFrame, path: Path | str) -> pl.DataFrame:
+        """Give a frame the types that were declared.
+
+        Raises:
+            DataError: A column is missing, or of a type that means something else.
+        """
+        texts = []
+        for column in self.features:
+            found = frame.schema.get(column["name"])
+            if found is None or column["dtype"] != "str":
+                continue
+            # As a csv file would have it: the number 7 is the token "7".
+            if found.is_integer() or isinstance(found, pl.Categorical | pl.Enum):
+                texts.append(pl.col(column["name"]).cast(pl.String))
+        frame = frame.with_columns(texts)
+        check_source_columns(path, frame.schema, self.features, self.labels)
+        return frame
 
     def encode(self, rows: RawRows) -> EncodedRows:
         """Encode some rows.
@@ -114,18 +139,17 @@ class RowEncoder:
             DataError: A column is missing or of another type, or a value is none a model can take:
                 a number that is not finite, a list of another length, a label other than 0 or 1.
         """
-        frame = _as_declared(rows.frame, self.declared)
-        check_source_columns(rows.path, frame.schema, self.declared, self.labels)
-        frame = self._without_missing_labels(frame, rows)
-        if self._skipped is not None:
-            frame = self._without_bad_lists(frame, rows.path)
+        frame = self.checked(rows.frame, rows.path)
+        if self._skipped is None:
+            self._refuse_missing_labels(frame, rows)
         try:
             prepared = self._processor.preprocess(frame.lazy()).collect()
         except pl.exceptions.PolarsError as error:
             raise DataError(f"{rows.path}: {str(error).split(chr(10) * 2)[0]}") from error
-        columns = encode_columns(prepared, rows.path, self._encoders)
         if self._skipped is not None:
-            columns, frame = self._without_bad_numbers(columns, frame, rows.path)
+            good = self._good_rows(frame, prepared, rows.path)
+            frame, prepared = frame.filter(good), prepared.filter(good)
+        columns = encode_columns(prepared, rows.path, self._encoders)
         columns = typed_columns(
             rows.path, columns, self._feature_map, binary=self._binary, first_row=rows.first
         )
@@ -139,53 +163,41 @@ class RowEncoder:
             self.seen[name] += ids.size if ids.ndim == 1 else int(np.count_nonzero(ids))
             self.unknown[name] += int((ids == oov).sum())
 
-    def _without_missing_labels(self, frame: pl.DataFrame, rows: RawRows) -> pl.DataFrame:
-        """FuxiCTR would take a missing label for 0: true of no row."""
-        for label in (column["name"] for column in self.labels):
-            if label in frame.columns and frame[label].null_count():
-                if self._skipped is None:
-                    row = rows.first + frame[label].is_null().arg_max()
-                    raise DataError(
-                        f"{rows.path}: label {label!r}, row {row} (counted from 0) is missing"
-                    )
-                frame = self._kept(frame, frame[label].is_not_null(), rows.path, label, "missing")
-        return frame
+    def _refuse_missing_labels(self, frame: pl.DataFrame, rows: RawRows) -> None:
+        for name in (column["name"] for column in self.labels):
+            # FuxiCTR would take a missing label for 0.
+            if name in frame.columns and frame[name].null_count():
+                row = rows.first + frame[name].is_null().arg_max()
+                raise DataError(f"{rows.path}: label {name!r}, row {row} (counted from 0): missing")
 
-    def _without_bad_lists(self, frame: pl.DataFrame, path: Path) -> pl.DataFrame:
-        for name, spec in self._feature_map.features.items():
-            if spec["type"] == "embedding" and isinstance(frame.schema.get(name), pl.List):
-                good = (frame[name].list.len() == spec["pretrain_dim"]).fill_null(False)
-                frame = self._kept(frame, good, path, name, "of another length")
-        return frame
-
-    def _without_bad_numbers(
-        self, columns: dict[str, np.ndarray], frame: pl.DataFrame, path: Path
-    ) -> tuple[dict[str, np.ndarray], pl.DataFrame]:
-        good = np.ones(frame.height, bool)
-        for name, values in columns.items():
-            spec = self._feature_map.features.get(name)
-            if spec is None and self._binary:
-                fits = (values == 0) | (values == 1)
-            elif spec is None or spec["type"] in ("numeric", "embedding"):
-                fits = np.isfinite(values).reshape(frame.height, -1).all(1)
-            else:
-                continue
-            for _ in range(int((good & ~fits).sum())):
-                self._skipped.add(f"{path}: column {name!r}: a value no model can take")
+    def _good_rows(self, frame: pl.DataFrame, prepared: pl.DataFrame, path: Path) -> pl.Series:
+        """Say which rows a model can take, and count the others."""
+        good = pl.repeat(True, frame.height, dtype=pl.Boolean, eager=True)
+        for name, fits in self._fitting_values(frame, prepared):
+            for value in prepared[name].filter(good & ~fits):
+                self._skipped.add(f"{path}: column {name!r}: {value!r} is none a model can take")
             good &= fits
-        return {n: values[good] for n, values in columns.items()}, frame.filter(pl.Series(good))
+        return good
 
-    def _kept(
-        self, frame: pl.DataFrame, good: pl.Series, path: Path, name: str, problem: str
-    ) -> pl.DataFrame:
-        for _ in range(frame.height - int(good.sum())):
-            self._skipped.add(f"{path}: column {name!r}: {problem}")
-        return frame.filter(good)
+    def _fitting_values(
+        self, frame: pl.DataFrame, prepared: pl.DataFrame
+    ) -> Iterator[tuple[str, pl.Series]]:
+        for name in (column["name"] for column in self.labels):
+            if self._binary:
+                yield name, prepared[name].is_in([0, 1])
+            if name in frame.columns:
+                yield name, frame[name].is_not_null()
+        for name, spec in self._feature_map.features.items():
+            values = prepared[name]
+            if spec["type"] == "numeric" and values.dtype.is_float():
+                yield name, (values.abs() <= _LARGEST).fill_null(True)
+            if spec["type"] == "embedding" and isinstance(values.dtype, pl.List):
+                finite = values.list.eval(pl.element().abs() <= _LARGEST).list.all()
+                yield name, ((values.list.len() == spec["pretrain_dim"]) & finite).fill_null(False)
 
 
 def read_rows(
     source: str | Path,
-    folder: Path,
     encoder: RowEncoder,
     keep: Sequence[str] = (),
     skipped: SkippedRows | None = None,
@@ -193,37 +205,46 @@ def read_rows(
     """Read csv or parquet files some rows at a time, in order.
 
     Args:
-        source: A file, a folder of files, or a glob pattern.
-        folder: Where the fitted encoder lies: csv files are separated as the training data were.
+        source: A file, a folder of files, or a glob pattern. Csv files are separated as the
+            training data were.
         encoder: Says which columns to read.
         keep: Further columns to read; in csv files as texts, unless a preprocess function might
             read them.
         skipped: Where to count bad lines, which are left out; None raises for the first.
 
     Raises:
-        SettingsError: A column to keep is not there.
+        SettingsError: A column to keep is not there, or only the data set's own processor class
+            knows how to read files.
         DataError: A file is missing, empty or unreadable, or lacks a column.
     """
-    wanted = encoder.source_columns
-    types = {c["name"]: DTYPES[c["dtype"]] for c in encoder.declared + encoder.labels}
-    if wanted is not None:
+    if encoder.reads_files_itself:
+        raise SettingsError(
+            "the data set's feature_processor reads raw files in its own way; read the rows, and "
+            "give them to predict_frame of fuxictr_tf4ctr.load(run)"
+        )
+    columns = encoder.source_columns
+    types = {c["name"]: DTYPES[c["dtype"]] for c in encoder.features + encoder.labels}
+    if columns is not None:
         types = dict.fromkeys(keep, pl.String) | types
-        wanted = list(dict.fromkeys([*wanted, *keep]))
-    files = [
-        _open(path, read_encoder(folder)["reading"]["sep"], types, skipped)
-        for path in input_files(source)
-    ]
+        columns = list(dict.fromkeys([*columns, *keep]))
+    files = [_open(path, encoder.separator, types, skipped) for path in input_files(source)]
     for file in files:
-        check_source_columns(file.path, file.schema, encoder.declared, encoder.labels)
-        for name in keep:
-            if name not in file.schema:
-                raise SettingsError(f"{file.path}: no column {name!r} to keep")
-            if file.schema[name] != files[0].schema[name]:
-                raise DataError(
-                    f"{file.path}: column {name!r} is {file.schema[name]}, in {files[0].path} it is "
-                    f"{files[0].schema[name]}"
-                )
-    return _rows_of(source, files, wanted)
+        encoder.checked(pl.DataFrame(schema=file.schema), file.path)
+        _check_kept(file, files[0], keep)
+    return _rows_of(source, files, columns)
+
+
+def _check_kept(
+    file: CsvFile | ParquetFile, first: CsvFile | ParquetFile, keep: Sequence[str]
+) -> None:
+    for name in keep:
+        if name not in file.schema:
+            raise SettingsError(f"{file.path}: {unknown('column', name, file.schema)}")
+        if file.schema[name] != first.schema[name]:
+            raise DataError(
+                f"{file.path}: column {name!r} is {file.schema[name]}, in {first.path} it is "
+                f"{first.schema[name]}"
+            )
 
 
 def _rows_of(
@@ -265,20 +286,3 @@ def _open(
     if skipped is None:
         return CsvFile(path, separator, types)
     return SkippingCsvFile(path, separator, types, skipped)
-
-
-def _as_declared(frame: pl.DataFrame, columns: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """Give frames made elsewhere the types csv files would give: 7 is the token "7"."""
-    texts = []
-    for column in columns:
-        found = frame.schema.get(column["name"])
-        if found is None or column["dtype"] != "str":
-            continue
-        if found.is_integer() or isinstance(found, pl.Categorical | pl.Enum):
-            texts.append(pl.col(column["name"]).cast(pl.String))
-    return frame.with_columns(texts)
-
-
-def reads_raw_files_itself(encoder: RowEncoder) -> bool:
-    """Whether the data set's processor class has a ``read_data`` of its own."""
-    return type(encoder._processor).read_data is not FeatureProcessor.read_data

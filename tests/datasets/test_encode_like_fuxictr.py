@@ -78,7 +78,7 @@ def test_every_other_file_is_fuxictrs(params, fuxictr_dir):
     theirs = {path.name for path in fuxictr_dir.iterdir()}
     ours = {path.name for path in data_dir.iterdir()}
     assert theirs - ours == {f"{split}.parquet" for split in SPLITS} | {"feature_processor.pkl"}
-    assert ours - theirs == {f"{split}.h5" for split in SPLITS} | {"encoding.json"}
+    assert ours - theirs == {f"{split}.h5" for split in SPLITS} | {"encoding.json", "encoder.json"}
 
 
 def test_ids_take_the_smallest_type(params):

@@ -7,51 +7,21 @@ import pytest
 import torch
 import yaml
 from helpers import ALL_KINDS, make_feature_map, random_batch
+from tiny_twins import build
 
 import model_zoo
 from fuxictr_tf4ctr.resources import resource_root
 from fuxictr_tf4ctr.settings import list_expids
-from fuxictr_tf4ctr.twin import ENCODERS, FUSIONS, SAMPLE_SELECTIONS
-from fuxictr_tf4ctr.twin.encoders.base import encoder_options
+from fuxictr_tf4ctr.twin import FUSIONS, SAMPLE_SELECTIONS
 
 ZOO = Path(model_zoo.__file__).parent
 TWINS = [name for name in model_zoo._TWINS if name != "TF4CTR_Pair"]
 OFF = {"twin_focus": False, "sample_selection": "none"}
-# Small sizes for whatever encoder takes an option of that name.
-SMALL = {
-    "hidden_units": [6, 4],
-    "num_layers": 2,
-    "attention_dim": 4,
-    "logarithmic_neurons": 3,
-    "num_blocks": 2,
-    "block_dim": 4,
-    "attention_hidden_units": [3],
-    "gate_hidden_units": [3],
-    "low_rank": 2,
-}
 
 
 @pytest.fixture(scope="module")
 def expids():
     return list_expids(resource_root() / "config")
-
-
-def small_options(model_class, **params):
-    """Sizes that keep a test fast, for the encoders these parameters name."""
-    named = model_class.with_defaults(params)
-    options = {"embedding_dim": 4, **params}
-    for role in ("simple", "complex"):
-        known = encoder_options(ENCODERS[named[f"{role}_encoder"]])
-        for option, value in SMALL.items():
-            if option in known:
-                options.setdefault(f"{role}_{option}", value)
-    return options
-
-
-def build(name, **params):
-    torch.manual_seed(0)
-    model_class = getattr(model_zoo, name)
-    return model_class(make_feature_map(ALL_KINDS), **small_options(model_class, **params))
 
 
 @pytest.mark.parametrize("selection", SAMPLE_SELECTIONS)

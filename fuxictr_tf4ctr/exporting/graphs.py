@@ -1,0 +1,140 @@
+"""A model as a graph of its own: ONNX, or torch.export."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+
+from fuxictr_tf4ctr.datasets.columns import row_shape
+from fuxictr_tf4ctr.errors import DataError, SettingsError
+
+SCORES = ("y_pred", "y_simple", "y_complex")
+Scorer = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
+"""Takes columns by name, returns the scores [rows] in the order of the graph's outputs."""
+
+# Any number but one, which exporters may take for a constant.
+_EXAMPLE_ROWS = 3
+# A protobuf message ends at 2 GiB; larger weights lie in a file beside it.
+_LARGEST_MESSAGE = 1_900_000_000
+
+
+class ScoringGraph(nn.Module):
+    """A FuxiCTR model as a function of columns, one argument each, to its scores.
+
+    Args:
+        model: The model, on the CPU.
+
+    Attributes:
+        inputs: Names of the columns, in the order of the arguments.
+        outputs: Names of the scores, in their order: y_pred, and those of the streams if any.
+        example: Columns of a batch.
+    """
+
+    def __init__(self, model: BaseModel) -> None:
+        super().__init__()
+        self.model = model.eval()
+        features = model.feature_map.features
+        self.example = {
+            name: torch.zeros(
+                (_EXAMPLE_ROWS, *row_shape(spec)),
+                dtype=torch.float32 if spec["type"] in ("numeric", "embedding") else torch.int64,
+            )
+            for name, spec in features.items()
+            if spec["type"] != "meta"
+        }
+        self.inputs = list(self.example)
+        with torch.no_grad():
+            found = model(self.example)
+        self.outputs = [name for name in SCORES if name in found]
+        self.eval()
+
+    def forward(self, *columns: Tensor) -> tuple[Tensor, ...]:
+        """Score a batch: columns [B] or [B, width] to scores [B]."""
+        scores = self.model(dict(zip(self.inputs, columns, strict=True)))
+        return tuple(scores[name].reshape(-1) for name in self.outputs)
+
+    def traced(self) -> torch.export.ExportedProgram:
+        """Trace the graph for batches of any size."""
+        batch = torch.export.Dim("batch")
+        shapes = (tuple({0: batch} for _ in self.inputs),)
+        with torch.no_grad():
+            return torch.export.export(self, tuple(self.example.values()), dynamic_shapes=shapes)
+
+
+def to_onnx(graph: ScoringGraph, folder: Path) -> Scorer:
+    """Write ``model.onnx`` and return a scorer that reads it.
+
+    Raises:
+        SettingsError: The extra ``export`` is not installed.
+        DataError: The model computes something ONNX cannot express.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  what torch exports by
+    except ImportError as error:
+        raise SettingsError(
+            f"--format onnx needs {error.name}: pip install 'fuxictr-tf4ctr[export]'"
+        ) from error
+    path = folder / "model.onnx"
+    with _export_errors("ONNX"):
+        torch.onnx.export(
+            graph.traced(),
+            (),
+            str(path),
+            dynamo=True,
+            input_names=graph.inputs,
+            output_names=graph.outputs,
+            external_data=_weight_bytes(graph) > _LARGEST_MESSAGE,
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda columns: session.run(graph.outputs, dict(columns))
+
+
+def to_torch(graph: ScoringGraph, folder: Path) -> Scorer:
+    """Write ``model.pt2``, a torch.export program, and return a scorer that reads it.
+
+    Raises:
+        DataError: The model computes something torch.export cannot trace.
+    """
+    path = folder / "model.pt2"
+    with _export_errors("torch.export"):
+        torch.export.save(graph.traced(), path)
+    program = torch.export.load(path).module()
+
+    def scorer(columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        with torch.no_grad():
+            scores = program(*(torch.from_numpy(columns[name]) for name in graph.inputs))
+        return [column.numpy() for column in scores]
+
+    return scorer
+
+
+GRAPHS = {"onnx": to_onnx, "torch": to_torch}
+
+
+def _weight_bytes(graph: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
+
+
+@contextmanager
+def _export_errors(name: str) -> Iterator[None]:
+    """Say what failed, and keep the exporter's remarks on its own workings to itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # whatever an exporter meets
+        reason = str(error).strip().split("\n")[0]
+        raise DataError(f"the model cannot be exported to {name}: {reason}") from error
+    finally:
+        logger.setLevel(level)

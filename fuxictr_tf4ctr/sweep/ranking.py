@@ -1,0 +1,74 @@
+"""What a sweep found: its runs by validation, and the best ones over several seeds."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fuxictr_tf4ctr.records import RunRecord
+from fuxictr_tf4ctr.sweep.monitoring import monitor_name, monitored, more_is_better
+from fuxictr_tf4ctr.sweep.points import Point
+
+
+def ranking(runs: Iterable[tuple[Point, RunRecord]]) -> list[dict[str, Any]]:
+    """Rank finished runs by what they monitor on the validation data; test stands beside it.
+
+    Args:
+        runs: Each point with the record of its finished run.
+
+    Returns:
+        One row per run, best first: rank, expid, monitored value, metrics on both splits, number
+        of parameters and of evaluations, seconds, and the keys in which the points differ.
+    """
+    runs = list(runs)
+    if not runs:
+        return []
+    settings = runs[0][1].settings
+    name, sign = monitor_name(settings), -1 if more_is_better(settings) else 1
+    varied = [
+        key
+        for key in runs[0][0].values
+        if any(point.values[key] != runs[0][0].values[key] for point, _ in runs)
+    ]
+    values = {p.expid: monitored(record.settings, record.valid) for p, record in runs}
+    # A run without validation data has nothing to be ranked by, and comes last.
+    runs.sort(key=lambda run: (values[run[0].expid] is None, sign * (values[run[0].expid] or 0)))
+    return [
+        {
+            "rank": rank,
+            "expid": point.expid,
+            f"monitor ({name})": values[point.expid],
+            **_metrics("valid", record.valid),
+            **_metrics("test", record.test),
+            "parameters": record.parameters,
+            "evaluations": len(record.evaluations),
+            "seconds": round(record.seconds.get("total", 0.0)),
+            **{key: point.values[key] for key in varied},
+        }
+        for rank, (point, record) in enumerate(runs, start=1)
+    ]
+
+
+def seed_table(runs: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, Any]]:
+    """Summarise experiments that ran under several seeds, as mean and sample deviation.
+
+    Args:
+        runs: Expid -> its finished runs, one per seed.
+    """
+    return [_seed_row(expid, records) for expid, records in runs.items() if records]
+
+
+def _seed_row(expid: str, records: Sequence[RunRecord]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "expid": expid,
+        "seeds": " ".join(str(record.settings["seed"]) for record in records),
+    }
+    for split in ("valid", "test"):
+        for metric in getattr(records[0], split):
+            values = [getattr(record, split)[metric] for record in records]
+            row[f"{split} {metric} mean"] = statistics.fmean(values)
+            row[f"{split} {metric} std"] = statistics.stdev(values) if len(values) > 1 else None
+    return row
+
+
+def _metrics(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split} {name}": value for name, value in metrics.items()}

@@ -1,0 +1,184 @@
+"""FuxiCTR's tuner files, read and checked before anything runs."""
+
+import inspect
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.names import unknown
+from fuxictr_tf4ctr.published import PUBLISHED_KEYS, is_published, our_expid, our_keys, twin_params
+from fuxictr_tf4ctr.registry import find_model
+from fuxictr_tf4ctr.resources import resource_root
+from fuxictr_tf4ctr.schema import KEYS
+from fuxictr_tf4ctr.settings import model_section, read_sections
+from fuxictr_tf4ctr.sweep.space import Space, read_space
+from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
+
+_KEYS = {"base_config", "base_expid", "dataset_id", "dataset_config", "model_config", "tuner_space"}
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """A tuner file with the experiment it varies.
+
+    Attributes:
+        file: The YAML file.
+        base_expid: Name its expids begin with.
+        dataset_id: Name its data set ids begin with.
+        config_dir: Folder of the base experiment; relative data paths may be beside it.
+        model: Merged model section of the base experiment.
+        dataset: Section of the data set.
+        space: Choices or range of each key that is varied.
+        checkout: Root of a FuxiCTR checkout whose models may be named.
+    """
+
+    file: Path
+    base_expid: str
+    dataset_id: str
+    config_dir: Path
+    model: dict[str, Any]
+    dataset: dict[str, Any]
+    space: Space
+    checkout: str | os.PathLike[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep: the file's, without ``.yaml``."""
+        return self.file.stem
+
+
+def read_tuner(
+    file: str | os.PathLike[str], checkout: str | os.PathLike[str] | None = None
+) -> Tuner:
+    """Read a tuner file of FuxiCTR's form, its own model and data set sections included.
+
+    Args:
+        file: The YAML file; looked for in the working directory, then where the package's
+            configuration lies.
+        checkout: Root of a FuxiCTR checkout whose models may be named.
+
+    Raises:
+        SettingsError: The file, its base experiment or its data set is not there, or the space
+            names unknown keys, empty lists or ranges that are none.
+    """
+    path = _find_file(Path(file).expanduser())
+    content = _read(path)
+    space = read_space(content["tuner_space"], str(path))
+    folder = _base_folder(path, content.get("base_config"))
+    base_expid, folder, model, space = _base(path, content, folder, space)
+    dataset_id = content.get("dataset_id", model.get("dataset_id"))
+    if not isinstance(dataset_id, str) or dataset_id == "TBD":
+        raise SettingsError(f"{path}: dataset_id is missing: name the data set of the sweep")
+    if model.get("dataset_id") == "TBD":  # a template, which FuxiCTR names after model and data set
+        base_expid = f"{model['model']}_{dataset_id}"
+    model = {key: value for key, value in model.items() if key != "model_id"}
+    model["dataset_id"] = dataset_id
+    dataset = _dataset(path, content, folder, dataset_id)
+    tuner = Tuner(path, base_expid, dataset_id, folder, model, dataset, space, checkout)
+    _refuse_unknown_keys(tuner)
+    return tuner
+
+
+def _find_file(file: Path) -> Path:
+    candidates = [file] if file.is_absolute() else [file, resource_root() / file]
+    for path in candidates:
+        if path.is_file():
+            return path.resolve()
+    looked_for = ", ".join(str(path.absolute()) for path in candidates)
+    raise SettingsError(f"there is no tuner file {file} (looked for {looked_for})")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(content, Mapping):
+        raise SettingsError(f"{path} must be a mapping with base_expid and tuner_space")
+    problems = [unknown("key", key, _KEYS) for key in content if key not in _KEYS]
+    problems += [f"{key} is missing" for key in ("base_expid", "tuner_space") if key not in content]
+    if problems:
+        raise SettingsError(f"{path} is no tuner file: {'; '.join(problems)}")
+    return content
+
+
+def _base_folder(path: Path, base_config: Any) -> Path:
+    """Find ``base_config`` from the working directory, the file's folders, or the package's."""
+    if base_config is None:
+        return path.parent
+    roots = (Path.cwd(), *path.parents, resource_root())
+    candidates = [Path(folder, str(base_config)) for folder in roots]
+    for folder in candidates:
+        if (folder / "model_config.yaml").is_file() or (folder / "model_config").is_dir():
+            return folder.resolve()
+    raise SettingsError(
+        f"{path}: base_config {base_config} is no folder with a model_config, neither in "
+        f"{Path.cwd()} nor in {path.parent} and the folders above it"
+    )
+
+
+def _base(
+    path: Path, content: Mapping[str, Any], folder: Path, space: Space
+) -> tuple[str, Path, dict[str, Any], Space]:
+    """Return name, folder and section of the base experiment, and the space in its spelling."""
+    expid = str(content["base_expid"])
+    if "model_config" in content:
+        sections = content["model_config"]
+        if expid not in sections:
+            raise SettingsError(f"{path}: {unknown('base_expid', expid, sections)}")
+        return expid, folder, dict(sections[expid]), space
+    try:
+        folder, section = model_section(expid, folder)
+        return expid, folder, section, space
+    except SettingsError:
+        ours = our_expid(expid)
+        if ours is None:
+            raise
+    # The authors published their tuner files without the experiments these vary.
+    folder, section = model_section(ours)
+    return expid, folder, section, our_keys(expid, space)
+
+
+def _dataset(
+    path: Path, content: Mapping[str, Any], folder: Path, dataset_id: str
+) -> dict[str, Any]:
+    inline = content.get("dataset_config")
+    sections = read_sections(folder, "dataset_config") if inline is None else inline
+    if dataset_id not in sections:
+        raise SettingsError(f"{path}: {unknown('dataset_id', dataset_id, sections)}")
+    # FuxiCTR's hash of a data set covers its id only where the section was read from a file.
+    head = {"dataset_id": dataset_id} if inline is None else {}
+    return head | dict(sections[dataset_id])
+
+
+def _refuse_unknown_keys(tuner: Tuner) -> None:
+    if "dataset_id" in tuner.space:
+        raise SettingsError(
+            f"{tuner.file}: one sweep is on one dataset_id; give it above the space"
+        )
+    known = {*tuner.model, *tuner.dataset, *KEYS}
+    open_prefixes: tuple[str, ...] = ()
+    for name in tuner.space.get("model", [tuner.model.get("model")]):
+        section = tuner.model | {"model": name}
+        if is_published(section):
+            known |= PUBLISHED_KEYS
+            section = twin_params(section)
+        model_class = find_model(str(section["model"]), tuner.checkout)
+        if issubclass(model_class, TwoStreamModel):
+            known |= model_class.parameter_names(section)
+            # Options of an encoder are the model's to judge: it knows which encoder takes them.
+            open_prefixes = ("simple_", "complex_", "fusion_")
+        else:
+            known |= set(inspect.signature(model_class).parameters)
+    problems = [
+        unknown("key", key, known)
+        for key in tuner.space
+        if key not in known and not str(key).startswith(open_prefixes or ("\0",))
+    ]
+    if problems:
+        raise SettingsError(f"{tuner.file}: tuner_space: " + "; ".join(problems))

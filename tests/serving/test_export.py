@@ -1,0 +1,224 @@
+"""An export scores as the run does: every twin as a graph, raw rows by the script alone."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from helpers import ALL_KINDS, make_feature_map, random_batch
+from tiny_twins import build
+
+import model_zoo
+from fuxictr_tf4ctr import load
+from fuxictr_tf4ctr.cli import main
+from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.exporting import artefact, export_run
+from fuxictr_tf4ctr.exporting.graphs import GRAPHS, ScoringGraph
+from fuxictr_tf4ctr.exporting.score import Scorer
+
+pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
+
+KINDS = ("onnx", "torch")
+
+# Runs the script where nothing but numpy and onnxruntime can be imported beside Python's own.
+ALONE = """
+import builtins, runpy, sys
+BARRED = {"torch", "polars", "pandas", "fuxictr", "fuxictr_tf4ctr", "sklearn", "h5py", "yaml"}
+inner = builtins.__import__
+def guarded(name, *arguments, **options):
+    if name.split(".")[0] in BARRED:
+        raise ImportError(f"{name} is barred")
+    return inner(name, *arguments, **options)
+builtins.__import__ = guarded
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def tiny(name):
+    if name != "TF4CTR_Pair":
+        return build(name, batch_norm=True)
+    params = {"simple_model": "TF4CTR_DeepFM", "complex_model": "TF4CTR_DCN", "embedding_dim": 4}
+    return model_zoo.TF4CTR_Pair(make_feature_map(ALL_KINDS), **params)
+
+
+@pytest.mark.parametrize("name", model_zoo._TWINS)
+def test_every_twin_scores_alike_in_onnx(name, tmp_path):
+    model = tiny(name).eval()
+    for buffer in model.buffers():  # as if trained: a BatchNorm that does something
+        if buffer.is_floating_point() and buffer.ndim == 1:
+            buffer.add_(0.1)
+    graph = ScoringGraph(model)
+    assert graph.outputs == ["y_pred", "y_simple", "y_complex"]
+    scorer = GRAPHS["onnx"](graph, tmp_path)
+    for rows in (1, 2, 33):
+        batch = random_batch(model.feature_map, rows, seed=rows)
+        with torch.no_grad():
+            expected = model(batch)
+        found = scorer({column: batch[column].numpy() for column in graph.inputs})
+        for output, scores in zip(graph.outputs, found, strict=True):
+            assert scores.shape == (rows,)
+            np.testing.assert_allclose(scores, expected[output][:, 0], atol=5e-6)
+
+
+@pytest.fixture(scope="module")
+def exports(demo_run, mixed_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports")
+    runs = {"demo": demo_run, "mixed": mixed_run}
+    return {
+        (name, kind): export_run(run, folder / f"{name}_{kind}", kind)
+        for name, run in runs.items()
+        for kind in KINDS
+    }
+
+
+def test_an_export_holds_what_its_manifest_says(exports, demo_run):
+    done = exports["demo", "onnx"]
+    assert (done.rows, done.difference <= 1e-5) == (1032, True)
+    names = {"features.json", "manifest.json", "model.onnx", "score.py", "vocabularies.json"}
+    assert {path.name for path in done.folder.iterdir()} == names
+    manifest = json.loads((done.folder / "manifest.json").read_text())
+    assert manifest["metrics"]["test"] == pytest.approx(demo_run.record.test)
+    assert manifest["parity"]["max_difference"] == done.difference
+    assert set(manifest["files"]) == names - {"manifest.json"}
+    inputs = {each["name"]: (each["dtype"], each["shape"]) for each in manifest["inputs"]}
+    assert inputs["age"] == ("float32", ["batch"]) and inputs["job"] == ("int64", ["batch"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["demo", "mixed"])
+def test_the_script_encodes_and_scores_raw_rows_as_the_run_does(name, kind, exports, request):
+    run, csv = (request.getfixturevalue(f"{name}_{what}") for what in ("run", "csv"))
+    frame = pl.read_csv(csv, infer_schema=False)
+    if name == "mixed":  # and what training never saw
+        strange = frame.head(2).with_columns(user=pl.lit("new"), history=pl.lit("x^i1^^i2^y^z"))
+        frame = pl.concat([frame, strange])
+    rows = frame.to_dicts()
+    scores = Scorer(exports[name, kind].folder).score(rows)
+    numbers = [c["name"] for c in json.loads(
+        (exports[name, kind].folder / "features.json").read_text())["columns"]
+        if c["dtype"] != "str"]  # fmt: skip
+    typed = frame.with_columns(pl.col(numbers).cast(pl.Float64))
+    typed = typed.with_columns(pl.col(set(numbers) & {"hour"}).cast(pl.Int64))
+    expected = run.predict_frame(typed, streams=True)
+    for output in ("y_pred", "y_simple", "y_complex"):
+        np.testing.assert_allclose(scores[output], expected[output], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["demo", "mixed"])
+def test_the_script_needs_onnxruntime_and_numpy_alone(name, exports, request, tmp_path):
+    run, csv = (request.getfixturevalue(f"{name}_{what}") for what in ("run", "csv"))
+    script = exports[name, "onnx"].folder / "score.py"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ALONE, str(script), str(csv), "--batch", "17"],
+        capture_output=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    found = pl.read_csv(done.stdout)
+    expected = run.predict_frame(pl.read_csv(csv))
+    np.testing.assert_allclose(found["y_pred"], expected, atol=1e-5)
+
+
+BAD_ROWS = {
+    "no rows": ("user,item\n", "there are no rows"),
+    "no column": ("user,item\nu1,i1\n", "row 0: no column"),
+    "fields": ("user,item\nu1\n", "row 0: has not as many fields"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_the_script_says_what_is_wrong(exports, tmp_path, content, message, capsys):
+    rows = tmp_path / "rows.csv"
+    rows.write_text(content)
+    script = exports["mixed", "onnx"].folder / "score.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(rows)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_values_the_script_cannot_take_are_named(exports):
+    scorer = Scorer(exports["mixed", "onnx"].folder)
+    row = {"user": "u1", "item": "i1", "history": "i1", "tags": "t1", "hour": "3", "price": "1"}
+    row |= {"age": "", "score": "0.5"}
+    assert 0 < scorer.score([row])["y_pred"][0] < 1
+    for column, value, message in (
+        ("price", "dear", "row 1, column 'price': could not convert"),
+        ("score", "inf", "row 1, column 'score': is not a finite number"),
+        ("hour", "noon", "row 1, column 'hour': invalid literal"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            scorer.score([row, row | {column: value}])
+
+
+def test_a_damaged_export_is_refused(exports, tmp_path):
+    folder = shutil.copytree(exports["demo", "onnx"].folder, tmp_path / "export")
+    vocabularies = folder / "vocabularies.json"
+    text = vocabularies.read_text()
+    vocabularies.write_text(text.replace("student", "students"))
+    with pytest.raises(ValueError, match=r"vocabularies\.json: is not as it was exported"):
+        Scorer(folder)
+    vocabularies.write_text(text)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"format": "another"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="is of format 'another'"):
+        Scorer(folder)
+
+
+def test_computed_columns_must_be_said_to_be_computed(exports, tmp_path):
+    folder = shutil.copytree(exports["demo", "onnx"].folder, tmp_path / "export")
+    features = json.loads((folder / "features.json").read_text())
+    features["columns"][0]["preprocess"] = "to_years"
+    (folder / "features.json").write_text(json.dumps(features))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"].pop("features.json")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="training computed age"):
+        Scorer(folder)
+    assert Scorer(folder, preprocessed=True).columns
+
+
+def test_a_model_that_scores_otherwise_is_not_exported(demo_run, tmp_path, monkeypatch):
+    def shifted(graph, folder):
+        def scorer(columns):
+            with torch.no_grad():
+                scores = graph(*map(torch.from_numpy, columns.values()))
+            return [column.numpy() + 1e-4 for column in scores]
+
+        return scorer
+
+    monkeypatch.setattr(artefact, "GRAPHS", {"onnx": shifted})
+    with pytest.raises(DataError, match=r"y_pred differs by 0\.0001, more than the tolerance"):
+        export_run(demo_run, tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
+    assert export_run(demo_run, tmp_path / "export", tolerance=1e-3).difference > 9e-5
+
+
+def test_what_cannot_be_exported_is_refused(demo_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="is in use"):
+        export_run(demo_run, tmp_path)
+    with pytest.raises(SettingsError, match="no such folder"):
+        export_run(demo_run, tmp_path / "no" / "export")
+    with pytest.raises(SettingsError, match="did you mean 'onnx'"):
+        export_run(demo_run, tmp_path / "export", "onx")
+    folder = shutil.copytree(demo_run.folder, tmp_path / "run")
+    (folder / "schema" / "encoder.json").unlink()
+    with pytest.raises(DataError, match="new rows cannot be encoded"):
+        export_run(load(folder), tmp_path / "export")
+
+
+def test_the_command_line(demo_run, tmp_path, capsys):
+    arguments = ["export", "--run", str(demo_run.folder), "--output", str(tmp_path / "e")]
+    assert main([*arguments, "--format", "torch"]) == 0
+    assert "1,032 rows scored alike: largest difference 0" in capsys.readouterr().out
+    assert main(arguments) == 2
+    assert "is in use" in capsys.readouterr().err

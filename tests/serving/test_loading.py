@@ -1,0 +1,105 @@
+"""A run's folder is all it takes to have its model again."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import fuxictr_tf4ctr
+from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.loading import load_run
+from fuxictr_tf4ctr.training import evaluate
+
+
+@pytest.fixture
+def copied(demo_run, tmp_path):
+    """A copy of the demo's run to break."""
+    return shutil.copytree(demo_run.folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["demo_run", "mixed_run"])
+def test_a_loaded_run_evaluates_as_the_run_did(name, request):
+    run = request.getfixturevalue(name)
+    for split, recorded in (("valid", run.record.valid), ("test", run.record.test)):
+        found = evaluate(run.model, run.loader(split, batch_size=37))
+        assert found == pytest.approx(recorded, abs=1e-6)
+
+
+def test_the_schema_stays_when_the_encoded_data_go(mixed_run, tmp_path):
+    folder = shutil.copytree(mixed_run.folder, tmp_path / "run")
+    content = json.loads((folder / "run.json").read_text())
+    content["data"]["folder"] = str(tmp_path / "gone")
+    (folder / "run.json").write_text(json.dumps(content))
+    run = fuxictr_tf4ctr.load(folder)
+    names = {path.name for path in (folder / "schema").iterdir()}
+    expected = {"feature_map.json", "feature_vocab.json", "encoder.json"}
+    assert names == expected | {"pretrained_user_again.h5"}
+    assert all(
+        torch.equal(value, mixed_run.model.state_dict()[key])
+        for key, value in run.model.state_dict().items()
+    )
+    with pytest.raises(DataError, match="gone: holds no encoded data set"):
+        run.loader("test")
+
+
+def test_loading_draws_no_random_numbers(demo_run):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    load_run(demo_run.folder)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_other_data_are_refused(copied):
+    content = json.loads((copied / "run.json").read_text())
+    content["data"]["fingerprint"] = "another"
+    (copied / "run.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="holds other data"):
+        load_run(copied).loader("test")
+
+
+def test_an_unknown_split_is_refused(demo_run):
+    with pytest.raises(SettingsError, match="no dev split; there: train, valid, test"):
+        demo_run.loader("dev")
+
+
+def change(key, value):
+    def apply(folder):
+        content = json.loads((folder / "run.json").read_text())
+        (content if key in content else content["settings"])[key] = value
+        (folder / "run.json").write_text(json.dumps(content))
+
+    return apply
+
+
+BROKEN = {
+    "no run": (lambda folder: (folder / "run.json").unlink(), "no record of a run"),
+    "no checkpoint": (
+        lambda folder: (folder / "TF4CTR_DCNv2_demo.model").unlink(),
+        "no checkpoint .* --resume",
+    ),
+    "cut checkpoint": (
+        lambda folder: (folder / "TF4CTR_DCNv2_demo.model").write_bytes(b"PK"),
+        "cannot be read",
+    ),
+    "no schema": (lambda folder: shutil.rmtree(folder / "schema"), "keeps no feature map"),
+    "other version": (change("format", 99), "another format"),
+    "other model": (change("embedding_dim", 8), "does not belong to this model"),
+    "code in settings": (change("loss", "__import__('os').getcwd()"), "settings are not valid"),
+}
+
+
+@pytest.mark.parametrize(("break_it", "message"), BROKEN.values(), ids=BROKEN)
+def test_broken_runs_are_refused(copied, break_it, message):
+    break_it(copied)
+    with pytest.raises(DataError, match=message):
+        load_run(copied)
+
+
+def test_what_does_not_exist_is_refused(demo_run, tmp_path):
+    with pytest.raises(SettingsError, match="no such folder"):
+        load_run(tmp_path / "nowhere")
+    for device in ("cuda:99", "tape"):
+        with pytest.raises(SettingsError, match="device"):
+            load_run(demo_run.folder, device)

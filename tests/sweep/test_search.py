@@ -1,0 +1,163 @@
+"""Search by Optuna: choices and ranges, pruning, resuming, and a plan's loop, without processes."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from small_sweep import write_project, write_tuner
+
+optuna = pytest.importorskip("optuna", reason="the extra [tune] is not installed")
+
+from fuxictr_tf4ctr.errors import SettingsError  # noqa: E402
+from fuxictr_tf4ctr.records import RunRecord  # noqa: E402
+from fuxictr_tf4ctr.sweep.children import Outcome  # noqa: E402
+from fuxictr_tf4ctr.sweep.folder import SweepFolder  # noqa: E402
+from fuxictr_tf4ctr.sweep.plan import carry_out  # noqa: E402
+from fuxictr_tf4ctr.sweep.progress import Progress  # noqa: E402
+from fuxictr_tf4ctr.sweep.search import Search  # noqa: E402
+from fuxictr_tf4ctr.sweep.tuner_file import read_tuner  # noqa: E402
+
+SPACE = {
+    "c": {"low": 0.0, "high": 1.0},
+    "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+    "batch_size": {"low": 16, "high": 64, "step": 16},
+    "simple_hidden_units": [[4], [8, 4], [4, 8]],
+}
+
+
+@pytest.fixture()
+def tuner(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_project(tmp_path, model={"batch_size": 32}))
+    return read_tuner(write_tuner(tmp_path, SPACE))
+
+
+@pytest.fixture()
+def folder(tmp_path):
+    sweep = SweepFolder(tmp_path / "sweep", "grid")
+    sweep.path.mkdir()
+    return sweep
+
+
+class Instant:
+    """Children that end at once; what they reach follows from their settings."""
+
+    has_room, running = True, ()
+
+    def __init__(self, search, folder, reach):
+        self.search, self.folder, self.reach = search, folder, reach
+        self.jobs, self._ended, self.running = [], [], []
+
+    def start(self, job):
+        self.jobs.append(job)
+        self.has_room = False
+        child = SimpleNamespace(job=job)
+        self.running = [child]
+
+    def record(self, job):
+        settings = dict(self.search.points[job.expid].settings.params)
+        record = RunRecord(job.expid, self.folder.path, settings)
+        curve = self.reach(settings)
+        record.evaluations = [{"metrics": {"AUC": value}} for value in curve]
+        record.valid = record.test = {"AUC": curve[-1]}
+        record.status = "finished"
+        return record
+
+    def prune(self, child):
+        self._ended.append(Outcome(child.job, self.record(child.job), pruned=True))
+
+    def ended(self):
+        done = self._ended or [Outcome(c.job, self.record(c.job)) for c in self.running]
+        self._ended, self.running, self.has_room = [], [], True
+        return done
+
+    def stop(self):
+        self.running = []
+
+
+def search_and_run(tuner, folder, reach, monkeypatch, sampler="tpe", trials=14, prune=True):
+    monkeypatch.setattr("fuxictr_tf4ctr.sweep.plan._SECONDS_BETWEEN_LOOKS", 0)
+    search = Search(tuner, folder, sampler, trials, prune, lambda point: None)
+    children = Instant(search, folder, reach)
+    outcomes = carry_out(search, children, Progress(trials, io.StringIO()))
+    return search, outcomes
+
+
+def peak(settings):
+    return [0.5, 0.9 - (settings["c"] - 0.3) ** 2]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_every_point_is_in_the_space_and_the_base_comes_first(tuner, folder, monkeypatch, sampler):
+    search, outcomes = search_and_run(tuner, folder, peak, monkeypatch, sampler, prune=False)
+    points = [search.points[outcome.job.expid] for outcome in outcomes]
+    assert len(points) == 14
+    assert points[0].values["c"] == 0.8 and points[0].values["simple_hidden_units"] == [4]
+    assert [point.expid.split("_")[2] for point in points[:2]] == ["001", "002"]
+    for values in (point.values for point in points[1:]):
+        assert 0 <= values["c"] <= 1
+        assert 1e-4 <= values["learning_rate"] <= 1e-1
+        assert values["batch_size"] in (16, 32, 48, 64)
+        assert values["simple_hidden_units"] in SPACE["simple_hidden_units"]
+
+
+def test_the_base_comes_first_only_if_it_lies_in_the_space(tmp_path, tuner, folder, monkeypatch):
+    write_project(tmp_path, model={"batch_size": 20})
+    tuner = read_tuner(tuner.file)
+    search, outcomes = search_and_run(tuner, folder, peak, monkeypatch, trials=1)
+    values = search.points[outcomes[0].job.expid].values
+    assert values["batch_size"] % 16 == 0 and values["c"] != 0.8
+
+
+def test_tpe_comes_nearer_to_the_best_than_random(tuner, folder, tmp_path, monkeypatch):
+    found = {}
+    for sampler in ("tpe", "random"):
+        sweep = SweepFolder(tmp_path / sampler, "grid")
+        sweep.path.mkdir()
+        search, outcomes = search_and_run(tuner, sweep, peak, monkeypatch, sampler, 24, False)
+        late = [search.points[outcome.job.expid].values["c"] for outcome in outcomes[-10:]]
+        found[sampler] = sum(abs(c - 0.3) for c in late)
+    assert found["tpe"] < found["random"]
+
+
+def test_hopeless_runs_are_pruned_and_the_best_is_not(tuner, folder, monkeypatch):
+    def falls(settings):
+        return [0.8, *[0.9 - (settings["c"] - 0.3) ** 2] * 3]
+
+    search, outcomes = search_and_run(tuner, folder, falls, monkeypatch, "random")
+    pruned = [outcome for outcome in outcomes if outcome.pruned]
+    assert 1 < len(pruned) < 10  # the first four runs always go to their end
+    assert not any(outcome.pruned for outcome in outcomes[:4])
+    assert search.pruned() == [outcome.job.expid for outcome in pruned]
+    best = max(outcomes, key=lambda outcome: outcome.record.valid["AUC"])
+    assert not best.pruned
+    folder_of_all = SweepFolder(folder.path.parent / "all", "grid")
+    folder_of_all.path.mkdir()
+    _, outcomes = search_and_run(tuner, folder_of_all, falls, monkeypatch, "random", prune=False)
+    assert not any(outcome.pruned for outcome in outcomes)
+
+
+def test_a_search_goes_on_where_it_was_cut_off(tuner, folder, monkeypatch):
+    _, outcomes = search_and_run(tuner, folder, peak, monkeypatch, trials=6)
+    # A seventh trial was running when the process was killed.
+    cut_off = Search(tuner, folder, "tpe", 7, True, lambda point: None).next_job()
+    second, later = search_and_run(tuner, folder, peak, monkeypatch, trials=9)
+    assert later[0].job == cut_off
+    assert len(later) == 3
+    assert {outcome.job.expid for outcome in outcomes} <= set(second.points)
+    assert len({str(point.values) for point in second.points.values()}) == 9
+    assert search_and_run(tuner, folder, peak, monkeypatch, trials=9)[1] == []
+
+
+def test_another_space_is_another_study(tuner, folder, tmp_path, monkeypatch):
+    search_and_run(tuner, folder, peak, monkeypatch, trials=1)
+    other = read_tuner(write_tuner(tmp_path, SPACE | {"c": [0.5, 0.6]}))
+    with pytest.raises(SettingsError, match="another tuner_space"):
+        Search(other, folder, "tpe", 2, True, lambda point: None)
+
+
+def test_points_that_cannot_run_count_as_failed(tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(write_project(tmp_path))
+    tuner = read_tuner(write_tuner(tmp_path, {"fusion": ["WSF", "WS"], "c": SPACE["c"]}))
+    search, outcomes = search_and_run(tuner, folder, peak, monkeypatch, "random", trials=12)
+    bad = [point for point in search.points.values() if point.problem]
+    assert bad and len(bad) + len(outcomes) == 12
