@@ -6,6 +6,8 @@ A study is a YAML file: one entry per row of the table, an expid and what it ove
 finished run is added to ``benchmarks/results/<study>.json`` at once; started again, the script goes
 on with what is missing. The table beside it, ``<study>.md``, is written anew from the results.
 ``--rows`` and ``--seeds`` restrict the runs, so that two processes can share a study's work.
+``train_seconds`` in the results is wall-clock time, whatever else the machine did meanwhile: it is
+no measure of speed, and the table leaves it out.
 """
 
 import argparse
@@ -77,7 +79,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 def table(results: list[dict[str, Any]], order: list[str]) -> str:
     """Format mean ± standard deviation of each row as a Markdown table."""
     metrics = list(results[0]["test"])
-    head = ["", "parameters", "seeds", "epochs", "train s", "valid AUC"]
+    head = ["", "parameters", "seeds", "epochs", "valid AUC"]
     head += [f"test {metric}" for metric in metrics]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name in order:
@@ -89,7 +91,6 @@ def table(results: list[dict[str, Any]], order: list[str]) -> str:
             f"{runs[0]['parameters']:,}",
             str(len(runs)),
             spread([r["epochs"] for r in runs], 1),
-            spread([r["train_seconds"] for r in runs], 0),
             spread([r["valid"]["AUC"] for r in runs]),
             *(spread([r["test"][metric] for r in runs]) for metric in metrics),
         ]
