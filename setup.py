@@ -62,7 +62,13 @@ setup(
     ],
     extras_require={
         "export": _EXPORT,
-        "test": ["pytest>=8,<10", "hypothesis>=6.100,<7", _OPTUNA, *_EXPORT],
+        "test": [
+            "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
+            "hypothesis>=6.100,<7",
+            _OPTUNA,
+            *_EXPORT,
+        ],
         "tune": [_OPTUNA],
     },
     entry_points={
