@@ -2,12 +2,15 @@
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from helpers import make_feature_map, random_batch
+
+from fuxictr_tf4ctr.cli import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
@@ -34,6 +37,25 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The fuxictr commands in the shell examples of a page, without the program's name."""
+    shell = "\n".join(re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.S | re.M))
+    lines = [part for line in shell.splitlines() for part in line.split("&&")]
+    split = [shlex.split(line, comments=True) for line in lines]
+    return [words[1:] for words in split if words[:1] == ["fuxictr"]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_are_ones_the_program_takes(page):
+    parser = build_parser()
+    for words in commands(page):
+        assert parser.parse_args(words).call, words
+
+
+def test_commands_are_found():
+    assert ["run", "--expid", "TF4CTR_DCNv2_demo"] in commands(ROOT / "README.md")
 
 
 def test_the_twin_of_the_guide_trains(monkeypatch):
