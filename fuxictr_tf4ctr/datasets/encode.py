@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -436,9 +437,9 @@ def _write_split(
 ) -> int:
     """Encode one split and return the number of its rows."""
     path = Path(processor.data_dir) / f"{split.name}.h5"
-    with H5Writer(path, job.compression) as writer:
+    with H5Writer(path, job.compression) as writer, ThreadPoolExecutor() as pool:
         for batch in _watched(split, "Encode"):
-            writer.append(encode_columns(batch, split.path, encoders))
+            writer.append(encode_columns(batch, split.path, encoders, pool))
         if not writer.rows:
             raise DataError(f"{split.path}: the {split.name} split is empty, it has no rows")
     if not job.splitting:

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ def column_encoders(processor: FeatureProcessor) -> dict[str, ColumnEncoder]:
 
 
 def encode_columns(
-    rows: pl.DataFrame, path: str | Path, encoders: Mapping[str, ColumnEncoder]
+    rows: pl.DataFrame,
+    path: str | Path,
+    encoders: Mapping[str, ColumnEncoder],
+    pool: Executor | None = None,
 ) -> dict[str, np.ndarray]:
     """Encode preprocessed rows.
 
@@ -42,17 +46,20 @@ def encode_columns(
         rows: After FuxiCTR's preprocessing.
         path: Where they come from, for messages.
         encoders: As :func:`column_encoders` returned them.
+        pool: Threads among which the columns are divided; None for none.
 
     Raises:
         DataError: A column holds what its encoder cannot take.
     """
-    columns = {}
-    for name, encode in encoders.items():
+
+    def encode(name: str) -> np.ndarray:
         try:
-            columns[name] = encode(rows[name])
+            return encoders[name](rows[name])
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{path}: column {name!r} cannot be encoded: {error}") from error
-    return columns
+
+    encoded = map(encode, encoders) if pool is None else pool.map(encode, encoders)
+    return dict(zip(encoders, encoded, strict=True))
 
 
 def _encoder(
