@@ -6,24 +6,27 @@ A study is a YAML file: one entry per row of the table, an expid and what it ove
 finished run is added to ``benchmarks/results/<study>.json`` at once; started again, the script goes
 on with what is missing. The table beside it, ``<study>.md``, is written anew from the results.
 ``--rows`` and ``--seeds`` restrict the runs, so that two processes can share a study's work.
-``train_seconds`` in the results is wall-clock time, whatever else the machine did meanwhile: it is
-no measure of speed, and the table leaves it out.
+``train_seconds`` in the results is wall-clock time, whatever else the machine did meanwhile: the
+table leaves it out. ``--time`` measures seconds per epoch, on a machine that does nothing else.
 """
 
 import argparse
 import json
 import os
-import statistics
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import mean, median, stdev
 from typing import Any
 
 import yaml
 from filelock import FileLock
 
 from fuxictr_tf4ctr.experiment import run_experiment
+from fuxictr_tf4ctr.records import RunRecord
 from fuxictr_tf4ctr.settings import load_settings
 
 RESULTS = Path(__file__).parent / "results"
+TIMED_EPOCHS = 3
 
 
 def main() -> None:
@@ -32,24 +35,33 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[2023, 2024, 2025])
     parser.add_argument("--rows", nargs="+", help="only these rows of the study")
     parser.add_argument("--output", default="checkpoints/studies", help="folder of the runs")
+    parser.add_argument("--time", action="store_true", help="measure seconds per epoch instead")
     arguments = parser.parse_args()
     rows = yaml.safe_load(arguments.study.read_text())
     file = RESULTS / f"{arguments.study.stem}.json"
-    for seed in arguments.seeds:
-        for name in arguments.rows or rows:
-            if not any(r["row"] == name and r["seed"] == seed for r in read(file)):
-                add(file, run(name, rows[name], seed, arguments.output), list(rows))
-    print(table(read(file), list(rows)))
+    names = arguments.rows or list(rows)
+    if arguments.time:
+        for name in names:
+            add_time(file, name, run(rows[name], 2023, arguments.output, epochs=TIMED_EPOCHS), rows)
+    else:
+        for seed in arguments.seeds:
+            for name in names:
+                if not any(r["row"] == name and r["seed"] == seed for r in read(file)):
+                    add(file, name, seed, run(rows[name], seed, arguments.output), rows)
+    print(table(file, rows))
 
 
-def run(name: str, row: dict[str, Any], seed: int, output: str) -> dict[str, Any]:
-    """Train one row of a study under one seed and return what the table needs."""
-    overrides = {"seed": seed, "model_root": output, "verbose": 0} | row
-    expid = overrides.pop("expid")
-    record = run_experiment(load_settings(expid, overrides=overrides))
+def run(row: dict[str, Any], seed: int, output: str, **overrides: Any) -> RunRecord:
+    """Train one row of a study under one seed."""
+    overrides = {"seed": seed, "model_root": output, "verbose": 0} | row | overrides
+    return run_experiment(load_settings(overrides.pop("expid"), overrides=overrides))
+
+
+def summary(name: str, seed: int, record: RunRecord) -> dict[str, Any]:
+    """Return what is kept of a run."""
     return {
         "row": name,
-        "expid": expid,
+        "expid": record.expid,
         "seed": seed,
         "parameters": record.parameters,
         "epochs": len(record.evaluations),
@@ -62,13 +74,34 @@ def run(name: str, row: dict[str, Any], seed: int, output: str) -> dict[str, Any
     }
 
 
-def add(file: Path, result: dict[str, Any], order: list[str]) -> None:
-    """Add a result to the file and write its table, safe against another process doing the same."""
+def add(file: Path, name: str, seed: int, record: RunRecord, order: Iterable[str]) -> None:
+    """Add a run to the file and write its table, safe against another process doing the same."""
     file.parent.mkdir(exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
-        results = [*read(file), result]
+        results = [*read(file), summary(name, seed, record)]
         replace(file, json.dumps(results, indent=1) + "\n")
-        replace(file.with_suffix(".md"), table(results, order))
+        replace(file.with_suffix(".md"), table(file, order))
+
+
+def add_time(file: Path, name: str, record: RunRecord, order: Iterable[str]) -> None:
+    """Write the seconds a row trains per epoch, without its evaluations, and the table."""
+    times = [
+        *(time for time in read(times_file(file)) if time["row"] != name),
+        {
+            "row": name,
+            "seconds_per_epoch": round(median(e["seconds"] for e in record.evaluations), 2),
+            "load": round(os.getloadavg()[0], 2),
+            "machine": record.machine,
+            "versions": record.versions,
+        },
+    ]
+    replace(times_file(file), json.dumps(times, indent=1) + "\n")
+    replace(file.with_suffix(".md"), table(file, order))
+
+
+def times_file(file: Path) -> Path:
+    """Return where the times beside a file of results are."""
+    return file.with_name(f"{file.stem}_seconds.json")
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -76,10 +109,12 @@ def read(file: Path) -> list[dict[str, Any]]:
     return json.loads(file.read_text()) if file.exists() else []
 
 
-def table(results: list[dict[str, Any]], order: list[str]) -> str:
+def table(file: Path, order: Iterable[str]) -> str:
     """Format mean ± standard deviation of each row as a Markdown table."""
-    metrics = list(results[0]["test"])
-    head = ["", "parameters", "seeds", "epochs", "valid AUC"]
+    results = read(file)
+    seconds = {time["row"]: time["seconds_per_epoch"] for time in read(times_file(file))}
+    metrics = list(results[0]["test"]) if results else []
+    head = ["", "parameters", "seeds", "s/epoch", "epochs", "valid AUC"]
     head += [f"test {metric}" for metric in metrics]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name in order:
@@ -90,6 +125,7 @@ def table(results: list[dict[str, Any]], order: list[str]) -> str:
             name,
             f"{runs[0]['parameters']:,}",
             str(len(runs)),
+            f"{seconds[name]:.1f}" if name in seconds else "",
             spread([r["epochs"] for r in runs], 1),
             spread([r["valid"]["AUC"] for r in runs]),
             *(spread([r["test"][metric] for r in runs]) for metric in metrics),
@@ -102,7 +138,7 @@ def spread(values: list[float], digits: int = 5) -> str:
     """Format mean ± sample standard deviation."""
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
 
 
 def replace(file: Path, text: str) -> None:
