@@ -1,7 +1,7 @@
 """PairModel: any two complete FuxiCTR models as the two streams of a twin."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -43,15 +43,7 @@ class PairModel(TwoStreamModel):
     """
 
     def build_streams(self, params: Mapping[str, Any]) -> tuple[int, int]:
-        models = [self._build_model(role, params) for role in ROLES]
-        own_batches = [type(model).get_labels is not BaseModel.get_labels for model in models]
-        if own_batches[0] != own_batches[1]:
-            special = type(models[own_batches.index(True)]).__name__
-            raise SettingsError(
-                f"simple_model {params['simple_model']!r} and complex_model "
-                f"{params['complex_model']!r} cannot be paired: {special} reads batches of a form "
-                "of its own"
-            )
+        models = (self._build_model(role, params) for role in ROLES)
         self.simple_model, self.complex_model = map(LogitModel, models)
         return 1, 1
 
@@ -86,11 +78,11 @@ class PairModel(TwoStreamModel):
     @classmethod
     def problems(cls, params: Mapping[str, Any]) -> list[str]:
         problems = super().problems(params)
-        for role in ROLES:
-            model_class, problem = _look_up(role, params)
-            if model_class is None:
-                problems.append(problem)
-                continue
+        found = {role: _look_up(role, params) for role in ROLES}
+        problems += [problem for model_class, problem in found.values() if model_class is None]
+        classes = {role: model_class for role, (model_class, _) in found.items() if model_class}
+        problems += _batch_problems(classes, params)
+        for role, model_class in classes.items():
             options = _model_params(role, params)
             known = {f"{role}_{name}" for name in _parameter_names(model_class, options)}
             known.add(f"{role}_model")
@@ -168,6 +160,22 @@ def logit_of(probability: Tensor) -> Tensor:
     limits = torch.finfo(probability.dtype)
     p = probability.clamp(limits.tiny, 1 - limits.eps)
     return p.log() - torch.log1p(-p)
+
+
+def _batch_problems(
+    classes: Mapping[str, type[BaseModel]], params: Mapping[str, Any]
+) -> Iterator[str]:
+    """Say if the models read batches of different forms, which no one data set has."""
+    special = [
+        role for role, each in classes.items() if each.get_labels is not BaseModel.get_labels
+    ]
+    if len(special) == 1 and len(classes) == len(ROLES):
+        yield (
+            f"simple_model {params['simple_model']!r} and complex_model "
+            f"{params['complex_model']!r} cannot be paired: {classes[special[0]].__name__} reads "
+            f"batches of a form of its own; give {special[0]}_model another model, or both one "
+            "that reads that form"
+        )
 
 
 def _look_up(role: str, params: Mapping[str, Any]) -> tuple[type[BaseModel] | None, str]:
