@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_tf4ctr.registry import MODELS, list_models
-from fuxictr_tf4ctr.schema import DATASET_KEYS, REQUIRED, TRAINING_KEYS, Key
+from fuxictr_tf4ctr.schema import DATASET_KEYS, FAST_KEYS, REQUIRED, TRAINING_KEYS, Key
 from fuxictr_tf4ctr.twin import ENCODERS, FUSIONS, SAMPLE_SELECTIONS, TwinModel
 from fuxictr_tf4ctr.twin.encoders.base import encoder_options
 
@@ -40,6 +40,13 @@ options: `preprocess`, `fill_na`, `min_categr_count`, `normalizer`, `splitter`, 
 ## Training
 
 {_key_table(TRAINING_KEYS)}
+
+## Fast mode
+
+Switches that may change results; [performance.md](performance.md) says by how much, and what each
+gains. `null` leaves a switch to `fast`.
+
+{_key_table(FAST_KEYS)}
 
 ## Twins
 

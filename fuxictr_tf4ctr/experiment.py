@@ -18,7 +18,7 @@ from fuxictr_tf4ctr.loading import keep_schema
 from fuxictr_tf4ctr.records import RunRecord, held, logging_to, new_run
 from fuxictr_tf4ctr.resume import refuse_other_data, resumed_run
 from fuxictr_tf4ctr.settings import Settings
-from fuxictr_tf4ctr.training import Checkpoints, evaluate, fit
+from fuxictr_tf4ctr.training import Checkpoints, FastOptions, evaluate, fit
 from fuxictr_tf4ctr.training.termination import sigterm_raises
 
 
@@ -114,6 +114,7 @@ def _train(
             on_evaluation=on_evaluation,
             progress=None if settings["verbose"] else False,
             checkpoints=checkpoints,
+            fast=FastOptions.from_params(settings.params),
         )
 
 

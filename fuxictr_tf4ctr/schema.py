@@ -14,6 +14,7 @@ import torch
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import nearest
+from fuxictr_tf4ctr.training.fast.options import PRECISIONS
 from fuxictr_tf4ctr.training.metrics import check_metric
 
 LOSSES = (
@@ -225,7 +226,25 @@ TRAINING_KEYS: dict[str, Key] = {
     "debug_mode": Key(_flag, "FuxiCTR's tuner flag; no effect on a run", False),
 }
 
-KEYS: dict[str, Key] = DATASET_KEYS | TRAINING_KEYS
+FAST_KEYS: dict[str, Key] = {
+    "fast": Key(_flag, "Fast mode: on a CPU fast_dropout, on a GPU bf16 and cuda_graphs", False),
+    "precision": Key(
+        _or_null(_one_of(*PRECISIONS)), "Matrix products in fp32, tf32 (GPU) or bf16 (autocast)"
+    ),
+    "fast_dropout": Key(_or_null(_flag), "Dropout masks on a CPU from a faster generator"),
+    "sparse_embeddings": Key(
+        _or_null(_flag), "Update and regularise only the embeddings a batch has, by lazy Adam"
+    ),
+    "compile": Key(_or_null(_flag), "Compile the forward pass with torch.compile"),
+    "cuda_graphs": Key(_or_null(_flag), "Record a step on a GPU once, and replay it"),
+    "cowclip": Key(_or_null(_flag), "Clip embedding gradients row by row, for large batches"),
+    "cowclip_batch_size": Key(
+        _or_null(_whole(1)),
+        "Batch size that learning rate and regularizers are given for: CowClip scales them from it",
+    ),
+}
+
+KEYS: dict[str, Key] = DATASET_KEYS | TRAINING_KEYS | FAST_KEYS
 
 _NUMBER = r"[0-9]*\.?[0-9]+(e[-+]?[0-9]+)?"
 _FLOATS = ("learning_rate", "embedding_regularizer", "net_regularizer", "max_gradient_norm")

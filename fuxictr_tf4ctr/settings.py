@@ -21,7 +21,8 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import nearest, unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.resources import resource_root
-from fuxictr_tf4ctr.schema import KEYS, REQUIRED, normalized
+from fuxictr_tf4ctr.schema import FAST_KEYS, KEYS, REQUIRED, normalized
+from fuxictr_tf4ctr.training.fast.options import fast_problems
 from fuxictr_tf4ctr.training.metrics import needs_group, split_stream
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
@@ -137,6 +138,9 @@ def validated(
     problems += (
         _metric_problems(params, model_class) + _column_problems(params) + _device_problems(params)
     )
+    needed = (*FAST_KEYS, "gpu", "batch_size", "optimizer")
+    if not any(KEYS[key].check(params.get(key)) for key in needed if key in params):
+        problems += fast_problems(params, model_class)
     params, missing_files = _with_paths(params, config_dir)
     problems += missing_files
     if problems:

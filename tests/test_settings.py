@@ -114,6 +114,8 @@ MISTAKES = {
     "metric": ({"metrics": ["AUCC"]}, "metrics=['AUCC'] must be known metrics"),
     "monitor": ({"monitor": {"AUC": 1, "loglos": -1}}, "monitor="),
     "monitor weight": ({"monitor": {"AUC": "x"}}, "AUC has 'x'"),
+    "switch": ({"cuda_graphs": True}, "cuda_graphs needs a GPU: set gpu"),
+    "precision": ({"precision": "fp16"}, "precision='fp16' must be one of fp32, tf32, bf16"),
     "mode": ({"monitor_mode": "maximum"}, "monitor_mode='maximum' must be one of max, min"),
     "optimizer": ({"optimizer": "Adagard"}, "such as Adagrad"),
     "loss": ({"loss": "focal"}, "loss='focal' must be one of binary_crossentropy"),

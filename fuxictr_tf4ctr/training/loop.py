@@ -24,7 +24,10 @@ from torch import Tensor
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
 from fuxictr_tf4ctr.training import checkpoint
 from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
+from fuxictr_tf4ctr.training.fast import EXACT, FastOptions
+from fuxictr_tf4ctr.training.losses import Losses
 from fuxictr_tf4ctr.training.metrics import check_metric, needs_group
+from fuxictr_tf4ctr.training.monitoring import monitored_values
 from fuxictr_tf4ctr.training.state import (
     Checkpoints,
     model_state,
@@ -32,7 +35,7 @@ from fuxictr_tf4ctr.training.state import (
     restore_rng,
     rng_state,
 )
-from fuxictr_tf4ctr.training.step import training_step
+from fuxictr_tf4ctr.training.step import Step, training_step
 from fuxictr_tf4ctr.training.termination import sigterm_noted
 from fuxictr_tf4ctr.training.transfer import to_device
 
@@ -40,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 # FuxiCTR's threshold below which a change of the monitored metric is no improvement.
 _MIN_DELTA = 1e-6
-# Steps between two looks at the losses on a GPU, each of which waits for the device.
-_STEPS_PER_LOOK = 100
 # A model whose AUC is this close to a coin's in two evaluations running has learned nothing.
 _STUCK = 1e-6
 # The parts of FuxiCTR's loop that fit() replaces: a model with its own would be trained wrongly.
@@ -55,7 +56,9 @@ class FitResult:
     Attributes:
         epochs: One record per evaluation (per epoch where there is no validation data): epoch and
             step (both from 1), train_loss (mean over the steps since the last record), metrics,
-            learning_rate (of those steps), seconds (spent training since the last record), best.
+            learning_rate (of those steps), seconds (spent training since the last record), best;
+            losses (means of the loss's terms over the same steps) and twin (what the model's
+            ``monitored_values`` say of its last batch), where a model has any.
         best_metric: Monitored value of the best evaluation, None without validation data.
         best_step: Step of the best evaluation, None without validation data.
         stopped: Why training ended, "early stop" or "epochs".
@@ -82,6 +85,7 @@ def fit(
     on_evaluation: Callable[[dict[str, Any]], None] | None = None,
     progress: bool | None = None,
     checkpoints: Checkpoints | None = None,
+    fast: FastOptions = EXACT,
 ) -> FitResult:
     """Train a model, keep its best weights in ``model.checkpoint`` and load them at the end.
 
@@ -102,6 +106,7 @@ def fit(
             after a resume, again with those that come after the state it went on from.
         progress: Show a progress bar on stderr. None: if stderr is a terminal.
         checkpoints: Where to keep the full state, and when. None: nowhere.
+        fast: Switches that may change results; by default none.
 
     Returns:
         The record of the run.
@@ -124,62 +129,11 @@ def fit(
         model._eval_steps if eval_steps is None else eval_steps, len(train_gen)
     )
     _set_fuxictr_attributes(model, valid_gen, max_gradient_norm, len(train_gen))
-    loop = _Loop(model, train_gen, interval, on_evaluation, progress, checkpoints)
-    with nullcontext(_never) if checkpoints is None else sigterm_noted() as loop.check_signals:
+    signals = nullcontext(_never) if checkpoints is None else sigterm_noted()
+    with training_step(model, fast) as step, signals as check_signals:
+        loop = _Loop(model, train_gen, interval, on_evaluation, progress, checkpoints)
+        loop.step, loop.check_signals = step, check_signals
         return loop.run(epochs)
-
-
-class _Losses:
-    """The training losses since the last evaluation.
-
-    Looking at a loss waits for the device that computes it, so a GPU's are left there for a while.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._steps_per_look = 1 if device.type == "cpu" else _STEPS_PER_LOOK
-        self._unseen: list[tuple[Tensor, str]] = []
-        self.seen: list[float] = []
-
-    def add(self, loss: Tensor, where: str) -> None:
-        """Take in the loss of one step.
-
-        Raises:
-            DivergenceError: A loss is not finite; found at the next look, a GPU's some steps late.
-        """
-        self._unseen.append((loss.detach().reshape(()), where))
-        if len(self._unseen) >= self._steps_per_look:
-            self.look()
-
-    def look(self) -> None:
-        """Wait for the device and check the losses not seen yet."""
-        if not self._unseen:
-            return
-        losses, places = zip(*self._unseen, strict=True)
-        values = torch.stack(losses).tolist()
-        for value, where in zip(values, places, strict=True):
-            if not math.isfinite(value):
-                raise DivergenceError(
-                    f"training loss is {value} at {where}: lower the learning rate or "
-                    "max_gradient_norm, or look for values that are not finite in the data"
-                )
-        self.seen.extend(values)
-        self._unseen.clear()
-
-    @property
-    def latest(self) -> float:
-        """The last loss seen, NaN before the first."""
-        return self.seen[-1] if self.seen else math.nan
-
-    def mean(self) -> float:
-        """Mean loss of all steps since the last :meth:`clear`."""
-        self.look()
-        if not self.seen:
-            raise DataError("the training data gave no batch: they must start anew each epoch")
-        return sum(self.seen) / len(self.seen)
-
-    def clear(self) -> None:
-        """Begin anew."""
-        self.seen.clear()
 
 
 class _Loop:
@@ -201,8 +155,8 @@ class _Loop:
         self.progress = progress
         self.checkpoints = checkpoints
         self.check_signals: Callable[[], None] = _never
-        self.step = training_step(model)
-        self.losses = _Losses(model.device)
+        self.step: Step = model.train_step
+        self.losses = Losses(model.device)
         self.result = FitResult()
         self.batches_done = 0
         self.epoch_start: dict[str, Any] = {}
@@ -246,7 +200,8 @@ class _Loop:
             for batch in bar:
                 model._batch_index = self.batches_done
                 model._total_steps += 1
-                self.losses.add(self._train_step(batch), _where(model))
+                loss = self._train_step(batch)
+                self.losses.add(loss, getattr(self.step, "terms", {}), _where(model))
                 self.batches_done += 1
                 bar.set_postfix(loss=self.losses.latest, refresh=False)
                 self._evaluate_if_due()
@@ -376,7 +331,7 @@ class _Loop:
 
     def _start_record(self) -> dict[str, Any]:
         model = self.model
-        return {
+        record = {
             "epoch": model._epoch_index + 1,
             "step": model._total_steps,
             "train_loss": self.losses.mean(),
@@ -385,6 +340,8 @@ class _Loop:
             "seconds": time.perf_counter() - self.training_since,
             "best": False,
         }
+        shown = {"losses": self.losses.means_of_terms(), "twin": monitored_values(model)}
+        return record | {name: values for name, values in shown.items() if values}
 
     def _end_record(self, record: dict[str, Any]) -> None:
         self.losses.clear()
@@ -399,13 +356,12 @@ class _Loop:
     def _save_state(self) -> None:
         """Save all that decides how the run goes on."""
         model = self.model
-        self.losses.look()
         state = {
             **model_state(model),
             "rng": rng_state(model.device),
             "epoch_start": self.epoch_start,
             "batches_done": self.batches_done,
-            "losses": self.losses.seen,
+            "losses": self.losses.state(),
             "result": asdict(self.result),
             "seconds": time.perf_counter() - self.training_since,
         }
@@ -418,7 +374,7 @@ class _Loop:
             return
         restore_model(self.model, state)
         self.result = FitResult(**state["result"])
-        self.losses.seen = state["losses"]
+        self.losses.restore(state["losses"])
         self.batches_done, self.epoch_start = state["batches_done"], state["epoch_start"]
         self.training_since = time.perf_counter() - state["seconds"]
         self.resumed = state

@@ -21,7 +21,7 @@ from fuxictr_tf4ctr.training.checkpoint import write_whole
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 # Where FuxiCTR keeps what its loop knows, beside weights and optimizer.
 _LOOP_ATTRIBUTES = (
     "_best_metric",

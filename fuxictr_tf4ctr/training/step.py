@@ -1,39 +1,93 @@
 """One training step: FuxiCTR's mathematics without its detours.
 
 ``BaseModel.train_step`` builds the norm of every weight into the graph to get the gradient
-``lambda * w``, and runs one small kernel per weight where one for all would do. Here that gradient
-is added to the one of the loss directly, and clipping and optimizer go over all weights at once.
-What a model overrides is left to the model.
+``lambda * w``, looks each field up in a table of its own and runs one small kernel per weight where
+one for all would do. Here the tables are fused, the gradient of the norms is added to the one of
+the loss directly, and clipping and optimizer go over all weights at once. What a model overrides
+is left to the model.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
-from fuxictr.pytorch.torch_utils import get_regularizer
-from torch import Tensor, nn
+from torch import Tensor
+
+from fuxictr_tf4ctr.training.dropout import (
+    Noise,
+    fast_noise,
+    faster_dropout,
+    masks_agree,
+    torch_noise,
+)
+from fuxictr_tf4ctr.training.fast.compiled import compiled_forward
+from fuxictr_tf4ctr.training.fast.cowclip import (
+    ClippedGradients,
+    cow_clip,
+    scale_learning_rate,
+    scaled_terms,
+)
+from fuxictr_tf4ctr.training.fast.cuda_graphs import GraphedStep
+from fuxictr_tf4ctr.training.fast.options import EXACT, FastOptions, check_fast
+from fuxictr_tf4ctr.training.fast.precision import Forward, arithmetic
+from fuxictr_tf4ctr.training.fast.row_gradients import RowGradients
+from fuxictr_tf4ctr.training.lookups import FusedLookups
+from fuxictr_tf4ctr.training.monitoring import loss_terms
+from fuxictr_tf4ctr.training.regularization import Regularization, regularized, squared_norm
+from fuxictr_tf4ctr.training.table_gradients import DenseGradients
+from fuxictr_tf4ctr.training.tables import TableGroup, group_tables, table_weights
 
 # What PyTorch's clip_grad_norm_ adds to a norm before it divides by it.
 _CLIP_EPS = 1e-6
 # Those with a fused kernel on a CPU as well as on a GPU.
 _FUSED_OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
+Step = Callable[[Any], Tensor]
 
-def training_step(model: BaseModel) -> Callable[[Any], Tensor]:
-    """Return the fastest step that trains a model as its own ``train_step`` does.
+
+@contextmanager
+def training_step(model: BaseModel, fast: FastOptions = EXACT) -> Iterator[Step]:
+    """Give the fastest step that trains a model as its own ``train_step`` does.
+
+    Inside, lookups and dropout of the model are faster in evaluation too; the tables' weights stay
+    views of common buffers afterwards.
 
     Args:
-        model: Compiled FuxiCTR model, ``_max_gradient_norm`` set as ``fit`` sets it.
+        model: Compiled FuxiCTR model on its device, ``_max_gradient_norm`` set as ``fit`` sets it.
+        fast: Switches that may change results.
 
-    Returns:
+    Yields:
         Batch to total loss, a scalar; one with its own ``train_step`` or optimizers keeps those.
+        The terms of that loss are in its ``terms``, if it has any.
+
+    Raises:
+        SettingsError: A switch cannot work with the model.
     """
+    check_fast(fast, model)
     own = type(model).train_step is not BaseModel.train_step
     if own or not isinstance(getattr(model, "optimizer", None), torch.optim.Optimizer):
-        return model.train_step
-    return TrainingStep(model)
+        yield model.train_step
+        return
+    with ExitStack() as stack:
+        forward = compiled_forward(model) if fast.compile else model.forward
+        forward = stack.enter_context(arithmetic(model, fast.precision, forward))
+        noise = _noise(model, fast)
+        if noise is not None:
+            stack.enter_context(faster_dropout(model, noise))
+        step = TrainingStep(model, forward, fast)
+        stack.callback(step.lookups.release)
+        yield GraphedStep(model, step) if fast.cuda_graphs else step
+
+
+def _noise(model: BaseModel, fast: FastOptions) -> Noise | None:
+    """Choose the generator of dropout masks; None is PyTorch's."""
+    if model.device.type != "cpu" or fast.compile:  # compiled dropout draws for itself
+        return None
+    if fast.fast_dropout:
+        return fast_noise
+    return torch_noise if masks_agree() else None
 
 
 class TrainingStep:
@@ -41,101 +95,81 @@ class TrainingStep:
 
     Args:
         model: Compiled FuxiCTR model.
+        forward: Its forward pass.
+        fast: Switches that may change results.
+
+    Attributes:
+        terms: Terms of the last loss by name, scalars.
     """
 
-    def __init__(self, model: BaseModel) -> None:
+    def __init__(self, model: BaseModel, forward: Forward, fast: FastOptions) -> None:
         self.model = model
-        standard = all(
-            getattr(type(model), method) is getattr(BaseModel, method)
+        self.forward = forward
+        self.own_regularization = any(
+            getattr(type(model), method) is not getattr(BaseModel, method)
             for method in ("compute_loss", "regularization_loss")
         )
-        self.regularization = Regularization(model) if standard else None
-        self.parameters = list(model.parameters())
+        embeddings = set(table_weights(model))
+        terms = {} if self.own_regularization else regularized(model)
+        if fast.cowclip:
+            terms = scaled_terms(terms, embeddings, fast.cowclip_scale)
+            scale_learning_rate(model.optimizer, embeddings, fast.cowclip_scale)
+        groups = group_tables(model, terms)
+        self.lookups = FusedLookups(model, groups)
+        self.tables = [_table_gradients(group, model, fast) for group in groups]
+        self.others = [weight for weight in model.parameters() if weight not in embeddings]
+        self.regularization = Regularization({w: terms[w] for w in self.others if w in terms})
+        self.terms: dict[str, Tensor] = {}
         use_fast_kernels(model.optimizer)
 
     def __call__(self, batch: Any) -> Tensor:
         """Train on a batch and return its loss, regularization included."""
         model = self.model
         model.optimizer.zero_grad()
-        outputs = model.forward(batch)
+        outputs = self.forward(batch)
         y_true = model.get_labels(batch)
-        if self.regularization is None:
+        if self.own_regularization:
             loss = model.compute_loss(outputs, y_true)
-            loss.backward()
         else:
             loss = model.add_loss(outputs, y_true)
-            loss.backward()
-            loss = loss.detach() + self.regularization.add_gradients()
-        clip_gradients(self.parameters, model._max_gradient_norm)
+        loss.backward()
+        loss = loss.detach()
+        regularization = sum(tables.finish() for tables in self.tables)
+        regularization = regularization + self.regularization.add_gradients()
+        clip_gradients(self._gradients(), model._max_gradient_norm)
+        for tables in self.tables:
+            tables.update()
         model.optimizer.step()
-        return loss
+        if self.own_regularization:
+            self.terms = {"loss": loss}
+        else:
+            self.terms = {**loss_terms(model, loss), "regularization": regularization}
+        return loss + regularization
+
+    def _gradients(self) -> list[Tensor]:
+        of_tables = [each for tables in self.tables for each in tables.tensors()]
+        return of_tables + [weight.grad for weight in self.others if weight.grad is not None]
 
 
-class Regularization:
-    """L1 and L2 of a model's weights, by FuxiCTR's rule of which regularizer goes where.
-
-    The loss is ``lambda * sum(|w|)`` for L1, ``lambda / 2 * sum(w^2)`` for L2.
-
-    Args:
-        model: FuxiCTR model with the standard ``regularization_loss``.
-    """
-
-    def __init__(self, model: BaseModel) -> None:
-        weights: dict[tuple[int, float], list[nn.Parameter]] = {}
-        for parameter, order, strength in _terms(model):
-            weights.setdefault((order, strength), []).append(parameter)
-        self.groups = list(weights.items())
-
-    @torch.no_grad()
-    def add_gradients(self) -> Tensor | float:
-        """Add the gradient to that of each weight, and return the loss."""
-        loss = 0.0
-        for (order, strength), weights in self.groups:
-            for weight in weights:
-                if weight.grad is None:
-                    weight.grad = torch.zeros_like(weight)
-            gradients = [weight.grad for weight in weights]
-            slopes = weights if order == 2 else torch._foreach_sign(weights)
-            torch._foreach_add_(gradients, slopes, alpha=strength)
-            norms = torch.stack(torch._foreach_norm(weights, order))
-            loss = loss + strength / order * norms.pow(order).sum()
-        return loss
-
-
-def _terms(model: BaseModel) -> Iterator[tuple[nn.Parameter, int, float]]:
-    """Yield weight, order of the norm and strength of every term of the regularization."""
-    embedding_terms = _positive(model._embedding_regularizer)
-    net_terms = _positive(model._net_regularizer)
-    embedding_names = set()
-    for prefix, module in model.named_modules():
-        # As in FuxiCTR: subclasses of FeatureEmbeddingDict count as net.
-        if type(module) is FeatureEmbeddingDict:
-            for name, weight in module.named_parameters():
-                if weight.requires_grad:
-                    embedding_names.add(f"{prefix}.{name}")
-                    yield from ((weight, *term) for term in embedding_terms)
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and name not in embedding_names:
-            yield from ((weight, *term) for term in net_terms)
-
-
-def _positive(regularizer: float | str | None) -> list[tuple[int, float]]:
-    """Order and strength of each term of a regularizer, terms of strength 0 left out."""
-    return [(order, strength) for order, strength in get_regularizer(regularizer) if strength]
+def _table_gradients(
+    group: TableGroup, model: BaseModel, fast: FastOptions
+) -> DenseGradients | RowGradients:
+    if fast.sparse_embeddings:
+        return RowGradients(group, model.optimizer, cow_clip if fast.cowclip else None)
+    return ClippedGradients(group) if fast.cowclip else DenseGradients(group)
 
 
 @torch.no_grad()
-def clip_gradients(weights: list[nn.Parameter], max_norm: float) -> None:
-    """Scale all gradients so that their norm together is at most ``max_norm``.
+def clip_gradients(gradients: Sequence[Tensor], max_norm: float) -> None:
+    """Scale gradients so that their norm together is at most ``max_norm``.
 
     Args:
-        weights: Weights; those without a gradient have no say.
+        gradients: Gradients of all weights.
         max_norm: The norm.
     """
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
     if not gradients:
         return
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm = torch.stack([squared_norm(gradient) for gradient in gradients]).sum().sqrt()
     scale = (max_norm / (norm + _CLIP_EPS)).clamp(max=1.0)
     # On a CPU the scale is known at no cost; a GPU would have to be waited for.
     if scale.device.type != "cpu" or scale != 1:

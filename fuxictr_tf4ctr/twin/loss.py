@@ -76,19 +76,13 @@ def twin_focus_loss(
     Source:
         TF4CTR, arXiv 2405.03167, Twin Focus Loss. The weights are not detached.
     """
-    check_focus(c, gamma, alpha)
-    return _twin_focus_loss(logit_simple, logit_complex, y_true, c, gamma, alpha, reduction)
+    return TwinFocusLoss(c, gamma, alpha, reduction)(logit_simple, logit_complex, y_true)
 
 
-def _twin_focus_loss(
-    logit_simple: Tensor,
-    logit_complex: Tensor,
-    y_true: Tensor,
-    c: float,
-    gamma: float,
-    alpha: float,
-    reduction: Reduction,
-) -> Tensor:
+def _stream_losses(
+    logit_simple: Tensor, logit_complex: Tensor, y_true: Tensor, c: float, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """Return L_simple and L_complex, sample by sample."""
     if not logit_simple.shape == logit_complex.shape == y_true.shape:
         raise ValueError(
             "logit_simple, logit_complex and y_true must have one shape, not "
@@ -98,7 +92,10 @@ def _twin_focus_loss(
     weight_simple, weight_complex = focus_weights(logit_simple, logit_complex, y_true, c, gamma)
     bce_simple = F.binary_cross_entropy_with_logits(logit_simple, y_true, reduction="none")
     bce_complex = F.binary_cross_entropy_with_logits(logit_complex, y_true, reduction="none")
-    loss = alpha * weight_simple * bce_simple + (1 - alpha) * weight_complex * bce_complex
+    return weight_simple * bce_simple, weight_complex * bce_complex
+
+
+def _reduced(loss: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "mean":
         return loss.mean()
     if reduction == "sum":
@@ -160,9 +157,18 @@ class TwinFocusLoss(nn.Module):
 
     def forward(self, logit_simple: Tensor, logit_complex: Tensor, y_true: Tensor) -> Tensor:
         """Return the loss of two logit tensors and labels of one shape, usually [B, 1]."""
-        return _twin_focus_loss(
-            logit_simple, logit_complex, y_true, self.c, self.gamma, self.alpha, self.reduction
-        )
+        return self.combine(*self.streams(logit_simple, logit_complex, y_true))
+
+    def streams(
+        self, logit_simple: Tensor, logit_complex: Tensor, y_true: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return L_simple and L_complex, reduced."""
+        losses = _stream_losses(logit_simple, logit_complex, y_true, self.c, self.gamma)
+        return tuple(_reduced(loss, self.reduction) for loss in losses)
+
+    def combine(self, loss_simple: Tensor, loss_complex: Tensor) -> Tensor:
+        """Return alpha * L_simple + (1 - alpha) * L_complex."""
+        return self.alpha * loss_simple + (1 - self.alpha) * loss_complex
 
     def extra_repr(self) -> str:
         return f"c={self.c}, gamma={self.gamma}, alpha={self.alpha}"

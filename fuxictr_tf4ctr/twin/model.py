@@ -183,3 +183,7 @@ class TwinModel(TwoStreamModel):
         if self.linear_logit is not None:
             logits = logits._replace(final=logits.final + self.linear_logit(columns))
         return self.outputs(logits)
+
+    def monitored_values(self) -> dict[str, Tensor]:
+        """Return scalars of the last batch by name: fusion weights, gates of the selection."""
+        return super().monitored_values() | self.sample_selection.monitored_values()

@@ -61,6 +61,10 @@ class SampleSelection(nn.Module):
         """Return the embedding tables behind v_s and v_c."""
         raise NotImplementedError
 
+    def monitored_values(self) -> dict[str, Tensor]:
+        """Return scalars of the last batch by name, such as the mean of a gate."""
+        return {}
+
 
 @SAMPLE_SELECTIONS.register("SER")
 class SeparateRepresentation(SampleSelection):
@@ -132,7 +136,14 @@ class GatingMechanism(SharedEmbedding):
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         e = self.embedding(inputs)
         g = self.gate(e)
+        self.last_gate = g.detach()
         return g * e, (1 - g) * e
+
+    def monitored_values(self) -> dict[str, Tensor]:
+        return {
+            "gate_mean": self.last_gate.mean(),
+            "gate_std": self.last_gate.std(correction=0),
+        }
 
 
 @SAMPLE_SELECTIONS.register("MoE")
@@ -162,5 +173,15 @@ class MixtureOfExperts(SharedEmbedding):
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         e = self.embedding(inputs)
         experts = torch.stack([expert(e) for expert in self.experts], dim=1)
-        v_s, v_c = ((gate(e).unsqueeze(-1) * experts).sum(dim=1) for gate in self.gates)
+        gates = [gate(e) for gate in self.gates]
+        self.last_gates = [g.detach() for g in gates]
+        v_s, v_c = ((g.unsqueeze(-1) * experts).sum(dim=1) for g in gates)
         return v_s, v_c
+
+    def monitored_values(self) -> dict[str, Tensor]:
+        gates = zip(("simple", "complex"), self.last_gates, strict=True)
+        return {
+            f"gate_{stream}_expert_{number}": mean
+            for stream, gate in gates
+            for number, mean in enumerate(gate.mean(dim=0), 1)
+        }

@@ -177,16 +177,26 @@ class TwoStreamModel(BaseModel):
     def add_loss(self, return_dict: Mapping[str, Tensor], y_true: Tensor) -> Tensor:
         """Return the loss of the final prediction plus the Twin Focus Loss, without regularization.
 
+        Its terms are kept, detached, in ``loss_terms``.
+
         Args:
             return_dict: What ``forward`` returned.
             y_true: Labels, [B, 1].
         """
-        if self.loss_fn is F.binary_cross_entropy:
+        is_binary = self.loss_fn is F.binary_cross_entropy
+        if is_binary:
             loss = F.binary_cross_entropy_with_logits(return_dict["logit"], y_true)
         else:
             loss = self.loss_fn(return_dict["y_pred"], y_true, reduction="mean")
+        self.loss_terms = {"bce" if is_binary else "loss": loss.detach()}
         if self.twin_focus is not None:
-            loss = loss + self.twin_focus(
+            simple, complex_ = self.twin_focus.streams(
                 return_dict["logit_simple"], return_dict["logit_complex"], y_true
             )
+            self.loss_terms |= {"simple": simple.detach(), "complex": complex_.detach()}
+            loss = loss + self.twin_focus.combine(simple, complex_)
         return loss
+
+    def monitored_values(self) -> dict[str, Tensor]:
+        """Return scalars of the last batch by name: what the fusion did with the streams."""
+        return {f"fusion_{name}": value for name, value in self.fusion.monitored_values().items()}

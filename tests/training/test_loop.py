@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 
@@ -12,13 +13,15 @@ import pytest
 import torch
 from fuxictr.pytorch.models import MultiTaskModel
 from sklearn.metrics import log_loss
-from tiny_model import EmbeddingMLP, build_batches, build_model
+from tiny_model import EmbeddingMLP, build_batches, build_feature_map, build_model
 from tqdm import tqdm
 
+import model_zoo
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError
 from fuxictr_tf4ctr.training import evaluate, fit, predict
 from fuxictr_tf4ctr.training import evaluation as evaluation_module
 from fuxictr_tf4ctr.training import loop as loop_module
+from fuxictr_tf4ctr.training.losses import Losses
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +106,9 @@ def test_training_equals_fuxictr_loop(
     make_model, train_gen, valid_gen, caplog, monkeypatch, name, model_class
 ):
     # With FuxiCTR's step bitwise; how our step compares with it is test_step's to say.
-    monkeypatch.setattr(loop_module, "training_step", lambda model: model.train_step)
+    monkeypatch.setattr(
+        loop_module, "training_step", lambda model, fast: nullcontext(model.train_step)
+    )
     if model_class is TwoLearners:
         for batches in (train_gen, valid_gen):
             batches.batches = [(batch, "mask") for batch in batches]
@@ -159,6 +164,32 @@ def test_result_records_every_evaluation(make_model, train_gen, valid_gen):
         rate *= 1 if record["best"] else 0.1
     assert rate < 0.1
     assert result.train_seconds == pytest.approx(sum(r["seconds"] for r in seen), abs=0.5)
+
+
+def test_records_hold_the_terms_of_the_loss_and_what_the_twin_shows(tmp_path):
+    torch.manual_seed(1)
+    model = model_zoo.TF4CTR(
+        build_feature_map(), embedding_dim=4, simple_hidden_units=[4], complex_hidden_units=[4],
+        embedding_regularizer=0.1, alpha=0.25, model_root=str(tmp_path), verbose=0, fusion="VF",
+        sample_selection="GM", learning_rate=0.01,
+    )  # fmt: skip
+    result = fit(model, build_batches(1), build_batches(2), epochs=2)
+    for record in result.epochs:
+        terms = record["losses"]
+        twin_focus = 0.25 * terms["simple"] + 0.75 * terms["complex"]
+        total = terms["bce"] + twin_focus + terms["regularization"]
+        assert total == pytest.approx(record["train_loss"], rel=1e-6)
+        assert min(terms.values()) > 0
+        shown = record["twin"]
+        weights = shown["fusion_weight_simple"] + shown["fusion_weight_complex"]
+        assert weights == pytest.approx(1)
+        assert 0 < shown["gate_mean"] < 1 and shown["gate_std"] > 0
+
+
+def test_models_that_show_nothing_have_one_term(make_model, train_gen, valid_gen):
+    (record,) = fit(make_model(), train_gen, valid_gen, epochs=1).epochs
+    assert record["losses"] == pytest.approx({"bce": record["train_loss"], "regularization": 0})
+    assert "twin" not in record
 
 
 def test_best_weights_are_loaded(make_model, train_gen, valid_gen):
@@ -262,19 +293,18 @@ def test_on_a_gpu_losses_are_looked_at_seldom_but_always_before_an_evaluation(
     make_model, valid_gen, monkeypatch
 ):
     looks = []
-    look = loop_module._Losses.look
-    monkeypatch.setattr(
-        loop_module._Losses, "look", lambda self: looks.append(len(self._unseen)) or look(self)
-    )
+    look = Losses.look
 
-    def losses_as_on_a_gpu(device):
-        return Losses(torch.device("cuda"))
+    def noted_look(self):
+        if self._unseen:
+            looks.append(len(self._unseen))
+        look(self)
 
-    Losses = loop_module._Losses
-    monkeypatch.setattr(loop_module, "_Losses", losses_as_on_a_gpu)
+    monkeypatch.setattr(Losses, "look", noted_look)
+    monkeypatch.setattr(loop_module, "Losses", lambda device: Losses(torch.device("cuda")))
     train_gen = build_batches(1, rows=500, batch_size=2)
     fit(make_model(), train_gen, valid_gen, epochs=1)
-    assert looks == [100, 100, 50, 0]
+    assert looks == [100, 100, 50]
 
     # Step 113 is found out at the look of step 200, and named.
     model = make_model(DivergesAt, step=113)

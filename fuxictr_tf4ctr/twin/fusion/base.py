@@ -58,3 +58,7 @@ class Fusion(nn.Module):
     def fuse(self, h_s: Tensor, h_c: Tensor, z_s: Tensor | None, z_c: Tensor | None) -> Tensor:
         """Return the final logit [B, 1] from the encoders' outputs and their own logits."""
         raise NotImplementedError
+
+    def monitored_values(self) -> dict[str, Tensor]:
+        """Return scalars of the last batch by name, such as the weights of the streams."""
+        return {}

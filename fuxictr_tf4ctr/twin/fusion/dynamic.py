@@ -26,6 +26,9 @@ class WeightedSumFusion(Fusion):
     def fuse(self, h_s: Tensor, h_c: Tensor, z_s: Tensor, z_c: Tensor) -> Tensor:
         return torch.cat([z_s, z_c], dim=-1) @ self.weight
 
+    def monitored_values(self) -> dict[str, Tensor]:
+        return named_weights(self.weight.flatten())
+
 
 @FUSIONS.register("VF")
 class VotingFusion(Fusion):
@@ -48,7 +51,11 @@ class VotingFusion(Fusion):
             p = F.gumbel_softmax(votes, tau=self.tau, dim=-1)
         else:
             p = F.softmax(votes / self.tau, dim=-1)
+        self.last_weights = p.detach()
         return (p * torch.cat([z_s, z_c], dim=-1)).sum(dim=-1, keepdim=True)
+
+    def monitored_values(self) -> dict[str, Tensor]:
+        return named_weights(self.last_weights.mean(dim=0))
 
 
 @FUSIONS.register("CF")
@@ -78,4 +85,15 @@ class MixtureOfExpertsFusion(Fusion):
 
     def fuse(self, h_s: Tensor, h_c: Tensor, z_s: Tensor | None, z_c: Tensor | None) -> Tensor:
         h = torch.cat([h_s, h_c], dim=-1)
-        return (F.softmax(self.gate(h), dim=-1) * self.experts(h)).sum(dim=-1, keepdim=True)
+        p = F.softmax(self.gate(h), dim=-1)
+        self.last_weights = p.detach()
+        return (p * self.experts(h)).sum(dim=-1, keepdim=True)
+
+    def monitored_values(self) -> dict[str, Tensor]:
+        first, second = self.last_weights.mean(dim=0)
+        return {"weight_expert_1": first, "weight_expert_2": second}
+
+
+def named_weights(weights: Tensor) -> dict[str, Tensor]:
+    """Name the weights [2] of the simple and the complex stream."""
+    return {"weight_simple": weights[0], "weight_complex": weights[1]}

@@ -1,0 +1,96 @@
+"""The losses of training, looked at without making a GPU wait for each."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fuxictr_tf4ctr.errors import DataError, DivergenceError
+
+# Steps between two looks at the losses on a GPU, each of which waits for the device.
+_STEPS_PER_LOOK = 100
+
+
+class Losses:
+    """The training losses since the last evaluation, and the sums of their terms.
+
+    Looking at a loss waits for the device that computes it, so a GPU's are left there for a while.
+
+    Args:
+        device: Where the losses are computed.
+
+    Attributes:
+        seen: The losses looked at.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._steps_per_look = 1 if device.type == "cpu" else _STEPS_PER_LOOK
+        self._unseen: list[tuple[Tensor, str]] = []
+        self._sums: dict[str, Tensor | float] = {}
+        self.seen: list[float] = []
+
+    def add(self, loss: Tensor, terms: Mapping[str, Tensor | float], where: str) -> None:
+        """Take in one step.
+
+        Args:
+            loss: Its loss, a scalar.
+            terms: The terms of the loss by name, scalars.
+            where: Words for the step in messages.
+
+        Raises:
+            DivergenceError: A loss is not finite; found at the next look, a GPU's some steps late.
+        """
+        self._unseen.append((loss.detach().reshape(()), where))
+        for name, term in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + torch.as_tensor(term).double()
+        if len(self._unseen) >= self._steps_per_look:
+            self.look()
+
+    def look(self) -> None:
+        """Wait for the device and check the losses not seen yet."""
+        if not self._unseen:
+            return
+        losses, places = zip(*self._unseen, strict=True)
+        values = torch.stack(losses).tolist()
+        for value, where in zip(values, places, strict=True):
+            if not math.isfinite(value):
+                raise DivergenceError(
+                    f"training loss is {value} at {where}: lower the learning rate or "
+                    "max_gradient_norm, or look for values that are not finite in the data"
+                )
+        self.seen.extend(values)
+        self._unseen.clear()
+
+    @property
+    def latest(self) -> float:
+        """The last loss seen, NaN before the first."""
+        return self.seen[-1] if self.seen else math.nan
+
+    def mean(self) -> float:
+        """Mean loss of all steps since the last :meth:`clear`."""
+        self.look()
+        if not self.seen:
+            raise DataError("the training data gave no batch: they must start anew each epoch")
+        return sum(self.seen) / len(self.seen)
+
+    def means_of_terms(self) -> dict[str, float]:
+        """Mean of each term over the same steps."""
+        self.look()
+        return {name: float(total) / len(self.seen) for name, total in self._sums.items()}
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.seen.clear()
+        self._sums.clear()
+
+    def state(self) -> dict[str, Any]:
+        """Return what :meth:`restore` needs to go on from here."""
+        self.look()
+        sums = {name: float(total) for name, total in self._sums.items()}
+        return {"seen": self.seen, "sums": sums}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
+        self.seen, self._sums = state["seen"], dict(state["sums"])
