@@ -18,6 +18,8 @@ RESOURCES = ("config/*/*.yaml", "data/demo/*.csv", "data/demo/LICENSE.md", "data
 _EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.6,<1", "onnxruntime>=1.23.2,<2"]
 # fuxictr tune --search tpe and random
 _OPTUNA = "optuna>=5,<6"
+# tensorboard: true
+_TENSORBOARD = "tensorboard>=2.19,<3"
 
 
 class BuildWithResources(build_py):
@@ -67,8 +69,10 @@ setup(
             "pytest-xdist>=3.6,<4",
             "hypothesis>=6.100,<7",
             _OPTUNA,
+            _TENSORBOARD,
             *_EXPORT,
         ],
+        "tensorboard": [_TENSORBOARD],
         "tune": [_OPTUNA],
     },
     entry_points={

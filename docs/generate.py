@@ -1,13 +1,15 @@
 """Write the reference pages that follow from the code: ``python docs/generate.py``.
 
-``configuration.md`` comes from the table of configuration keys, ``zoo.md`` from the registry. A
-test fails when either no longer fits the code.
+``configuration.md`` comes from the table of configuration keys, ``zoo.md`` from the registry,
+``cli.md`` from the parser of the command line. A test fails when one no longer fits the code.
 """
 
+import argparse
 import inspect
 from pathlib import Path
 from typing import Any
 
+from fuxictr_tf4ctr.cli import build_parser
 from fuxictr_tf4ctr.registry import MODELS, list_models
 from fuxictr_tf4ctr.schema import DATASET_KEYS, FAST_KEYS, REQUIRED, TRAINING_KEYS, Key
 from fuxictr_tf4ctr.twin import ENCODERS, FUSIONS, SAMPLE_SELECTIONS, TwinModel
@@ -96,6 +98,52 @@ Every encoder can be the simple or the complex one of any twin. Options are give
 """
 
 
+def command_line() -> str:
+    """Return the reference of the command line in Markdown."""
+    parser = build_parser()
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return f"""# Command line
+
+Written by `docs/generate.py` from the parser; do not edit.
+
+`fuxictr COMMAND --help` shows the same. `fuxictr-tf4ctr` and `python -m fuxictr_tf4ctr` are the same
+program. {parser.epilog}
+
+{chr(10).join(_command(name, command) for name, command in commands.choices.items())}"""
+
+
+def _command(name: str, parser: argparse.ArgumentParser) -> str:
+    rows = [_argument_row(action) for action in parser._actions if action.dest != "help"]
+    table = "\n".join(["| argument | default | meaning |", "|---|---|---|", *rows])
+    return f"## fuxictr {name}\n\n{parser.description}\n\n{table}\n"
+
+
+def _argument_row(action: argparse.Action) -> str:
+    value = _value(action)
+    written = ", ".join(f"`{option}{value}`" for option in action.option_strings)
+    # The help names a default that is not the parser's.
+    shown = action.default not in (None, False, [], argparse.SUPPRESS)
+    default = "required" if action.required else f"`{_plain(action.default)}`" if shown else ""
+    choices = ", ".join(f"`{choice}`" for choice in action.choices or ())
+    meaning = _escaped(". ".join(filter(None, [action.help, choices])))
+    return f"| {written or f'`{value.strip()}`'} | {default} | {meaning} |"
+
+
+def _value(action: argparse.Action) -> str:
+    """Write what is given after an option, as the usage line does."""
+    if action.nargs == 0:
+        return ""
+    name = action.metavar or (action.dest.upper() if action.option_strings else action.dest)
+    if isinstance(action.nargs, int):
+        return f" {name}" * action.nargs
+    return {"?": f" [{name}]", "+": f" {name} …"}.get(action.nargs, f" {name}")
+
+
+def _escaped(text: str) -> str:
+    """Keep a text in one cell of a table, its patterns from becoming emphasis."""
+    return text.replace("|", "\\|").replace("*", "\\*").replace("<", "\\<")
+
+
 def _key_table(keys: dict[str, Key]) -> str:
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for name, key in keys.items():
@@ -131,7 +179,7 @@ def _plain(value: Any) -> str:
     return str(list(value) if isinstance(value, tuple) else value)
 
 
-PAGES = {"configuration.md": configuration, "zoo.md": zoo}
+PAGES = {"configuration.md": configuration, "zoo.md": zoo, "cli.md": command_line}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -17,6 +17,7 @@ from fuxictr_tf4ctr.errors import DataError, Terminated
 from fuxictr_tf4ctr.loading import keep_schema
 from fuxictr_tf4ctr.records import RunRecord, held, logging_to, new_run
 from fuxictr_tf4ctr.resume import refuse_other_data, resumed_run
+from fuxictr_tf4ctr.running import EventFiles, evaluation_row
 from fuxictr_tf4ctr.settings import Settings
 from fuxictr_tf4ctr.training import Checkpoints, FastOptions, evaluate, fit
 from fuxictr_tf4ctr.training.termination import sigterm_raises
@@ -97,11 +98,16 @@ def _train(
     record: RunRecord,
     checkpoints: Checkpoints,
 ) -> None:
+    events = EventFiles(record.folder / "tensorboard") if settings["tensorboard"] else None
+
     def on_evaluation(evaluation: dict[str, Any]) -> None:
         # A run that was taken up may repeat evaluations that came after its last checkpoint.
         before = [each for each in record.evaluations if each["step"] < evaluation["step"]]
         record.evaluations = [*before, evaluation]
         record.save()
+        logging.info(evaluation_row(evaluation))
+        if events is not None:
+            events.write(evaluation)
 
     with _timed(record, "train"):
         fit(

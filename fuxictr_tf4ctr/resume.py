@@ -12,7 +12,10 @@ from fuxictr_tf4ctr.records import RunRecord, held, plain, read_run, utc_now
 from fuxictr_tf4ctr.settings import Settings
 
 # Settings that change nothing about the result of a run.
-_FREE = {"gpu", "verbose", "num_workers", "model_root", "checkpoint_minutes", "checkpoint_steps"}
+_FREE = {
+    *("gpu", "verbose", "num_workers", "model_root", "tensorboard"),
+    *("checkpoint_minutes", "checkpoint_steps"),
+}
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import nearest, unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.resources import resource_root
+from fuxictr_tf4ctr.running import tensorboard_problems
 from fuxictr_tf4ctr.schema import FAST_KEYS, KEYS, REQUIRED, normalized
 from fuxictr_tf4ctr.training.fast.options import fast_problems
 from fuxictr_tf4ctr.training.metrics import needs_group, split_stream
@@ -136,7 +137,10 @@ def validated(
     }
     params = defaults | params
     problems += (
-        _metric_problems(params, model_class) + _column_problems(params) + _device_problems(params)
+        _metric_problems(params, model_class)
+        + _column_problems(params)
+        + _device_problems(params)
+        + tensorboard_problems(params["tensorboard"])
     )
     needed = (*FAST_KEYS, "gpu", "batch_size", "optimizer")
     if not any(KEYS[key].check(params.get(key)) for key in needed if key in params):

@@ -151,7 +151,7 @@ def overrides(model: BaseModel, method: str) -> bool:
 def progress_bar(
     batches: Iterable, label: str, progress: bool | None, total: int | None = None, done: int = 0
 ) -> tqdm:
-    """Iterate with a progress bar on stderr.
+    """Iterate with a progress bar on stderr: rows done, time left, rows a second.
 
     Args:
         batches: What to iterate over.
@@ -161,6 +161,15 @@ def progress_bar(
         done: Batches done before.
     """
     shown = sys.stderr.isatty() if progress is None else progress
+    rows = getattr(batches, "batch_size", None)
     return tqdm(
-        batches, label, total, initial=done, file=sys.stderr, disable=not shown, leave=False
+        batches,
+        label,
+        total,
+        initial=done,
+        unit=" rows" if rows else " batches",
+        unit_scale=rows or False,
+        file=sys.stderr,
+        disable=not shown,
+        leave=False,
     )
