@@ -5,15 +5,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import print_to_json
 
 from fuxictr_tf4ctr.datasets import EncodedDataset, H5DataLoader, encode_dataset, load_feature_map
-from fuxictr_tf4ctr.errors import DataError, Terminated
+from fuxictr_tf4ctr.distributed import (
+    ALONE,
+    Ranks,
+    check_agreement,
+    synchronise_batch_norm,
+)
+from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated
 from fuxictr_tf4ctr.loading import keep_schema
 from fuxictr_tf4ctr.records import RunRecord, held, logging_to, new_run
 from fuxictr_tf4ctr.resume import refuse_other_data, resumed_run
@@ -23,12 +31,15 @@ from fuxictr_tf4ctr.training import Checkpoints, FastOptions, evaluate, fit
 from fuxictr_tf4ctr.training.termination import sigterm_raises
 
 
-def run_experiment(settings: Settings, resume: bool | Path = False) -> RunRecord:
+def run_experiment(
+    settings: Settings, resume: bool | Path = False, ranks: Ranks = ALONE
+) -> RunRecord:
     """Train and evaluate one experiment.
 
     Args:
         settings: Checked settings of the experiment.
         resume: Take up an unfinished run: the latest of this expid, or the one in the folder given.
+        ranks: The processes that train it together; all call this. ``batch_size`` is that of all.
 
     Returns:
         The record of the finished run; its folder holds log, checkpoint and run.json.
@@ -39,13 +50,14 @@ def run_experiment(settings: Settings, resume: bool | Path = False) -> RunRecord
         KeyboardInterrupt: The run was interrupted. The record says so, with what was reached.
         Terminated: SIGTERM came. The record says "interrupted"; a training's state is saved.
     """
-    with _record(settings, resume) as record, sigterm_raises():
+    check_workers(settings, ranks.size)
+    with _record(settings, resume, ranks) as record, sigterm_raises():
         checkpoints = Checkpoints(
             record.state_folder,
             settings["checkpoint_minutes"],
             settings.params.get("checkpoint_steps"),
         )
-        with logging_to(record.log_file), _recorded(record):
+        with logging_to(record.log_file, on_stderr=ranks.leads), _recorded(record):
             logging.info("Params: %s", print_to_json(record.settings))
             seed_everything(settings["seed"])
             with _timed(record, "encode"):
@@ -57,21 +69,52 @@ def run_experiment(settings: Settings, resume: bool | Path = False) -> RunRecord
                 "rows": dict(dataset.rows),
                 "folder": str(dataset.data_dir.resolve()),
             }
+            check_agreement(ranks, _facts(settings, record, dataset))
             keep_schema(dataset, record)
             logging.info("Feature specs: %s", print_to_json(feature_map.features))
             with _timed(record, "load"):
-                train_gen, valid_gen, test_gen = _loaders(dataset, feature_map, settings)
+                train_gen, valid_gen, test_gen = _loaders(dataset, feature_map, settings, ranks)
             model = build_model(settings, feature_map, record)
-            _train(model, train_gen, valid_gen, settings, record, checkpoints)
-            _evaluate(model, valid_gen, test_gen, settings, record)
+            if ranks.size > 1:
+                record.machine["workers"] = ranks.size
+                if settings["sync_batch_norm"]:
+                    synchronise_batch_norm(model)
+                torch.manual_seed(settings["seed"] + ranks.rank)  # other dropout on every rank
+            checkpoints = checkpoints if ranks.leads else None
+            _train(model, train_gen, valid_gen, settings, record, checkpoints, ranks)
+            _evaluate(model, valid_gen, test_gen, settings, record, ranks)
             record.append_csv_line()
-        checkpoints.remove()
+        if checkpoints is not None:
+            checkpoints.remove()
     return record
 
 
+def check_workers(settings: Settings, workers: int) -> None:
+    """Raise SettingsError unless every batch can be divided among so many processes."""
+    if workers < 1:
+        raise SettingsError(f"--workers {workers}: at least 1 is needed")
+    batch_size = settings["batch_size"]
+    if batch_size % workers:
+        near = max(round(batch_size / workers), 1) * workers
+        raise SettingsError(
+            f"batch_size={batch_size} cannot be divided among {workers} workers: set it to {near}"
+        )
+
+
+def _facts(settings: Settings, record: RunRecord, dataset: EncodedDataset) -> dict[str, Any]:
+    """Return what must be the same on all ranks."""
+    own = ("gpu", "model_root", "data_root", "train_data", "valid_data", "test_data")
+    shared = {name: value for name, value in settings.params.items() if name not in own}
+    return shared | {"data": dataset.fingerprint, **record.versions}
+
+
 @contextmanager
-def _record(settings: Settings, resume: bool | Path) -> Iterator[RunRecord]:
-    """Begin a run or take one up, and hold its folder."""
+def _record(settings: Settings, resume: bool | Path, ranks: Ranks) -> Iterator[RunRecord]:
+    """Begin a run or take one up, and hold its folder; all but one rank throw theirs away."""
+    if not ranks.leads:
+        with TemporaryDirectory() as folder:
+            yield new_run(settings.expid, {**settings.params, "model_root": folder})
+        return
     if resume:
         with resumed_run(settings, resume if isinstance(resume, Path) else None) as record:
             yield record
@@ -96,9 +139,14 @@ def _train(
     valid_gen: H5DataLoader | None,
     settings: Settings,
     record: RunRecord,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
+    ranks: Ranks,
 ) -> None:
-    events = EventFiles(record.folder / "tensorboard") if settings["tensorboard"] else None
+    events = (
+        EventFiles(record.folder / "tensorboard")
+        if settings["tensorboard"] and ranks.leads
+        else None
+    )
 
     def on_evaluation(evaluation: dict[str, Any]) -> None:
         # A run that was taken up may repeat evaluations that came after its last checkpoint.
@@ -118,9 +166,10 @@ def _train(
             max_gradient_norm=settings["max_gradient_norm"],
             eval_steps=settings.params.get("eval_steps"),
             on_evaluation=on_evaluation,
-            progress=None if settings["verbose"] else False,
+            progress=_progress(settings, ranks),
             checkpoints=checkpoints,
             fast=FastOptions.from_params(settings.params),
+            ranks=ranks,
         )
 
 
@@ -130,26 +179,33 @@ def _evaluate(
     test_gen: H5DataLoader | None,
     settings: Settings,
     record: RunRecord,
+    ranks: Ranks,
 ) -> None:
-    progress = None if settings["verbose"] else False
+    progress = _progress(settings, ranks)
     with _timed(record, "evaluate"):
         if valid_gen is not None:
             logging.info("****** Validation evaluation ******")
-            record.valid = evaluate(model, valid_gen, progress=progress)
+            record.valid = evaluate(model, valid_gen, progress=progress, ranks=ranks)
         if test_gen is not None:
             logging.info("******** Test evaluation ********")
-            record.test = evaluate(model, test_gen, progress=progress)
+            record.test = evaluate(model, test_gen, progress=progress, ranks=ranks)
+
+
+def _progress(settings: Settings, ranks: Ranks) -> bool | None:
+    return None if settings["verbose"] and ranks.leads else False
 
 
 def _loaders(
-    dataset: EncodedDataset, feature_map: FeatureMap, settings: Settings
+    dataset: EncodedDataset, feature_map: FeatureMap, settings: Settings, ranks: Ranks
 ) -> tuple[H5DataLoader, H5DataLoader | None, H5DataLoader | None]:
     def loader(split: str) -> H5DataLoader | None:
         path = getattr(dataset, split)
         if path is None:
             return None
         options = {
-            "batch_size": settings["batch_size"],
+            "batch_size": settings["batch_size"] // ranks.size,
+            "rank": ranks.rank,
+            "world_size": ranks.size,
             "shuffle": settings["shuffle"] and split == "train",
             "seed": settings["seed"],
             "task": settings["task"],

@@ -165,10 +165,11 @@ def read_run(folder: Path) -> RunRecord:
 
 
 @contextmanager
-def logging_to(file: Path) -> Iterator[None]:
+def logging_to(file: Path, on_stderr: bool = True) -> Iterator[None]:
     """Send log lines, in FuxiCTR's format, to a file and to standard error while in context."""
     line_format = logging.Formatter("%(asctime)s P%(process)d %(levelname)s %(message)s")
-    handlers = [logging.FileHandler(file, encoding="utf-8"), logging.StreamHandler()]
+    handlers: list[logging.Handler] = [logging.FileHandler(file, encoding="utf-8")]
+    handlers += [logging.StreamHandler()] if on_stderr else []
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.INFO)

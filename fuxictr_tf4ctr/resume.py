@@ -55,6 +55,11 @@ def resumed_run(settings: Settings, folder: Path | None = None) -> Iterator[RunR
     )
 
 
+def has_unfinished_run(settings: Settings) -> bool:
+    """Whether there is a run of the experiment that could be taken up."""
+    return any(_unfinished(folder) is not None for folder in _latest_first(settings))
+
+
 def refuse_other_data(record: RunRecord, dataset: EncodedDataset) -> None:
     """Raise SettingsError unless the data set is the one the run began with."""
     before = record.data.get("fingerprint", dataset.fingerprint)

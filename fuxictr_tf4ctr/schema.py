@@ -219,6 +219,7 @@ TRAINING_KEYS: dict[str, Key] = {
     "use_features": Key(_anything, "Features to use, null for all"),
     "feature_specs": Key(_anything, "Overrides of the feature map's specifications"),
     "feature_config": Key(_anything, "FuxiCTR's older name of feature_specs"),
+    "sync_batch_norm": Key(_flag, "With several workers: batch norm over the rows of all", True),
     "tensorboard": Key(_flag, "Write losses, metrics and fusion weights for TensorBoard", False),
     "verbose": Key(_whole(0), "1 shows progress bars on a terminal", 1),
     "num_workers": Key(_whole(0), "FuxiCTR's loader processes; not used here", 0),

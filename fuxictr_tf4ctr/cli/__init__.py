@@ -8,6 +8,7 @@ terminated by SIGTERM.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -25,11 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments; those of the process where None.
     """
-    arguments = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = build_parser().parse_args(argv, argparse.Namespace(argv=argv))
     try:
         return arguments.call(arguments)
     except UserError as error:
-        print(f"fuxictr: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK")
+        print(f"fuxictr{f' rank {rank}' if rank else ''}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("fuxictr: interrupted", file=sys.stderr)

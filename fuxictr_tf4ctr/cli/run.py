@@ -2,9 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fuxictr_tf4ctr.cli.options import add_config, add_overrides, parse_overrides
+
+if TYPE_CHECKING:
+    from fuxictr_tf4ctr.records import RunRecord
 
 
 def add_commands(commands: Any) -> None:
@@ -32,12 +35,27 @@ def add_commands(commands: Any) -> None:
         metavar="RUN",
         help="go on with an unfinished run: the folder given, or the expid's latest",
     )
+    run.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that train together, each with its share of every batch (default: 1)",
+    )
+    run.add_argument(
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --workers: how often to go on from the last checkpoint when one fails",
+    )
     run.set_defaults(call=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.experiment import run_experiment
-    from fuxictr_tf4ctr.records import metrics_line
+    from fuxictr_tf4ctr.distributed.joining import joined_ranks, local_rank, restarts
+    from fuxictr_tf4ctr.distributed.launching import launch, started_by_launcher
+    from fuxictr_tf4ctr.experiment import check_workers, run_experiment
+    from fuxictr_tf4ctr.resume import has_unfinished_run
     from fuxictr_tf4ctr.settings import load_settings
 
     overrides = parse_overrides(arguments.overrides)
@@ -46,10 +64,26 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         overrides["model_root"] = arguments.output
     settings = load_settings(arguments.expid, arguments.config, overrides, arguments.zoo)
-    record = run_experiment(settings, arguments.resume)
+    if not started_by_launcher() and arguments.workers is not None:
+        check_workers(settings, arguments.workers)
+        return launch(arguments.argv, arguments.workers, arguments.max_restarts)
+    on_gpu = settings["gpu"] >= 0
+    if started_by_launcher() and on_gpu:
+        overrides["gpu"] = local_rank()
+        settings = load_settings(arguments.expid, arguments.config, overrides, arguments.zoo)
+    with joined_ranks(on_gpu) as ranks:
+        resume = arguments.resume or (restarts() > 0 and has_unfinished_run(settings))
+        record = run_experiment(settings, resume, ranks)
+    if ranks.leads:
+        _print(record)
+    return 0
+
+
+def _print(record: "RunRecord") -> None:
+    from fuxictr_tf4ctr.records import metrics_line
+
     print(f"{record.expid}: {record.parameters:,} parameters, {record.seconds['total']:.1f} s")
     for split, metrics in (("valid", record.valid), ("test", record.test)):
         if metrics:
             print(f"{split:>5}  {metrics_line(metrics)}")
     print(f"  run  {record.folder}")
-    return 0

@@ -11,6 +11,7 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 from tqdm import tqdm
 
+from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.training.device_metrics import evaluate_on_device
 from fuxictr_tf4ctr.training.metrics import evaluate_metrics, split_stream
@@ -24,6 +25,7 @@ def evaluate(
     data_gen: Iterable,
     metrics: Sequence[str] | None = None,
     progress: bool | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Compute metrics of a model on a data set; the model is left in evaluation mode.
 
@@ -32,6 +34,7 @@ def evaluate(
         data_gen: Batches to evaluate.
         metrics: Metric names. None: the model's ``validation_metrics``.
         progress: Show a progress bar on stderr. None: if stderr is a terminal.
+        ranks: Each has its share of the rows; the metrics are those of all rows, on every rank.
 
     Returns:
         Metric values by name.
@@ -40,6 +43,11 @@ def evaluate(
         SettingsError, DataError, DivergenceError: As :func:`metrics.evaluate_metrics`.
     """
     if overrides(model, "evaluate"):
+        if ranks.size > 1:
+            raise SettingsError(
+                f"{type(model).__name__} has its own evaluate, which knows of no ranks: train it "
+                "with one worker"
+            )
         values = model.evaluate(data_gen, metrics=metrics)
         return {name: float(value) for name, value in values.items()}
 
@@ -52,13 +60,18 @@ def evaluate(
         scores = [_stream_scores(model, outputs, stream) for stream in streams]
         return [model.get_labels(batch), outputs["y_pred"], *scores, *groups]
 
-    y_true, y_pred, *others = _collect(model, data_gen, columns, progress)
-    group_id = others.pop() if grouped else None
-    if overrides(model, "evaluate_metrics"):
-        values = model.evaluate_metrics(*_on_host(y_true, y_pred), names, _group_column(group_id))
-    else:
+    collected = ranks.gather_rows(_collect(model, data_gen, columns, progress))
+
+    def metrics_of_all() -> dict[str, float]:
+        y_true, y_pred, *others = collected
+        group_id = others.pop() if grouped else None
+        if overrides(model, "evaluate_metrics"):
+            group = _group_column(group_id)
+            return model.evaluate_metrics(*_on_host(y_true, y_pred), names, group)
         scores = {None: y_pred, **dict(zip(streams, others, strict=True))}
-        values = _metrics_by_stream(y_true, scores, names, group_id)
+        return _metrics_by_stream(y_true, scores, names, group_id)
+
+    values = ranks.share(metrics_of_all)
     logger.info("[Metrics] " + " - ".join(f"{name}: {v:.6f}" for name, v in values.items()))
     return values
 

@@ -21,6 +21,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
+from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
 from fuxictr_tf4ctr.training import checkpoint
 from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
@@ -86,6 +87,7 @@ def fit(
     progress: bool | None = None,
     checkpoints: Checkpoints | None = None,
     fast: FastOptions = EXACT,
+    ranks: Ranks = ALONE,
 ) -> FitResult:
     """Train a model, keep its best weights in ``model.checkpoint`` and load them at the end.
 
@@ -107,6 +109,8 @@ def fit(
         progress: Show a progress bar on stderr. None: if stderr is a terminal.
         checkpoints: Where to keep the full state, and when. None: nowhere.
         fast: Switches that may change results; by default none.
+        ranks: The processes that train the model together, each with its share of every batch.
+            The first alone has ``checkpoints`` and saves weights.
 
     Returns:
         The record of the run.
@@ -129,9 +133,11 @@ def fit(
         model._eval_steps if eval_steps is None else eval_steps, len(train_gen)
     )
     _set_fuxictr_attributes(model, valid_gen, max_gradient_norm, len(train_gen))
-    signals = nullcontext(_never) if checkpoints is None else sigterm_noted()
-    with training_step(model, fast) as step, signals as check_signals:
-        loop = _Loop(model, train_gen, interval, on_evaluation, progress, checkpoints)
+    keeps_state = ranks.share(lambda: checkpoints is not None)
+    signals = sigterm_noted() if keeps_state else nullcontext(_never)
+    ranks.broadcast(model)
+    with training_step(model, fast, ranks) as step, signals as check_signals:
+        loop = _Loop(model, train_gen, interval, on_evaluation, progress, checkpoints, ranks)
         loop.step, loop.check_signals = step, check_signals
         return loop.run(epochs)
 
@@ -147,8 +153,10 @@ class _Loop:
         on_evaluation: Callable[[dict[str, Any]], None] | None,
         progress: bool | None,
         checkpoints: Checkpoints | None,
+        ranks: Ranks,
     ) -> None:
         self.model = model
+        self.ranks = ranks
         self.train_gen = train_gen
         self.interval = interval
         self.on_evaluation = on_evaluation
@@ -207,11 +215,25 @@ class _Loop:
                 self._evaluate_if_due()
                 if model._stop_training:
                     break
-                if self.checkpoints is not None and self.checkpoints.due(model._total_steps):
-                    self._save_state()
-                self.check_signals()
+                self._save_or_stop()
         if model.valid_gen is None and not self._recorded():
             self._save_epoch()
+
+    def _save_or_stop(self) -> None:
+        """Save the state if it is due, and stop if SIGTERM came, to any rank."""
+        due = self.checkpoints is not None and self.checkpoints.due(self.model._total_steps)
+        due, terminated = self.ranks.agree(due, self._terminated())
+        if due:
+            self._save_state()
+        if terminated:
+            raise Terminated
+
+    def _terminated(self) -> bool:
+        try:
+            self.check_signals()
+        except Terminated:
+            return True
+        return False
 
     def _train_step(self, batch: Any) -> Tensor:
         model = self.model
@@ -248,7 +270,8 @@ class _Loop:
         if self.epoch_start["loader_epoch"] is not None:
             self.train_gen.epoch = self.epoch_start["loader_epoch"]
         batches = _batches_from(self.train_gen, self.batches_done)
-        restore_rng(state["rng"], model.device)
+        if self.ranks.rank < len(state["rng"]):  # a rank that was not there before keeps its own
+            restore_rng(state["rng"][self.ranks.rank], model.device)
         return batches
 
     def _finish(self) -> None:
@@ -261,7 +284,9 @@ class _Loop:
         logger.info("Training finished.")
         if model.valid_gen is not None:
             logger.info(f"Load best model: {model.checkpoint}")
-            _load(model)
+            if self.ranks.leads:
+                _load(model)
+            self.ranks.broadcast(model)
 
     def _recorded(self) -> bool:
         """Whether the last step has been evaluated."""
@@ -282,11 +307,13 @@ class _Loop:
         logger.info(
             f"Evaluation @epoch {model._epoch_index + 1} - batch {model._batch_index + 1}: "
         )
+        alone = self.ranks.size == 1  # several ranks stop together, after a step
         record["metrics"] = evaluate(
             model,
-            _Watched(model.valid_gen, self.check_signals),
+            _Watched(model.valid_gen, self.check_signals if alone else _never),
             model._monitor.get_metrics(),
             self.progress,
+            self.ranks,
         )
         value = _monitored_value(model, record["metrics"])
         self._check_learning(record["metrics"])
@@ -299,7 +326,7 @@ class _Loop:
             model._stop_training = True
             logger.info(f"********* Epoch={model._epoch_index + 1} early stop *********")
         if not model._save_best_only:
-            _save(model)
+            self._save_weights()
         self._end_record(record)
         model.train()
 
@@ -320,13 +347,17 @@ class _Loop:
         self.result.best_step = model._total_steps
         if model._save_best_only:
             logger.info(f"Save best model: monitor({model._monitor_mode})={value:.6f}")
-            _save(model)
+            self._save_weights()
+
+    def _save_weights(self) -> None:
+        if self.ranks.leads:
+            _save(self.model)
 
     def _save_epoch(self) -> None:
         """End an epoch without validation data."""
         record = self._start_record()
         logger.info(f"Train loss: {record['train_loss']:.6f}")
-        _save(self.model)
+        self._save_weights()
         self._end_record(record)
 
     def _start_record(self) -> dict[str, Any]:
@@ -350,15 +381,19 @@ class _Loop:
         if self.on_evaluation is not None:
             self.on_evaluation(record)
         self.training_since = time.perf_counter()
-        if self.checkpoints is not None:
+        (keeps_state,) = self.ranks.agree(self.checkpoints is not None)
+        if keeps_state:
             self._save_state()
 
     def _save_state(self) -> None:
-        """Save all that decides how the run goes on."""
+        """Save all that decides how the run goes on, with the generators of every rank."""
         model = self.model
+        generators = self.ranks.gather(rng_state(model.device))
+        if self.checkpoints is None:
+            return
         state = {
             **model_state(model),
-            "rng": rng_state(model.device),
+            "rng": generators,
             "epoch_start": self.epoch_start,
             "batches_done": self.batches_done,
             "losses": self.losses.state(),
@@ -369,7 +404,8 @@ class _Loop:
 
     def _resume(self) -> None:
         """Go on from the last state there is, if any."""
-        state = None if self.checkpoints is None else self.checkpoints.latest()
+        checkpoints = self.checkpoints
+        state = self.ranks.share(lambda: None if checkpoints is None else checkpoints.latest())
         if state is None:
             return
         restore_model(self.model, state)

@@ -30,8 +30,8 @@ class Regularization:
         self.groups = list(weights.items())
 
     @torch.no_grad()
-    def add_gradients(self) -> Tensor | float:
-        """Add the gradient to that of each weight, and return the loss."""
+    def add_gradients(self, portion: float = 1.0) -> Tensor | float:
+        """Add this portion of the gradient to that of each weight, and return the whole loss."""
         loss = 0.0
         for (order, strength), weights in self.groups:
             for weight in weights:
@@ -39,7 +39,7 @@ class Regularization:
                     weight.grad = torch.zeros_like(weight)
             gradients = [weight.grad for weight in weights]
             slopes = weights if order == 2 else torch._foreach_sign(weights)
-            torch._foreach_add_(gradients, slopes, alpha=strength)
+            torch._foreach_add_(gradients, slopes, alpha=strength * portion)
             norms = torch.stack(torch._foreach_norm(weights, order))
             loss = loss + strength / order * norms.pow(order).sum()
         return loss
@@ -53,11 +53,11 @@ def penalty(weights: Tensor, terms: Terms) -> Tensor | float:
     )
 
 
-def slope(weights: Tensor, terms: Terms, out: Tensor) -> None:
-    """Fill ``out`` with the gradient of the terms of one tensor of weights."""
+def slope(weights: Tensor, terms: Terms, out: Tensor, portion: float = 1.0) -> None:
+    """Fill ``out`` with this portion of the gradient of the terms of one tensor of weights."""
     strength = {order: 0.0 for order in (1, 2)}
     for order, more in terms:
-        strength[order] += more
+        strength[order] += more * portion
     if strength[2]:
         torch.mul(weights, strength[2], out=out)
     else:

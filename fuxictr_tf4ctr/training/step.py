@@ -15,6 +15,8 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
+from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
+from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.training.dropout import (
     Noise,
     fast_noise,
@@ -48,7 +50,9 @@ Step = Callable[[Any], Tensor]
 
 
 @contextmanager
-def training_step(model: BaseModel, fast: FastOptions = EXACT) -> Iterator[Step]:
+def training_step(
+    model: BaseModel, fast: FastOptions = EXACT, ranks: Ranks = ALONE
+) -> Iterator[Step]:
     """Give the fastest step that trains a model as its own ``train_step`` does.
 
     Inside, lookups and dropout of the model are faster in evaluation too; the tables' weights stay
@@ -57,17 +61,23 @@ def training_step(model: BaseModel, fast: FastOptions = EXACT) -> Iterator[Step]
     Args:
         model: Compiled FuxiCTR model on its device, ``_max_gradient_norm`` set as ``fit`` sets it.
         fast: Switches that may change results.
+        ranks: The processes among which each batch is divided.
 
     Yields:
         Batch to total loss, a scalar; one with its own ``train_step`` or optimizers keeps those.
         The terms of that loss are in its ``terms``, if it has any.
 
     Raises:
-        SettingsError: A switch cannot work with the model.
+        SettingsError: A switch cannot work with the model, or its own step with several ranks.
     """
-    check_fast(fast, model)
+    check_fast(fast, model, ranks)
     own = type(model).train_step is not BaseModel.train_step
     if own or not isinstance(getattr(model, "optimizer", None), torch.optim.Optimizer):
+        if ranks.size > 1:
+            raise SettingsError(
+                f"{type(model).__name__} has a training step or optimizers of its own, which would "
+                "not average gradients over ranks: train it with one worker"
+            )
         yield model.train_step
         return
     with ExitStack() as stack:
@@ -76,7 +86,7 @@ def training_step(model: BaseModel, fast: FastOptions = EXACT) -> Iterator[Step]
         noise = _noise(model, fast)
         if noise is not None:
             stack.enter_context(faster_dropout(model, noise))
-        step = TrainingStep(model, forward, fast)
+        step = TrainingStep(model, forward, fast, ranks)
         stack.callback(step.lookups.release)
         yield GraphedStep(model, step) if fast.cuda_graphs else step
 
@@ -97,13 +107,17 @@ class TrainingStep:
         model: Compiled FuxiCTR model.
         forward: Its forward pass.
         fast: Switches that may change results.
+        ranks: The processes among which each batch is divided.
 
     Attributes:
         terms: Terms of the last loss by name, scalars.
     """
 
-    def __init__(self, model: BaseModel, forward: Forward, fast: FastOptions) -> None:
+    def __init__(
+        self, model: BaseModel, forward: Forward, fast: FastOptions, ranks: Ranks = ALONE
+    ) -> None:
         self.model = model
+        self.ranks = ranks
         self.forward = forward
         self.own_regularization = any(
             getattr(type(model), method) is not getattr(BaseModel, method)
@@ -132,19 +146,25 @@ class TrainingStep:
             loss = model.compute_loss(outputs, y_true)
         else:
             loss = model.add_loss(outputs, y_true)
-        loss.backward()
+        # Added up over the ranks, what each makes of its portion is what the whole batch would.
+        portion = self.ranks.portion(len(y_true))
+        loss.backward(torch.full_like(loss, portion))
         loss = loss.detach()
-        regularization = sum(tables.finish() for tables in self.tables)
-        regularization = regularization + self.regularization.add_gradients()
-        clip_gradients(self._gradients(), model._max_gradient_norm)
+        regularization = sum(tables.finish(portion) for tables in self.tables)
+        regularization = regularization + self.regularization.add_gradients(portion)
+        if self.own_regularization:
+            terms = {"loss": loss}
+        else:
+            terms = {**loss_terms(model, loss), "regularization": regularization}
+        self.terms = {name: portion * term + torch.zeros_like(loss) for name, term in terms.items()}
+        loss = portion * (loss + regularization)
+        gradients = self._gradients()
+        self.ranks.add_up([*gradients, loss, *self.terms.values()])
+        clip_gradients(gradients, model._max_gradient_norm)
         for tables in self.tables:
             tables.update()
         model.optimizer.step()
-        if self.own_regularization:
-            self.terms = {"loss": loss}
-        else:
-            self.terms = {**loss_terms(model, loss), "regularization": regularization}
-        return loss + regularization
+        return loss
 
     def _gradients(self) -> list[Tensor]:
         of_tables = [each for tables in self.tables for each in tables.tensors()]

@@ -20,11 +20,11 @@ class DenseGradients:
         self.views = group.views(self.buffer)
 
     @torch.no_grad()
-    def finish(self) -> Tensor | float:
-        """Gather the gradient after a backward pass, regularization included.
+    def finish(self, portion: float = 1.0) -> Tensor | float:
+        """Gather the gradient after a backward pass, this portion of the regularization's included.
 
         Returns:
-            Loss of the regularization.
+            Loss of the whole regularization.
         """
         group = self.group
         looked_up = self.looked_up()
@@ -32,7 +32,7 @@ class DenseGradients:
         outside = [weight.grad for weight in group.members]
         if looked_up is None and not group.terms and all(each is None for each in outside):
             return 0.0
-        slope(group.weights, group.terms, out=self.buffer)
+        slope(group.weights, group.terms, self.buffer, portion)
         if looked_up is not None:
             self.buffer.index_add_(0, *looked_up)
             self.buffer[-1].zero_()

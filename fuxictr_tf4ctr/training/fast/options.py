@@ -8,6 +8,7 @@ from typing import Any
 
 from fuxictr.pytorch.models import BaseModel
 
+from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import SettingsError
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -84,9 +85,11 @@ def fast_problems(params: Mapping[str, Any], model_class: type[BaseModel] | None
     return problems
 
 
-def check_fast(options: FastOptions, model: BaseModel) -> None:
-    """Raise SettingsError where a switch cannot work with a model or its device."""
+def check_fast(options: FastOptions, model: BaseModel, ranks: Ranks = ALONE) -> None:
+    """Raise SettingsError where a switch cannot work with a model, its device or the ranks."""
     problems = list(_device_problems(options, on_gpu=model.device.type == "cuda"))
+    if ranks.size > 1:
+        problems += _rank_problems(options)
     if options.replaces_step:
         optimizer = getattr(model, "optimizer", None)
         problems += _step_problems(type(model))
@@ -110,6 +113,12 @@ def _device_problems(options: FastOptions, on_gpu: bool) -> Iterator[str]:
     if options.compile and not _has_compiler(on_gpu):
         needed = "triton (pip install triton)" if on_gpu else "a C++ compiler (g++ or clang++)"
         yield f"compile needs {needed}: install it, or leave compile out"
+
+
+def _rank_problems(options: FastOptions) -> Iterator[str]:
+    for name in ("sparse_embeddings", "cowclip", "cuda_graphs"):
+        if getattr(options, name):
+            yield f"{name} sees the batch of one process: leave it out, or train with one worker"
 
 
 def _optimizer_problems(options: FastOptions, optimizer: str) -> Iterator[str]:

@@ -59,8 +59,11 @@ class RowGradients:
         self.gradients = group.weights.new_zeros(0)
 
     @torch.no_grad()
-    def finish(self) -> Tensor | float:
+    def finish(self, portion: float = 1.0) -> Tensor | float:
         """Gather the gradients after a backward pass, regularization of their rows included.
+
+        Args:
+            portion: As for :meth:`DenseGradients.finish`.
 
         Returns:
             Loss of the regularization of these rows.
@@ -77,7 +80,7 @@ class RowGradients:
         self.rows, gradients = summed
         weights = self.group.weights[self.rows]
         self.gradients = torch.empty_like(gradients)
-        slope(weights, self.group.terms, out=self.gradients)
+        slope(weights, self.group.terms, self.gradients, portion)
         self.gradients.add_(gradients)
         return penalty(weights, self.group.terms)
 

@@ -1,0 +1,159 @@
+"""The processes that train one model, and what they do together.
+
+Each rank has the whole model and its share of every batch. Rank 0 leads: it writes what there is to
+write, and computes metrics from the scores of all ranks.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+# Tensors of more numbers than this are added up where they are; smaller ones share a message.
+_LARGE = 1 << 18
+
+
+class Ranks:
+    """A process that trains alone: all it does together with others, it does by itself.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        size: How many there are.
+        bytes_sent: Bytes this rank gave into sums of gradients.
+    """
+
+    rank = 0
+    size = 1
+    bytes_sent = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes files and computes metrics."""
+        return self.rank == 0
+
+    def portion(self, rows: int) -> float:
+        """Return which portion of a batch's rows this rank has.
+
+        Args:
+            rows: How many it has.
+        """
+        return 1.0
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Add tensors up over the ranks, in place.
+
+        Args:
+            tensors: Of the same shapes on every rank.
+        """
+
+    def agree(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether any rank has raised it."""
+        return list(flags)
+
+    def share(self, make: Callable[[], Any]) -> Any:
+        """Let rank 0 make a value, and return it on every rank; so does an error it raises."""
+        return make()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, on every rank."""
+        return [value]
+
+    def gather_rows(self, columns: Sequence[Tensor]) -> list[Tensor]:
+        """Join the rows of all ranks on rank 0, in the order of the data.
+
+        Args:
+            columns: [rows] each, of which rank r has the rows r, r + size, r + 2 size, ….
+
+        Returns:
+            The whole columns on rank 0; on others, their own.
+        """
+        return list(columns)
+
+    def broadcast(self, model: nn.Module) -> None:
+        """Give every rank the parameters and buffers that rank 0 has."""
+
+
+ALONE = Ranks()
+
+
+class JoinedRanks(Ranks):
+    """The ranks of the default process group.
+
+    Args:
+        control: Group over the CPU, for what is no gradient.
+    """
+
+    def __init__(self, control: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.control = control
+        self.bytes_sent = 0
+
+    def portion(self, rows: int) -> float:
+        total = torch.tensor([rows])
+        dist.all_reduce(total, group=self.control)
+        return rows / total.item()
+
+    @torch.no_grad()
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        small = [tensor for tensor in tensors if tensor.numel() <= _LARGE]
+        if small:
+            flat = torch.cat([tensor.reshape(-1) for tensor in small])
+            self._add_up(flat)
+            parts = flat.split([tensor.numel() for tensor in small])
+            for tensor, part in zip(small, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+        for tensor in tensors:
+            if tensor.numel() > _LARGE:
+                self._add_up(tensor)
+
+    def _add_up(self, tensor: Tensor) -> None:
+        dist.all_reduce(tensor)
+        self.bytes_sent += tensor.numel() * tensor.element_size()
+
+    def agree(self, *flags: bool) -> list[bool]:
+        raised = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(raised, dist.ReduceOp.MAX, group=self.control)
+        return [bool(flag) for flag in raised]
+
+    def share(self, make: Callable[[], Any]) -> Any:
+        result: list[Any] = [None, None]
+        if self.leads:
+            try:
+                result = [make(), None]
+            except Exception as error:
+                result = [None, error]
+        dist.broadcast_object_list(result, group=self.control)
+        value, error = result
+        if error is not None:
+            raise error
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def gather_rows(self, columns: Sequence[Tensor]) -> list[Tensor]:
+        rows = self.gather(len(columns[0]))
+        return [self._gather_column(column.cpu(), rows) for column in columns]
+
+    def _gather_column(self, column: Tensor, rows: Sequence[int]) -> Tensor:
+        longest = max(rows)
+        padded = torch.cat([column, column.new_zeros(longest - len(column))])
+        parts = [torch.empty_like(padded) for _ in rows] if self.leads else None
+        dist.gather(padded, parts, group=self.control)
+        if parts is None:
+            return column
+        # Rank by rank they are r, r + size, …: side by side they are in order, padding last.
+        return torch.stack(parts, dim=1).flatten()[: sum(rows)]
+
+    def broadcast(self, model: nn.Module) -> None:
+        for tensor in _tensors(model):
+            dist.broadcast(tensor.detach(), src=0)
+
+
+def _tensors(model: nn.Module) -> Iterable[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()

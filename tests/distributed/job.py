@@ -1,0 +1,148 @@
+"""What one of several ranks does in the tests, as a process of its own: ``job.py FOLDER``."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from fuxictr.features import FeatureMap
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "training")]
+
+from tiny_model import EmbeddingMLP, build_feature_map  # noqa: E402
+
+import model_zoo  # noqa: E402
+from fuxictr_tf4ctr.datasets import H5DataLoader  # noqa: E402
+from fuxictr_tf4ctr.datasets.h5 import H5Writer  # noqa: E402
+from fuxictr_tf4ctr.distributed import (  # noqa: E402
+    Ranks,
+    check_agreement,
+    joined_ranks,
+    synchronise_batch_norm,
+)
+from fuxictr_tf4ctr.errors import DataError, SettingsError  # noqa: E402
+from fuxictr_tf4ctr.training import Checkpoints, FastOptions, fit  # noqa: E402
+from fuxictr_tf4ctr.training.step import training_step  # noqa: E402
+
+# Not a multiple of any number of ranks, nor of the batch size.
+ROWS, BATCH_SIZE = 139, 24
+
+
+def write_data(folder: Path) -> None:
+    """Write training and validation rows of the tiny model's columns."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "valid"):
+        user, item = rng.integers(1, 12, (2, ROWS))
+        label = (rng.random(ROWS) < 1 / (1 + np.exp((item - user) / 3))).astype(np.float32)
+        columns = {"user": user, "item": item, "query": np.arange(ROWS) // 8, "label": label}
+        with H5Writer(folder / f"{split}.h5") as writer:
+            writer.append(columns)
+
+
+class TinyMLP(EmbeddingMLP):
+    """FuxiCTR's layers, dropout off: ranks draw other masks than one process would."""
+
+    def __init__(self, feature_map: FeatureMap, **kwargs):
+        super().__init__(feature_map, **kwargs)
+        for module in self.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        # A bias before a batch norm has no gradient but rounding, of which Adam would make steps.
+        self.compile("SGD", "binary_crossentropy", 0.5)
+
+
+class OwnStep(TinyMLP):
+    def train_step(self, batch):
+        return super().train_step(batch)
+
+
+def build(model_class: type, folder: Path, **options):
+    (folder / "tiny").mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(7)
+    return model_class(
+        build_feature_map("query"), model_root=str(folder), model_id="model", verbose=0,
+        metrics=["AUC", "logloss", "gAUC"], monitor="AUC", early_stop_patience=9,
+        embedding_regularizer=0.01, net_regularizer=0.01, **options,
+    )  # fmt: skip
+
+
+def twin(folder: Path):
+    return build(
+        model_zoo.TF4CTR_DCN, folder, embedding_dim=4, batch_norm=True, complex_hidden_units=[5],
+        sample_selection="GM", optimizer="SGD", learning_rate=0.5,
+    )  # fmt: skip
+
+
+def train(make, folder: Path, ranks: Ranks, epochs: int = 2, state: Path | None = None):
+    """Train and return the evaluations without their durations."""
+    model = make(folder)
+    if ranks.size > 1:
+        synchronise_batch_norm(model)
+    train_gen, valid_gen = (
+        H5DataLoader(
+            model.feature_map, folder / f"{split}.h5", split=split, seed=3, shuffle=True,
+            batch_size=BATCH_SIZE // ranks.size, rank=ranks.rank, world_size=ranks.size,
+        )
+        for split in ("train", "valid")
+    )  # fmt: skip
+    keeps = state is not None and ranks.leads
+    result = fit(
+        model, train_gen, valid_gen, epochs=epochs, ranks=ranks,
+        checkpoints=Checkpoints(state, steps=4) if keeps else None,
+    )  # fmt: skip
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in result.epochs]
+
+
+def fuxictr_model(folder: Path):
+    return build(TinyMLP, folder)
+
+
+def error_of(call) -> str:
+    try:
+        call()
+    except (SettingsError, DataError) as error:
+        return str(error)
+    return ""
+
+
+def undefined():
+    raise DataError("AUC is not defined")
+
+
+def steps_refused(folder: Path, ranks: Ranks) -> list[str]:
+    def enter(model, fast=FastOptions()):  # noqa: B008
+        with training_step(model, fast, ranks):
+            pass
+
+    return [
+        error_of(lambda: enter(build(OwnStep, folder))),
+        error_of(lambda: enter(fuxictr_model(folder), FastOptions(sparse_embeddings=True))),
+    ]
+
+
+def main(folder: Path) -> None:
+    with joined_ranks(on_gpu=False, seconds=60) as ranks:
+        mine = [torch.tensor([1.0 + ranks.rank]), torch.full((1 << 19,), 2.0)]
+        ranks.add_up(mine)
+        result = {
+            "portion": ranks.portion(ranks.rank + 1),
+            "sums": [mine[0].item(), mine[1].unique().tolist()],
+            "bytes": ranks.bytes_sent,
+            "agreed": ranks.agree(ranks.rank == 1, False),
+            "shared": ranks.share(lambda: f"of {ranks.rank}"),
+            "shared error": error_of(lambda: ranks.share(undefined)),
+            "rows": ranks.gather_rows([torch.arange(11)[ranks.rank :: ranks.size]])[0].tolist(),
+            "agree": error_of(lambda: check_agreement(ranks, {"lr": 1, "data": "a"})),
+            "differ": error_of(lambda: check_agreement(ranks, {"lr": ranks.rank, "data": "a"})),
+            "refused": steps_refused(folder, ranks),
+            "twin": train(twin, folder, ranks),
+            "fuxictr": train(fuxictr_model, folder, ranks),
+        }
+        # What one process began, these ranks go on with.
+        result["resumed"] = train(twin, folder, ranks, 4, folder / "state")
+    torch.save(result, folder / f"rank{ranks.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,148 @@
+"""Several gloo processes against one: the same losses, metrics and decisions."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from job import ROWS, fuxictr_model, train, twin, write_data
+
+from fuxictr_tf4ctr.distributed import ALONE, joined_ranks, synchronise_batch_norm
+from fuxictr_tf4ctr.errors import SettingsError
+
+JOB = Path(__file__).with_name("job.py")
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    ranks = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in ranks.items()}}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Data, what one process makes of them, and the state it leaves after half the epochs."""
+    folder = tmp_path_factory.mktemp("alone")
+    write_data(folder)
+    expected = {
+        "twin": train(twin, folder, ALONE),
+        "fuxictr": train(fuxictr_model, folder, ALONE),
+        "resumed": train(twin, folder, ALONE, 4),
+    }
+    train(twin, folder, ALONE, 2, folder / "state")
+    return folder, expected
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def together(request, alone, tmp_path_factory):
+    """What each of several ranks returned."""
+    size, port = request.param, free_port()
+    folder = tmp_path_factory.mktemp(f"ranks{size}")
+    shutil.copytree(alone[0], folder, dirs_exist_ok=True)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(JOB), str(folder)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment(rank, size, port),
+        )
+        for rank in range(size)
+    ]
+    assert [process.wait(timeout=240) for process in processes] == [0] * size
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(size)]
+
+
+@pytest.mark.parametrize("model", ["twin", "fuxictr", "resumed"])
+def test_losses_metrics_and_decisions_are_those_of_one_process(alone, together, model):
+    for rank in together:
+        for ours, expected in zip(rank[model], alone[1][model], strict=True):
+            assert ours["best"] == expected["best"]
+            assert ours["learning_rate"] == expected["learning_rate"]
+            for part in ("metrics", "losses"):
+                assert ours[part] == pytest.approx(expected[part], rel=2e-4)
+            assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+        assert rank[model] and [r["metrics"] for r in rank[model]] == [
+            r["metrics"] for r in together[0][model]
+        ]
+
+
+def test_what_ranks_do_together(together):
+    size = len(together)
+    for number, rank in enumerate(together):
+        assert rank["portion"] == pytest.approx((number + 1) / sum(range(1, size + 1)))
+        assert rank["sums"] == [sum(range(1, size + 1)), [2.0 * size]]
+        assert rank["bytes"] == 4 * (1 + (1 << 19))
+        assert rank["agreed"] == [True, False]
+        assert rank["shared"] == "of 0"
+        assert rank["shared error"] == "AUC is not defined"
+        assert rank["agree"] == ""
+        assert "rank 1 has lr=1, rank 0 0" in rank["differ"] and "data" not in rank["differ"][60:]
+        own_step, switch = rank["refused"]
+        assert "OwnStep has a training step or optimizers of its own" in own_step
+        assert "sparse_embeddings sees the batch of one process" in switch
+    assert together[0]["rows"] == list(range(11))
+
+
+def test_the_rows_leave_batches_that_differ_in_size_between_ranks():
+    assert all(ROWS % size for size in (2, 4, 24))
+
+
+def test_ranks_that_do_not_come_are_named(monkeypatch):
+    for name, value in environment(0, 3, free_port()).items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(SettingsError, match=r"1 of 3 ranks joined within 0.5 s.* rank 1, 2 did not"),
+        joined_ranks(on_gpu=False, seconds=0.5),
+    ):
+        pass
+
+
+def test_a_first_rank_that_cannot_be_reached_is_named(monkeypatch):
+    for name, value in environment(1, 2, free_port()).items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(SettingsError, match=r"rank 1 on .* does not reach rank 0 at 127.0.0.1"),
+        joined_ranks(on_gpu=False, seconds=0.5),
+    ):
+        pass
+
+
+def test_an_incomplete_environment_is_told(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(SettingsError, match="RANK, MASTER_ADDR, MASTER_PORT not"),
+        joined_ranks(on_gpu=False),
+    ):
+        pass
+
+
+def test_without_an_environment_a_process_is_alone():
+    with joined_ranks(on_gpu=False) as ranks:
+        assert ranks is ALONE
+    assert ALONE.gather_rows([torch.arange(3)])[0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.skipif(
+    not torch.distributed.is_gloo_available(), reason="this PyTorch was built without gloo"
+)
+@pytest.mark.parametrize("shape", [(9, 4), (5, 4, 3)])
+def test_synchronised_batch_norm_of_one_rank_is_pytorchs(monkeypatch, shape):
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: None)
+    plain, ours = (torch.nn.Sequential(torch.nn.BatchNorm1d(4)).double() for _ in range(2))
+    synchronise_batch_norm(ours)
+    inputs = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    gradients = []
+    for model in (plain, ours):
+        for _ in range(2):
+            outputs = model(inputs)
+        gradients.append(torch.autograd.grad((outputs**3).sum(), [inputs, *model.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1])
+    torch.testing.assert_close(plain.state_dict(), ours.state_dict())
+    torch.testing.assert_close(plain.eval()(inputs), ours.eval()(inputs))
