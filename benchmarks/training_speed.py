@@ -1,8 +1,9 @@
 """Training and evaluation speed beside FuxiCTR's loop and loader.
 
-Both sides train the same model on the same rows with the same batch size in one process, in
-alternating order; the medians go to ``benchmarks/results/training_speed_<cores>.json``. Frappe_x1
-is taken from ``$FUXICTR_DATA``, the Criteo-shaped data are drawn here.
+FuxiCTR, exact mode and fast mode train the same model on the same rows with the same batch size in
+one process, in turn; the medians go to ``benchmarks/results/training_speed_<cores>.json``, on a GPU
+to ``training_speed_<its name>.json``. Frappe_x1 is taken from ``$FUXICTR_DATA``, the Criteo-shaped
+data are drawn here. ``switches`` times one switch of fast mode after the other.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +27,17 @@ from fuxictr_tf4ctr.datasets import H5DataLoader, encode_dataset, load_feature_m
 from fuxictr_tf4ctr.datasets.h5 import H5Writer, read_columns
 from fuxictr_tf4ctr.records import machine, versions
 from fuxictr_tf4ctr.settings import load_settings
-from fuxictr_tf4ctr.training import evaluate, fit
+from fuxictr_tf4ctr.training import FastOptions, evaluate, fit
+from fuxictr_tf4ctr.training.fast import EXACT
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MONITOR = {"AUC": 1, "logloss": -1, "gAUC": 1}
 # 39 fields whose tokens add up to those of Criteo_x4 at min_categr_count 10, about 0.9 million.
 CRITEO_VOCABULARY = [int(n) for n in np.geomspace(8, 230_000, 39)]
+
+GPU = 0 if torch.cuda.is_available() else -1
+FAST_MODE = FastOptions.from_params({"fast": True, "gpu": GPU, "batch_size": 4096})
+MODES = {"exact": EXACT, "fast": FAST_MODE}
 
 Timed = Callable[[], float]
 
@@ -44,14 +51,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.disable(logging.WARNING)
-    file = RESULTS / f"training_speed_{os.cpu_count()}.json"
+    where = torch.cuda.get_device_name().replace(" ", "_") if GPU >= 0 else os.cpu_count()
+    file = RESULTS / f"training_speed_{where}.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.names or BENCHMARKS:
             measured = BENCHMARKS[name](Path(folder) / name, arguments.repeats)
-            results[name] = measured
+            results[name] = measured | {"machine": machine(), "versions": versions()}
             print(name, json.dumps(measured), flush=True)
-    results |= {"machine": machine(), "versions": versions()}
     RESULTS.mkdir(exist_ok=True)
     file.write_text(json.dumps(results, indent=2) + "\n")
 
@@ -59,28 +66,47 @@ def main() -> None:
 def frappe(folder: Path, repeats: int) -> dict:
     """One epoch and its evaluation on Frappe_x1, TF4CTR with SER and WSF, batch 10,000."""
     settings = load_settings(
-        "TF4CTR_frappe", overrides={"data_root": str(folder), "batch_size": 10_000}
+        "TF4CTR_frappe", overrides={"data_root": str(folder), "batch_size": 10_000, "gpu": GPU}
     )
     dataset = encode_dataset(settings.params)
     feature_map = load_feature_map(dataset, settings.params)
     data = {split: getattr(dataset, split) for split in ("train", "valid")}
     params = {**settings.params, "monitor": MONITOR, "model_root": str(folder), "verbose": 0}
-    sides = _sides(feature_map, params, data, folder, 10_000)
-    return _compared(*sides, repeats) | {"unit": "seconds an epoch with its evaluation"}
+    sides = _sides(feature_map, params, data, 10_000, MODES)
+    return _compared(sides, repeats) | {"unit": "seconds an epoch with its evaluation"}
 
 
-def criteo(folder: Path, repeats: int) -> dict:
+def criteo(folder: Path, repeats: int, modes: Mapping[str, FastOptions] | None = None) -> dict:
     """Training steps of TF4CTR on rows of Criteo's shape, batch 4,096."""
     rows, batch_size = 8 * 4096, 4096
     feature_map, path = _made(folder, rows, CRITEO_VOCABULARY)
     params = {
         "embedding_dim": 16, "simple_hidden_units": [400] * 2, "complex_hidden_units": [400] * 3,
-        "embedding_regularizer": 1e-5, "learning_rate": 1e-3, "model_root": str(folder),
+        "embedding_regularizer": 1e-5, "learning_rate": 1e-3, "net_dropout": 0.1, "gpu": GPU,
+        "model_root": str(folder),
     }  # fmt: skip
-    sides = _sides(feature_map, params, {"train": path, "valid": None}, folder, batch_size)
-    result = _compared(*sides, repeats)
-    result |= {side: [rows / seconds for seconds in result[side]] for side in ("fuxictr", "ours")}
-    return result | {"unit": "training rows a second"}
+    data = {"train": path, "valid": None}
+    result = _compared(_sides(feature_map, params, data, batch_size, modes or MODES), repeats)
+    for side, times in result["seconds"].items():
+        result["seconds"][side] = [round(rows / seconds) for seconds in times]
+    result["rows_per_second"] = result.pop("seconds")
+    return result
+
+
+def switches(folder: Path, repeats: int) -> dict:
+    """What each switch of fast mode gains on rows of Criteo's shape."""
+    single = {
+        "fast_dropout": FastOptions(fast_dropout=True),
+        "bf16": FastOptions(precision="bf16"),
+        "sparse_embeddings": FastOptions(sparse_embeddings=True),
+        "cowclip": FastOptions(cowclip=True),
+        "compile": FastOptions(compile=True),
+    }
+    if GPU >= 0:
+        single["cuda_graphs"] = FastOptions(cuda_graphs=True)
+        single["tf32"] = FastOptions(precision="tf32")
+        del single["fast_dropout"]
+    return criteo(folder, repeats, {"exact": EXACT} | single)
 
 
 def evaluation(folder: Path, repeats: int) -> dict:
@@ -95,7 +121,8 @@ def evaluation(folder: Path, repeats: int) -> dict:
     theirs = _their_loader(feature_map, path, 10_000, shuffle=False)
     theirs_seconds = lambda: _seconds(lambda: model.evaluate(theirs))  # noqa: E731
     ours_seconds = lambda: _seconds(lambda: evaluate(model, ours, progress=False))  # noqa: E731
-    return _compared(theirs_seconds, ours_seconds, repeats) | {"unit": "seconds"}
+    sides = {"fuxictr": theirs_seconds, "ours": ours_seconds}
+    return _compared(sides, repeats) | {"unit": "seconds"}
 
 
 def startup(folder: Path, repeats: int) -> dict:
@@ -119,11 +146,19 @@ def startup(folder: Path, repeats: int) -> dict:
     return {"ours": seconds, "median": statistics.median(seconds), "unit": "seconds"}
 
 
-BENCHMARKS = {"startup": startup, "evaluation": evaluation, "criteo": criteo, "frappe": frappe}
+BENCHMARKS = {
+    "startup": startup,
+    "evaluation": evaluation,
+    "criteo": criteo,
+    "switches": switches,
+    "frappe": frappe,
+}
 
 
-def _sides(feature_map, params, data, folder: Path, batch_size: int) -> tuple[Timed, Timed]:
-    """Return FuxiCTR's and our epoch, each with a model and loaders of its own."""
+def _sides(
+    feature_map, params, data, batch_size: int, modes: Mapping[str, FastOptions]
+) -> dict[str, Timed]:
+    """Return an epoch of FuxiCTR's and one of each mode, with a model of its own each time."""
 
     def their_loader(split: str):
         return data[split] and _their_loader(
@@ -146,13 +181,13 @@ def _sides(feature_map, params, data, folder: Path, batch_size: int) -> tuple[Ti
         model._eval_steps = len(train_theirs) + 1
         return _seconds(lambda: model.train_epoch(train_theirs))
 
-    def ours() -> float:
+    def ours(fast: FastOptions) -> float:
         model = _model(feature_map, params)
         start = time.perf_counter()
-        result = fit(model, train_ours, valid_ours, epochs=1, progress=False)
+        result = fit(model, train_ours, valid_ours, epochs=1, progress=False, fast=fast)
         return result.train_seconds if valid_ours is None else time.perf_counter() - start
 
-    return theirs, ours
+    return {"fuxictr": theirs} | {name: partial(ours, fast) for name, fast in modes.items()}
 
 
 def _model(feature_map, params):
@@ -198,16 +233,19 @@ def _their_loader(feature_map, path, batch_size: int, shuffle: bool):
     return NpzDataLoader(feature_map, str(npz), batch_size, shuffle, num_workers=1)
 
 
-def _compared(theirs: Timed, ours: Timed, repeats: int) -> dict:
-    """Time both sides in turn, a round of each thrown away."""
-    theirs(), ours()
-    times = {"fuxictr": [], "ours": []}
+def _compared(sides: Mapping[str, Timed], repeats: int) -> dict:
+    """Time all sides in turn, a round thrown away; the first is what the others are compared to."""
+    for run in sides.values():
+        run()
+    times = {name: [] for name in sides}
     for number in range(repeats):
-        order = [("fuxictr", theirs), ("ours", ours)]
-        for side, run in order if number % 2 else reversed(order):
-            times[side].append(run())
-    ratio = statistics.median(times["fuxictr"]) / statistics.median(times["ours"])
-    return {**times, "times_as_fast": ratio, "load": os.getloadavg()[0]}
+        order = list(sides.items())
+        for name, run in order if number % 2 else reversed(order):
+            times[name].append(run())
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    first, *others = medians
+    ratios = {name: round(medians[first] / medians[name], 2) for name in others}
+    return {"seconds": times, "times_as_fast": ratios, "load": os.getloadavg()[0]}
 
 
 def _seconds(call: Callable[[], object]) -> float:
