@@ -31,7 +31,7 @@ def faster_dropout(model: nn.Module, fill: Noise) -> Iterator[None]:
 
     Args:
         model: Model on a CPU.
-        fill: Fills a flat tensor with 1 at the probability given, with 0 elsewhere.
+        fill: Fills a flat tensor with 1 / p at the probability p given, with 0 elsewhere.
     """
     layers = [module for module in model.modules() if type(module) is nn.Dropout]
     for layer in layers:
@@ -49,11 +49,11 @@ def _dropout(layer: nn.Dropout, fill: Noise, inputs: Tensor) -> Tensor:
         return F.dropout(inputs, layer.p, layer.training, layer.inplace)
     noise = torch.empty_like(inputs)
     fill(noise.view(-1), 1 - layer.p)
-    return inputs * noise.div_(1 - layer.p)
+    return inputs * noise
 
 
 def torch_noise(noise: Tensor, probability: float) -> None:
-    """Fill as ``noise.bernoulli_(probability)`` does, bit by bit."""
+    """Fill as ``noise.bernoulli_(probability).div_(probability)`` does, bit by bit."""
     state = torch.get_rng_state()
     words = state.numpy().view(np.uint64)
     bits = np.random.MT19937(0)
@@ -71,20 +71,24 @@ def torch_noise(noise: Tensor, probability: float) -> None:
 
 
 def fast_noise(noise: Tensor, probability: float) -> None:
-    """Fill from a generator that PyTorch's seeds; probabilities are whole multiples of 2^-32."""
-    seed = int(torch.randint(2**62, ()))
-    generator = np.random.Generator(np.random.SFC64(seed))
-    limit = round(probability * 2**32) - 2**31  # the draws are read as signed
+    """Fill from a generator that PyTorch's seeds; probabilities are whole multiples of 2^-16."""
+    generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
+    limit = np.int16(max(round(probability * 2**16), 1) - 2**15 - 1)  # read as signed, inclusive
+    scale = np.float32(1 / probability)
     for part in noise.split(_BLOCK):
-        draws = generator.integers(0, 2**64, len(part) // 2 + 1, np.uint64).view(np.int32)
-        part.copy_(torch.from_numpy(draws)[: len(part)] < limit)
+        draws = generator.integers(0, 2**64, len(part) // 4 + 1, np.uint64).view(np.int16)
+        np.multiply(draws[: len(part)] <= limit, scale, out=part.numpy())
 
 
 def _fill(noise: Tensor, probability: float, generator: np.random.Generator) -> None:
     limit = math.ceil(probability * 2**_BITS)
     for part in noise.split(_BLOCK):
         draws = generator.integers(0, 2**64, len(part), np.uint64).view(np.int64)
-        part.copy_(torch.from_numpy(draws).bitwise_and_(2**_BITS - 1) < limit)
+        part.copy_(torch.from_numpy(draws).bitwise_and_(2**_BITS - 1) < limit).div_(probability)
+
+
+def _plain_noise(noise: Tensor, probability: float) -> None:
+    noise.bernoulli_(probability).div_(probability)
 
 
 @cache
@@ -92,7 +96,7 @@ def masks_agree() -> bool:
     """Whether this build of PyTorch draws as :func:`torch_noise` does; some use MKL's generator."""
     state = torch.get_rng_state()
     results = []
-    for fill in (Tensor.bernoulli_, torch_noise):
+    for fill in (_plain_noise, torch_noise):
         torch.set_rng_state(state)
         noise = torch.empty(1000)
         fill(noise, 0.7)
