@@ -39,9 +39,13 @@ class FusedLookups:
     Args:
         model: Model whose tables are in ``groups``.
         groups: Its tables.
+        compiled: Whether the model's forward pass is compiled; the lookups stay outside of that.
     """
 
-    def __init__(self, model: nn.Module, groups: Iterable[TableGroup]) -> None:
+    def __init__(
+        self, model: nn.Module, groups: Iterable[TableGroup], compiled: bool = False
+    ) -> None:
+        self._compiled = compiled
         self._places = {
             weight: _Place(group, start, len(weight), -1)
             for group in groups
@@ -67,10 +71,10 @@ class FusedLookups:
         def forward(inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
             return fused(module, plain, inputs, *args, **kwargs)
 
-        module.forward = forward
+        # Not as a decorator: that would import the compiler, for seconds, with this module.
+        module.forward = torch.compiler.disable(forward) if self._compiled else forward
         self._patched.append(module)
 
-    @torch.compiler.disable
     def _flat_forward(
         self,
         layer: FeatureEmbedding,
@@ -110,7 +114,6 @@ class FusedLookups:
         columns = torch.tensor(numbers, device=group.weights.device).unbind(1)
         return _Plan(names, group, *columns)
 
-    @torch.compiler.disable
     def _dict_forward(
         self,
         tables: FeatureEmbeddingDict,

@@ -129,7 +129,7 @@ class TrainingStep:
             terms = scaled_terms(terms, embeddings, fast.cowclip_scale)
             scale_learning_rate(model.optimizer, embeddings, fast.cowclip_scale)
         groups = group_tables(model, terms)
-        self.lookups = FusedLookups(model, groups)
+        self.lookups = FusedLookups(model, groups, fast.compile)
         self.tables = [_table_gradients(group, model, fast) for group in groups]
         self.others = [weight for weight in model.parameters() if weight not in embeddings]
         self.regularization = Regularization({w: terms[w] for w in self.others if w in terms})
