@@ -15,6 +15,7 @@ version = release = fuxictr_tf4ctr.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
+smartquotes = False  # options begin with two hyphens
 autodoc_typehints = "none"  # the signature has them
 autodoc_member_order = "bysource"
 

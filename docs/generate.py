@@ -114,19 +114,20 @@ program. {parser.epilog}
 
 def _command(name: str, parser: argparse.ArgumentParser) -> str:
     rows = [_argument_row(action) for action in parser._actions if action.dest != "help"]
-    table = "\n".join(["| argument | default | meaning |", "|---|---|---|", *rows])
+    table = "\n".join(["| argument | meaning |", "|---|---|", *rows])
     return f"## fuxictr {name}\n\n{parser.description}\n\n{table}\n"
 
 
 def _argument_row(action: argparse.Action) -> str:
     value = _value(action)
-    written = ", ".join(f"`{option}{value}`" for option in action.option_strings)
-    # The help names a default that is not the parser's.
-    shown = action.default not in (None, False, [], argparse.SUPPRESS)
-    default = "required" if action.required else f"`{_plain(action.default)}`" if shown else ""
-    choices = ", ".join(f"`{choice}`" for choice in action.choices or ())
-    meaning = _escaped(". ".join(filter(None, [action.help, choices])))
-    return f"| {written or f'`{value.strip()}`'} | {default} | {meaning} |"
+    names = [f"{option}{value}" for option in action.option_strings] or [value.strip()]
+    meaning = [action.help]
+    if action.choices:
+        meaning.append("; one of " + ", ".join(f"`{choice}`" for choice in action.choices))
+    if action.required and action.option_strings:
+        meaning.append("; required")
+    written = ", ".join(f"`{name}`" for name in names)
+    return f"| {written} | {_escaped(''.join(filter(None, meaning)).lstrip('; '))} |"
 
 
 def _value(action: argparse.Action) -> str:

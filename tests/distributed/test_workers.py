@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (
     "epochs=3", "checkpoint_steps=3", "net_dropout=0", "embedding_dim=4", "optimizer=SGD",
-    "learning_rate=0.1", "complex_hidden_units=[8]", "verbose=0",
+    "learning_rate=0.1", "complex_hidden_units=[8]", "batch_norm=false", "verbose=0",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(
