@@ -63,6 +63,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
+        "docs": ["sphinx>=8,<10", "myst-parser>=4,<6", "furo>=2025.9"],
         "export": _EXPORT,
         "test": [
             "pytest>=8,<10",

@@ -106,8 +106,8 @@ def command_line() -> str:
 
 Written by `docs/generate.py` from the parser; do not edit.
 
-`fuxictr COMMAND --help` shows the same. `fuxictr-tf4ctr` and `python -m fuxictr_tf4ctr` are the same
-program. {parser.epilog}
+`fuxictr COMMAND --help` shows the same. `fuxictr-tf4ctr` and `python -m fuxictr_tf4ctr` are the
+same program. {parser.epilog}
 
 {chr(10).join(_command(name, command) for name, command in commands.choices.items())}"""
 

@@ -72,6 +72,10 @@ def table(
     """
     rows = [_row(record) for record in records]
     shown = list(dict.fromkeys(name for full in rows for name in full if name != "settings"))
+    # A run has the settings that its configuration gives: others may lack some of them.
+    given = dict.fromkeys(name for full in rows for name in full["settings"])
+    for full in rows:
+        full["settings"] = {**given, **full["settings"]}
     for condition in conditions:
         rows = [row for row in rows if _holds(condition, row, shown)]
     name = sort or "started"

@@ -3,6 +3,8 @@
 import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +134,12 @@ def test_ci_runs_the_readmes_test_command():
 def test_no_machine_paths_in_the_documentation():
     for page in PAGES:
         assert not re.search(r"/(work|root|home)/|/tmp/\w+/", page.read_text()), page.name
+
+
+def test_the_site_builds_without_warnings(tmp_path):
+    for package in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(package, reason="the site is built with the extra docs")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", str(ROOT / "docs"), str(tmp_path)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "cookbook.html").is_file()

@@ -43,6 +43,12 @@ def test_filters_sorting_and_settings_as_columns(runs):
     assert rows[0]["c"] == 0.5
 
 
+def test_a_setting_that_some_runs_lack_is_empty_for_them(runs):
+    write_run(runs, "C_003_00000003", 1, 0.7, settings={"simple_num_layers": 2})
+    rows = table(read_runs(runs), sort="simple_num_layers", settings=["simple_num_layers"])
+    assert [row["simple_num_layers"] for row in rows] == [2] + [None] * 6
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
