@@ -44,7 +44,7 @@ def test_links_lead_somewhere(page):
 def commands(page: Path) -> list[list[str]]:
     """The fuxictr commands in the shell examples of a page, without the program's name."""
     shell = "\n".join(re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.S | re.M))
-    lines = [part for line in shell.splitlines() for part in line.split("&&")]
+    lines = [part for line in shell.replace("\\\n", " ").splitlines() for part in line.split("&&")]
     split = [shlex.split(line, comments=True) for line in lines]
     return [words[1:] for words in split if words[:1] == ["fuxictr"]]
 
@@ -63,6 +63,7 @@ def test_commands_are_found():
 def test_the_twin_of_the_guide_trains(monkeypatch):
     from fuxictr_tf4ctr import registry
 
+    registry.list_models()  # imports the zoo, whose classes must outlive the test
     monkeypatch.setattr(registry.MODELS, "_classes", dict(registry.MODELS))
     scope = {"__name__": "guide"}
     source = section("docs/writing_a_twin.md", "twin")

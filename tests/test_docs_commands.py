@@ -1,7 +1,8 @@
 """Every command and every Python block of the guides is run, page by page, in its order.
 
 A block may be left out by a comment before it that says why: ``<!-- not run: … -->``. What stands
-for a run's folder in a page, RUN and BASE_RUN, is the first run and the one after it.
+for a run's folder in a page, RUN and BASE_RUN (or RUN_A and RUN_B), is the first run and the one
+after it. Pages about finished runs begin with two. Frappe's files are rows made up in its form.
 """
 
 import logging
@@ -20,7 +21,9 @@ import pytest
 from fuxictr_tf4ctr.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "docs" / "quickstart.md", ROOT / "docs" / "cookbook.md"]
+BEGINNINGS = [ROOT / "README.md", ROOT / "docs" / "quickstart.md", ROOT / "docs" / "cookbook.md"]
+ABOUT_RUNS = [ROOT / "docs" / f"{name}.md" for name in ("serving", "report", "sweeps", "scaling")]
+OTHERS = sorted(set((ROOT / "docs").glob("*.md")) - set(BEGINNINGS) - set(ABOUT_RUNS))
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n)?^```(bash|python|yaml)\n(.*?)^```", re.M | re.S)
 
 
@@ -50,16 +53,59 @@ def write_own_data(folder: Path) -> None:
         (folder / path).write_text("\n".join(lines) + "\n")
 
 
-def runs(folder: Path) -> list[Path]:
-    found = folder.glob("checkpoints/*/*/*/run.json")
+def write_frappe(folder: Path) -> None:
+    """Write made-up rows with the columns of Frappe."""
+    rng = random.Random(2)
+    columns = ["user", "item", "daytime", "weekday", "isweekend"]
+    columns += ["homework", "cost", "weather", "country", "city"]
+    (folder / "data" / "frappe_x1").mkdir(parents=True)
+    for split, rows in (("train", 2000), ("valid", 400), ("test", 400)):
+        lines = [",".join(["label", *columns])]
+        for _ in range(rows):
+            ids = [100 * field + rng.randrange(20) for field in range(len(columns))]
+            label = int(rng.random() < (0.7 if sum(ids[:2]) % 3 else 0.2))
+            lines.append(",".join(map(str, [label, *ids])))
+        path = folder / "data" / "frappe_x1" / f"{split}.csv"
+        path.write_text("\n".join(lines) + "\n")
+
+
+def write_demo_rows(folder: Path) -> None:
+    """Write the csv files of pages about the demo's runs, with two columns that no model takes."""
+    header, *rows = (ROOT / "data" / "demo" / "test.csv").read_text().splitlines()[:200]
+    lines = [f"user_id,item_id,{header}"]
+    lines += [f"{number},{number % 7},{row}" for number, row in enumerate(rows)]
+    (folder / "parts").mkdir()
+    for path in ("new.csv", "parts/1.csv"):
+        (folder / path).write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def finished_runs(tmp_path_factory) -> Path:
+    """A folder with runs of the demo: a twin's and its base model's."""
+    folder = tmp_path_factory.mktemp("finished")
+    for expid, time in (("TF4CTR_DCNv2_demo", "20260101-120000"), ("DCNv2_demo", "")):
+        options = ["--set", "epochs=1", "--set", f"data_root={folder}/data"]
+        command = ["run", "--expid", expid, "--output", str(folder / "checkpoints"), *options]
+        assert main(command) == 0
+        (run,) = (folder / "checkpoints" / "demo" / expid).iterdir()
+        run.rename(run.with_name(time or run.name))
+    return folder
+
+
+def runs(folder: Path, dataset: str) -> list[Path]:
+    found = folder.glob(f"checkpoints/{dataset}/*/*/run.json")
     return [file.parent for file in sorted(found, key=lambda file: file.stat().st_mtime)]
 
 
-class Page:
-    """A page's blocks, carried out in a folder."""
+RUN_NAMES = ("RUN", "RUN_A"), ("BASE_RUN", "RUN_B")
 
-    def __init__(self, folder: Path) -> None:
+
+class Page:
+    """A page's blocks, carried out in a folder; RUN and BASE_RUN are runs on one data set."""
+
+    def __init__(self, folder: Path, dataset: str) -> None:
         self.folder = folder
+        self.dataset = dataset
         self.named: dict[str, str] = {}
 
     def run(self, language: str, content: str) -> None:
@@ -83,35 +129,72 @@ class Page:
 
     def command(self, command: str) -> None:
         words = shlex.split(command, comments=True)
-        if not words or words[0] in ("pip", "export"):
+        if not words or words[0] in ("pip", "export") or "pytest" in words:
             return
-        for name, run in zip(("RUN", "BASE_RUN"), runs(self.folder), strict=False):
-            self.named.setdefault(name, str(run))
+        for names, run in zip(RUN_NAMES, runs(self.folder, self.dataset), strict=False):
+            for name in names:
+                self.named.setdefault(name, str(run))
         words = [self.named.get(word, word) for word in words]
         if words[0] == "fuxictr" or words[:3] == ["python", "-m", "fuxictr_tf4ctr"]:
             status = main(words[1:] if words[0] == "fuxictr" else words[3:])
             # The one command whose page says that it ends so.
             assert status == (2 if "--resume" in words else 0), command
         else:
-            words[0] = sys.executable if words[0] == "python" else words[0]
+            programs = {
+                "python": sys.executable,
+                "torchrun": f"{sys.executable} -m torch.distributed.run",
+            }
+            words[0] = programs.get(words[0], words[0])
             subprocess.run(" ".join(words), shell=True, cwd=self.folder, check=True)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_of_a_page(page, tmp_path, monkeypatch):
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """The folder in which a page's reader sits, as in a clone of the project."""
     from fuxictr_tf4ctr import registry
 
+    registry.list_models()  # the zoo is imported once: what it registers must outlive this fixture
     monkeypatch.setattr(registry.MODELS, "_classes", dict(registry.MODELS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     level = logging.getLogger().level
-    write_own_data(tmp_path)
-    shutil.copytree(ROOT / "data" / "demo", tmp_path / "data" / "demo")  # as in a clone
-    carried_out = Page(tmp_path)
+    shutil.copytree(ROOT / "data" / "demo", tmp_path / "data" / "demo")
+    write_frappe(tmp_path)
+    yield tmp_path
+    logging.getLogger().setLevel(level)
+
+
+def carry_out(page: Path, folder: Path, dataset: str = "*") -> None:
+    carried_out = Page(folder, dataset)
     for language, content in blocks(page):
         carried_out.run(language, content)
-    logging.getLogger().setLevel(level)
+
+
+@pytest.mark.parametrize("page", BEGINNINGS[1:], ids=lambda page: page.name)
+def test_commands_of_a_first_page(page, reader):
+    write_own_data(reader)
+    carry_out(page, reader)
+
+
+def test_commands_of_the_readme(reader):
+    write_own_data(reader)
+    shutil.copy(reader / "data" / "frappe_x1" / "test.csv", reader / "new.csv")
+    carry_out(ROOT / "README.md", reader, "frappe_x1")
+
+
+@pytest.mark.parametrize("page", ABOUT_RUNS, ids=lambda page: page.name)
+def test_commands_of_a_page_about_runs(page, reader, finished_runs):
+    shutil.copytree(finished_runs / "checkpoints", reader / "checkpoints")
+    shutil.copytree(finished_runs / "checkpoints", reader / "sweeps")
+    write_demo_rows(reader)
+    carry_out(page, reader)
+
+
+def test_every_page_with_commands_is_carried_out():
+    elsewhere = {"writing_a_twin.md"}  # tests/test_docs.py trains its twin
+    assert {page.name for page in OTHERS if list(blocks(page))} == elsewhere
 
 
 def test_blocks_are_found():

@@ -1,4 +1,4 @@
-"""Two finished runs to work with: the demo, and one with every kind of column."""
+"""Finished runs to work with: the demo, Frappe, and one with every kind of column."""
 
 from pathlib import Path
 
@@ -50,3 +50,22 @@ def demo_csv():
 def mixed_csv(mixed_run):
     """The raw test rows of the run with every kind of column."""
     return Path(mixed_run.settings["test_data"])
+
+
+@pytest.fixture(scope="session")
+def frappe_run(tmp_path_factory, shared):
+    """TF4CTR on Frappe's rows, trained for one epoch."""
+    folder = tmp_path_factory.mktemp("frappe")
+    places = {"data_root": str(folder / "data"), "model_root": str(folder / "runs")}
+    rows = {
+        f"{split}_data": str(shared / "data" / "frappe_x1" / f"{split}.csv")
+        for split in ("train", "valid", "test")
+    }
+    record = run_experiment(load_settings("TF4CTR_frappe", overrides=TINY | places | rows))
+    return load(record.folder)
+
+
+@pytest.fixture
+def frappe_csv(shared):
+    """The raw test rows of Frappe."""
+    return shared / "data" / "frappe_x1" / "test.csv"

@@ -15,7 +15,7 @@ from fuxictr_tf4ctr.training import predict
 from fuxictr_tf4ctr.training.metrics import evaluate_metrics
 
 
-@pytest.fixture(params=["demo", "mixed"])
+@pytest.fixture(params=["demo", "mixed", "frappe"])
 def run_and_csv(request):
     return request.getfixturevalue(f"{request.param}_run"), request.getfixturevalue(
         f"{request.param}_csv"
