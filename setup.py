@@ -18,6 +18,8 @@ RESOURCES = ("config/*/*.yaml", "data/demo/*.csv", "data/demo/LICENSE.md", "data
 _EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.6,<1", "onnxruntime>=1.23.2,<2"]
 # fuxictr tune --search tpe and random
 _OPTUNA = "optuna>=5,<6"
+# --engine ray
+_RAY = "ray[train,tune]>=2.49,<3"
 # tensorboard: true
 _TENSORBOARD = "tensorboard>=2.19,<3"
 
@@ -70,9 +72,11 @@ setup(
             "pytest-xdist>=3.6,<4",
             "hypothesis>=6.100,<7",
             _OPTUNA,
+            _RAY,
             _TENSORBOARD,
             *_EXPORT,
         ],
+        "ray": [_RAY],
         "tensorboard": [_TENSORBOARD],
         "tune": [_OPTUNA],
     },

@@ -21,6 +21,12 @@ class DivergenceError(UserError):
     exit_code = 1
 
 
+class EngineError(UserError):
+    """What runs the processes, such as a Ray cluster, lost them."""
+
+    exit_code = 1
+
+
 class Terminated(BaseException):
     """SIGTERM asked the process to end; no Exception, as KeyboardInterrupt is none."""
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +32,10 @@ from fuxictr_tf4ctr.training.termination import sigterm_raises
 
 
 def run_experiment(
-    settings: Settings, resume: bool | Path = False, ranks: Ranks = ALONE
+    settings: Settings,
+    resume: bool | Path = False,
+    ranks: Ranks = ALONE,
+    on_evaluation: Callable[[dict[str, Any]], None] | None = None,
 ) -> RunRecord:
     """Train and evaluate one experiment.
 
@@ -40,6 +43,7 @@ def run_experiment(
         settings: Checked settings of the experiment.
         resume: Take up an unfinished run: the latest of this expid, or the one in the folder given.
         ranks: The processes that train it together; all call this. ``batch_size`` is that of all.
+        on_evaluation: Called with each record of :attr:`FitResult.epochs` once it is saved.
 
     Returns:
         The record of the finished run; its folder holds log, checkpoint and run.json.
@@ -81,7 +85,7 @@ def run_experiment(
                     synchronise_batch_norm(model)
                 torch.manual_seed(settings["seed"] + ranks.rank)  # other dropout on every rank
             checkpoints = checkpoints if ranks.leads else None
-            _train(model, train_gen, valid_gen, settings, record, checkpoints, ranks)
+            _train(model, train_gen, valid_gen, settings, record, checkpoints, ranks, on_evaluation)
             _evaluate(model, valid_gen, test_gen, settings, record, ranks)
             record.append_csv_line()
         if checkpoints is not None:
@@ -141,6 +145,7 @@ def _train(
     record: RunRecord,
     checkpoints: Checkpoints | None,
     ranks: Ranks,
+    then: Callable[[dict[str, Any]], None] | None,
 ) -> None:
     events = (
         EventFiles(record.folder / "tensorboard")
@@ -156,6 +161,8 @@ def _train(
         logging.info(evaluation_row(evaluation))
         if events is not None:
             events.write(evaluation)
+        if then is not None:
+            then(evaluation)
 
     with _timed(record, "train"):
         fit(

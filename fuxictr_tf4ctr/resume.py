@@ -35,7 +35,7 @@ def resumed_run(settings: Settings, folder: Path | None = None) -> Iterator[RunR
             settings differ; the message lists the differences.
         DataError: The folder is none of a run.
     """
-    candidates = [folder] if folder is not None else _latest_first(settings)
+    candidates = [folder] if folder is not None else runs_of(settings)
     for candidate in candidates:
         record = _unfinished(candidate)
         if record is None:
@@ -55,9 +55,9 @@ def resumed_run(settings: Settings, folder: Path | None = None) -> Iterator[RunR
     )
 
 
-def has_unfinished_run(settings: Settings) -> bool:
-    """Whether there is a run of the experiment that could be taken up."""
-    return any(_unfinished(folder) is not None for folder in _latest_first(settings))
+def unfinished_runs(settings: Settings) -> list[Path]:
+    """Return the folders of the experiment's runs that could be taken up, the latest first."""
+    return [folder for folder in runs_of(settings) if _unfinished(folder) is not None]
 
 
 def refuse_other_data(record: RunRecord, dataset: EncodedDataset) -> None:
@@ -75,7 +75,8 @@ def _parent(settings: Settings) -> Path:
     return Path(settings["model_root"]) / settings["dataset_id"] / settings.expid
 
 
-def _latest_first(settings: Settings) -> list[Path]:
+def runs_of(settings: Settings) -> list[Path]:
+    """Return the folders of all runs of the experiment in ``model_root``, the latest first."""
     runs = {path.parent for path in _parent(settings).glob("*/run.json")}
     return sorted(runs, key=lambda run: (read_run(run).started, run.name), reverse=True)
 

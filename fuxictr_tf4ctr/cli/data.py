@@ -4,7 +4,13 @@ import argparse
 import json
 from typing import Any
 
-from fuxictr_tf4ctr.cli.options import add_config, add_overrides, parse_overrides
+from fuxictr_tf4ctr.cli.options import (
+    add_config,
+    add_engine,
+    add_overrides,
+    check_engine,
+    parse_overrides,
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -20,6 +26,8 @@ def add_commands(commands: Any) -> None:
         command.add_argument("--dataset", required=True, help="the data set's id")
         add_config(command)
         add_overrides(command, "--set data_root=DIR --set compression=lzf")
+        if name == "encode":
+            add_engine(command, "encode on this machine, or file by file on a Ray cluster")
         if name == "decode":
             command.add_argument("--split", default="train", choices=("train", "valid", "test"))
             command.add_argument("--first", type=int, default=0, help="first row (default: 0)")
@@ -27,19 +35,31 @@ def add_commands(commands: Any) -> None:
         command.set_defaults(call=call)
 
 
-def _encoded(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    from fuxictr_tf4ctr.datasets import encode_dataset
+def _params(arguments: argparse.Namespace) -> dict[str, Any]:
     from fuxictr_tf4ctr.settings import load_dataset_params
 
     overrides = parse_overrides(arguments.overrides)
-    params = load_dataset_params(arguments.dataset, arguments.config, overrides)
+    return load_dataset_params(arguments.dataset, arguments.config, overrides)
+
+
+def _encoded(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from fuxictr_tf4ctr.datasets import encode_dataset
+
+    params = _params(arguments)
     return encode_dataset(params), params
 
 
 def _encode(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.datasets import manifest
+    from fuxictr_tf4ctr.datasets import encode_dataset, manifest
 
-    dataset, _ = _encoded(arguments)
+    check_engine(arguments)
+    params = _params(arguments)
+    if arguments.engine == "ray":
+        from fuxictr_tf4ctr.on_ray.encoding import encode_on_ray
+
+        dataset = encode_on_ray(params, arguments.address)
+    else:
+        dataset = encode_dataset(params)
     manifest.verify(dataset.data_dir)
     for split, rows in dataset.rows.items():
         print(f"{split:>5}  {rows:,} rows")

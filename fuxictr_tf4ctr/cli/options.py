@@ -56,6 +56,24 @@ def given_run(arguments: argparse.Namespace) -> "LoadedRun":
     return load_run(arguments.run, device, arguments.zoo)
 
 
+def add_engine(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """Add ``--engine`` and ``--address``: what starts the processes, and where."""
+    parser.add_argument(
+        "--engine", default="local", choices=("local", "ray"), help=f"{help_text} (default: local)"
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="with --engine ray: the cluster (default: $RAY_ADDRESS, or this machine alone)",
+    )
+
+
+def check_engine(arguments: argparse.Namespace) -> None:
+    """Raise SettingsError where the options of :func:`add_engine` do not go together."""
+    if arguments.address is not None and arguments.engine != "ray":
+        raise SettingsError("--address is for --engine ray: give both, or neither")
+
+
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     """Read ``KEY=VALUE`` assignments, values in YAML.
 

@@ -4,7 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuxictr_tf4ctr.cli.options import add_config, add_overrides, parse_overrides
+from fuxictr_tf4ctr.cli.options import (
+    add_config,
+    add_engine,
+    add_overrides,
+    check_engine,
+    parse_overrides,
+)
 
 if TYPE_CHECKING:
     from fuxictr_tf4ctr.records import RunRecord
@@ -48,6 +54,7 @@ def add_commands(commands: Any) -> None:
         metavar="N",
         help="with --workers: how often to go on from the last checkpoint when one fails",
     )
+    add_engine(run, "start the workers by PyTorch's launcher, or by Ray Train on a cluster")
     run.set_defaults(call=_run)
 
 
@@ -55,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from fuxictr_tf4ctr.distributed.joining import joined_ranks, local_rank, restarts
     from fuxictr_tf4ctr.distributed.launching import launch, started_by_launcher
     from fuxictr_tf4ctr.experiment import check_workers, run_experiment
-    from fuxictr_tf4ctr.resume import has_unfinished_run
+    from fuxictr_tf4ctr.resume import unfinished_runs
     from fuxictr_tf4ctr.settings import load_settings
 
     overrides = parse_overrides(arguments.overrides)
@@ -63,6 +70,10 @@ def _run(arguments: argparse.Namespace) -> int:
         overrides["gpu"] = arguments.gpu
     if arguments.output is not None:
         overrides["model_root"] = arguments.output
+    check_engine(arguments)
+    if arguments.engine == "ray":
+        _print(_run_on_ray(arguments, overrides))
+        return 0
     settings = load_settings(arguments.expid, arguments.config, overrides, arguments.zoo)
     if not started_by_launcher() and arguments.workers is not None:
         check_workers(settings, arguments.workers)
@@ -72,11 +83,19 @@ def _run(arguments: argparse.Namespace) -> int:
         overrides["gpu"] = local_rank()
         settings = load_settings(arguments.expid, arguments.config, overrides, arguments.zoo)
     with joined_ranks(on_gpu) as ranks:
-        resume = arguments.resume or (restarts() > 0 and has_unfinished_run(settings))
+        resume = arguments.resume or (restarts() > 0 and bool(unfinished_runs(settings)))
         record = run_experiment(settings, resume, ranks)
     if ranks.leads:
         _print(record)
     return 0
+
+
+def _run_on_ray(arguments: argparse.Namespace, overrides: dict[str, Any]) -> "RunRecord":
+    from fuxictr_tf4ctr.on_ray.training import Request, train_on_ray
+
+    request = Request(arguments.expid, arguments.config, overrides, arguments.zoo, arguments.resume)
+    workers = 1 if arguments.workers is None else arguments.workers
+    return train_on_ray(request, workers, arguments.max_restarts, arguments.address)
 
 
 def _print(record: "RunRecord") -> None:

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fuxictr_tf4ctr.cli.options import add_engine, check_engine
+
 
 def add_commands(commands: Any) -> None:
     """Add the commands on many runs to the parser's commands."""
@@ -63,6 +65,7 @@ def _add_tune(commands: Any) -> None:
     tune.add_argument(
         "--best", type=int, default=1, metavar="K", help="how many settings (default: 1)"
     )
+    add_engine(tune, "run on this machine, or as trials of Ray Tune on a cluster")
     tune.set_defaults(call=_tune)
 
 
@@ -70,6 +73,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     from fuxictr_tf4ctr.sweep import SweepOptions, run_sweep
     from fuxictr_tf4ctr.tables import as_text
 
+    check_engine(arguments)
     result = run_sweep(
         SweepOptions(
             file=arguments.config,
@@ -86,6 +90,8 @@ def _tune(arguments: argparse.Namespace) -> int:
             seeds=arguments.seeds,
             best=arguments.best,
             checkout=arguments.zoo,
+            engine=arguments.engine,
+            address=arguments.address,
         )
     )
     if result.ranking:

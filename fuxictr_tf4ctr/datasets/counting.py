@@ -44,9 +44,19 @@ class TokenCounts:
         )
         for name, table in zip(tokens, found, strict=True):
             self._tables[name].append(table)
-        self._add_up([name for name in tokens if _pending(self._tables[name]) > _PENDING_TOKENS])
+        self._keep_small(list(tokens))
+
+    def _keep_small(self, names: list[str]) -> None:
+        self._add_up([name for name in names if _pending(self._tables[name]) > _PENDING_TOKENS])
         while sum(map(_height, self._tables.values())) > self._memory_tokens:
             self._spill(max(self._tables, key=lambda name: _height(self._tables[name])))
+
+    def take_in(self, other: "TokenCounts") -> None:
+        """Add what another has counted of the same columns; its files must be readable here."""
+        for name, tables in other._tables.items():
+            self._tables[name] += tables
+            self._spilled[name] += other._spilled[name]
+        self._keep_small(list(self._tables))
 
     def frequent(self, name: str, least: int = 1) -> pl.DataFrame:
         """Return the tokens of a column that occurred at least so often.
@@ -118,13 +128,20 @@ class Moments:
         batch = values.drop_nulls().cast(pl.Float64).to_numpy()
         if not len(batch):
             return
-        count, mean = len(batch), float(batch.mean())
-        total, apart = self.count + count, mean - self.mean
-        self.squares += float(((batch - mean) ** 2).sum()) + apart**2 * self.count * count / total
-        self.mean += apart * count / total
+        mean = float(batch.mean())
+        squares = float(((batch - mean) ** 2).sum())
+        self.take_in(Moments(len(batch), mean, squares, float(batch.min()), float(batch.max())))
+
+    def take_in(self, other: "Moments") -> None:
+        """Add what another was given."""
+        if not other.count:
+            return
+        total, apart = self.count + other.count, other.mean - self.mean
+        self.squares += other.squares + apart**2 * self.count * other.count / total
+        self.mean += apart * other.count / total
         self.count = total
-        self.least = min(self.least, float(batch.min()))
-        self.most = max(self.most, float(batch.max()))
+        self.least = min(self.least, other.least)
+        self.most = max(self.most, other.most)
 
     def as_fuxictr(self) -> dict[str, float]:
         """Return the statistics FuxiCTR's normalizers are made from."""

@@ -5,13 +5,10 @@ from counts. What is ours is the way around it: rows streamed in their order and
 whole columns looked up at once, no Ray, and a folder that is either complete or not used.
 """
 
-import copy
-import dataclasses
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,30 +19,23 @@ import numpy as np
 import polars as pl
 from filelock import FileLock, Timeout
 from fuxictr.preprocess import FeatureProcessor
-from tqdm import tqdm
 
 from fuxictr_tf4ctr import __version__
 from fuxictr_tf4ctr.datasets import manifest
 from fuxictr_tf4ctr.datasets.columns import LABEL_DTYPE, column_dtype
 from fuxictr_tf4ctr.datasets.fitted import save_encoder
-from fuxictr_tf4ctr.datasets.fitting import (
-    ColumnStatistics,
-    counting_processor,
-    empty_frame,
-    split_rows,
-)
+from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, empty_frame
 from fuxictr_tf4ctr.datasets.h5 import H5Writer, count_rows, part_files
 from fuxictr_tf4ctr.datasets.job import SPLITS, EncodingJob, plan_encoding
-from fuxictr_tf4ctr.datasets.raw import DTYPES, RawFiles, check_source_columns
-from fuxictr_tf4ctr.datasets.transform import ColumnEncoder, column_encoders, encode_columns
+from fuxictr_tf4ctr.datasets.passes import HERE, Passes
+from fuxictr_tf4ctr.datasets.splits import Split, open_splits, warn_of_missing_labels
+from fuxictr_tf4ctr.datasets.transform import column_encoders
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
 
 LOG = logging.getLogger(__name__)
 
 FORMATS = ("csv", "parquet", "h5")
-# Rows counted and encoded at a time.
-_CHUNK_ROWS = 100_000
 _STAGING = ".encoding-"
 
 
@@ -72,7 +62,7 @@ class EncodedDataset:
     rows: dict[str, int]
 
 
-def encode_dataset(params: Mapping[str, Any]) -> EncodedDataset:
+def encode_dataset(params: Mapping[str, Any], passes: Passes = HERE) -> EncodedDataset:
     """Make an encoded data set available: encode it, or find it encoded already.
 
     Files of ``data_format`` csv and parquet are encoded into ``data_root/dataset_id``; a later
@@ -86,6 +76,7 @@ def encode_dataset(params: Mapping[str, Any]) -> EncodedDataset:
             ``compression`` ("lzf" or "gzip"). ``feature_processor`` names the class to encode with:
             a module with a CustomizedFeatureProcessor ("fuxictr.datasets.criteo") or
             "module:Class"; default is FuxiCTR's own.
+        passes: Where the rows are counted and encoded.
 
     Raises:
         SettingsError: A setting is missing or not valid.
@@ -110,7 +101,7 @@ def encode_dataset(params: Mapping[str, Any]) -> EncodedDataset:
         LOG.info("Use the encoded data set %s", data_dir)
     else:
         with _file_errors(data_dir), _lock(data_dir):
-            _encode_if_needed(job)
+            _encode_if_needed(job, passes)
     return _published(data_dir)
 
 
@@ -225,7 +216,7 @@ def _file_errors(data_dir: Path) -> Iterator[None]:
         raise DataError(f"{data_dir}: the data cannot be encoded: {error}") from error
 
 
-def _encode_if_needed(job: EncodingJob) -> None:
+def _encode_if_needed(job: EncodingJob, passes: Passes) -> None:
     """Encode under the lock, unless another process did so while this one waited for it."""
     data_dir = job.data_dir
     found = manifest.read(data_dir)
@@ -236,7 +227,7 @@ def _encode_if_needed(job: EncodingJob) -> None:
     LOG.info("Encode %s: %s", data_dir, "; ".join(reasons))
     manifest.refuse_foreign_files(found, data_dir, job.file_names())
     with _staging_folder(data_dir) as staging:
-        content = _encode(job, staging)
+        content = _encode(job, staging, passes)
         manifest.refuse_changed_sources(job.made_from)
         manifest.publish(staging / data_dir.name, data_dir, found, content)
 
@@ -261,21 +252,17 @@ def _staging_folder(data_dir: Path) -> Iterator[Path]:
             data_dir.rmdir()
 
 
-def _encode(job: EncodingJob, staging: Path) -> dict[str, Any]:
+def _encode(job: EncodingJob, staging: Path, passes: Passes) -> dict[str, Any]:
     """Write all files into ``staging/dataset_id`` and return what the manifest says of them."""
-    processor = counting_processor(
-        job.processor_class,
-        # FuxiCTR keeps and may change what it is given; the manifest tells what was asked.
-        feature_cols=copy.deepcopy(job.features),
-        label_col=copy.deepcopy(job.labels),
-        dataset_id=job.data_dir.name,
-        data_root=str(staging),
-    )
-    splits = _open_splits(job, processor)
-    _fit(job, processor, splits, staging)
+    processor = job.processor(staging)
+    splits = open_splits(job, processor)
+    _fit(job, processor, splits, staging, passes)
     save_encoder(processor, job)
     encoders = column_encoders(processor)
-    rows = {name: _write_split(job, processor, split, encoders) for name, split in splits.items()}
+    rows = {}
+    for name, split in splits.items():
+        encoded = passes.encoded(job, split, encoders, staging)
+        rows[name] = _write_split(job, Path(processor.data_dir), split, encoded)
     features = processor.feature_map.features
     dtypes = {name: column_dtype(spec) for name, spec in features.items()}
     dtypes |= dict.fromkeys(processor.feature_map.labels, LABEL_DTYPE)
@@ -292,119 +279,16 @@ def _encode(job: EncodingJob, staging: Path) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _Split:
-    """The rows of one split on their way in.
-
-    Attributes:
-        name: "train", "valid" or "test".
-        path: Where they come from, for messages.
-        files: Their raw files; None where the processor reads them itself.
-        frame: The rows after FuxiCTR's preprocessing, lazily.
-    """
-
-    name: str
-    path: str
-    files: RawFiles | None
-    frame: pl.LazyFrame
-
-    def batches(self) -> Iterator[pl.DataFrame]:
-        """Stream the preprocessed rows in order, in bounded memory."""
-        yield from _stream(self.path, self.files, self.frame)
-
-
-def _open_splits(job: EncodingJob, processor: FeatureProcessor) -> dict[str, _Split]:
-    """Open all splits, check their columns and put FuxiCTR's preprocessing before them."""
-    raw = {split: _open(job, processor, split) for split in job.patterns}
-    files = {split: opened[0] for split, opened in raw.items()}
-    frames = {split: opened[1] for split, opened in raw.items()}
-    if job.splitting:
-        frames |= _split_off(job, files["train"], frames["train"])
-    splits = {}
-    for split in job.splits():
-        path, source = job.pattern(split), files.get(split, files["train"])
-        with _polars_errors(path, source):
-            try:
-                frame = processor.preprocess(frames[split])
-                frame.collect_schema()
-            except TypeError as error:  # a preprocess function called with the wrong arguments
-                raise SettingsError(f"preprocess: {error}") from error
-        splits[split] = _Split(split, path, source, frame)
-    return splits
-
-
-def _open(
-    job: EncodingJob, processor: FeatureProcessor, split: str
-) -> tuple[RawFiles | None, pl.LazyFrame]:
-    path = job.patterns[split]
-    files = None
-    with _polars_errors(path):
-        if job.processor_class.read_data is FeatureProcessor.read_data:
-            declared = {c["name"]: DTYPES[c["dtype"]] for c in job.features + job.labels}
-            labels = [c["name"] for c in job.labels if not c.get("preprocess")]
-            sep, n_rows = job.reading["sep"], job.reading["n_rows"]
-            files = RawFiles(job.files[split], sep, n_rows, declared, labels)
-            frame = files.frame()
-        else:
-            frame = processor.read_data(path, **job.reading)
-        schema = frame.collect_schema()
-        check_source_columns(path, schema, job.features, job.labels)
-    return files, frame
-
-
-def _warn_of_missing_labels(path: str, files: RawFiles | None) -> None:
-    for name, count in (files.missing if files is not None else {}).items():
-        if count:
-            LOG.warning("%s: FuxiCTR fills %d missing %r", path, count, name)
-
-
-def _split_off(
-    job: EncodingJob, files: RawFiles | None, frame: pl.LazyFrame
-) -> dict[str, pl.LazyFrame]:
-    path = job.patterns["train"]
-    labels = frame.select(column["name"] for column in job.labels)
-    rows = sum(batch.height for batch in _stream(path, files, labels))
-    _warn_of_missing_labels(path, files)
-    try:
-        return split_rows(frame, rows, **job.splitting)
-    except ValueError as error:
-        raise DataError(f"{path}: valid_size and test_size cannot be split off: {error}") from error
-
-
-def _stream(path: str, files: RawFiles | None, frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    with _polars_errors(path, files):
-        batches = frame.collect_batches(
-            chunk_size=_CHUNK_ROWS, maintain_order=True, engine="streaming"
-        )
-        yield from batches if files is None else files.paced(batches)
-
-
-@contextmanager
-def _polars_errors(path: str, files: RawFiles | None = None) -> Iterator[None]:
-    try:
-        yield
-    except pl.exceptions.PolarsError as error:
-        if files is not None and files.error is not None:
-            raise files.error from error
-        # What follows the first paragraph is advice on polars' own options, or its query plan.
-        raise DataError(f"{path}: {str(error).split(chr(10) * 2)[0]}") from error
-
-
 def _fit(
-    job: EncodingJob, processor: FeatureProcessor, splits: Mapping[str, _Split], folder: Path
+    job: EncodingJob,
+    processor: FeatureProcessor,
+    splits: Mapping[str, Split],
+    folder: Path,
+    passes: Passes,
 ) -> None:
     """Build vocabularies and normalizers: from training rows, for meta columns from all rows."""
     statistics = ColumnStatistics(job.features, job.min_categr_count, folder)
-    for split in splits.values():
-        if split.name == "train":
-            for batch in _watched(split, "Count"):
-                statistics.add_train(batch)
-        elif statistics.meta_columns:
-            only_meta = dataclasses.replace(
-                split, frame=split.frame.select(statistics.meta_columns)
-            )
-            for batch in _watched(only_meta, "Count"):
-                statistics.add_other(batch)
+    passes.count(job, splits, statistics, folder)
     if not statistics.rows:
         raise DataError(f"{job.patterns['train']}: the train split is empty, it has no rows")
     processor.statistics = statistics.as_fuxictr()
@@ -430,27 +314,14 @@ def _fit(
 
 
 def _write_split(
-    job: EncodingJob,
-    processor: FeatureProcessor,
-    split: _Split,
-    encoders: Mapping[str, ColumnEncoder],
+    job: EncodingJob, folder: Path, split: Split, encoded: Iterable[Mapping[str, np.ndarray]]
 ) -> int:
-    """Encode one split and return the number of its rows."""
-    path = Path(processor.data_dir) / f"{split.name}.h5"
-    with H5Writer(path, job.compression) as writer, ThreadPoolExecutor() as pool:
-        for batch in _watched(split, "Encode"):
-            writer.append(encode_columns(batch, split.path, encoders, pool))
+    """Write the encoded rows of one split and return their number."""
+    with H5Writer(folder / f"{split.name}.h5", job.compression) as writer:
+        for columns in encoded:
+            writer.append(columns)
         if not writer.rows:
             raise DataError(f"{split.path}: the {split.name} split is empty, it has no rows")
     if not job.splitting:
-        _warn_of_missing_labels(split.path, split.files)
+        warn_of_missing_labels(split.path, split.files)
     return writer.rows
-
-
-def _watched(split: _Split, verb: str) -> Iterator[pl.DataFrame]:
-    """Show a progress bar on a terminal."""
-    LOG.info("%s the rows of %s", verb, split.path)
-    with tqdm(desc=f"{verb} {split.name}", unit=" rows", unit_scale=True, disable=None) as progress:
-        for batch in split.batches():
-            yield batch
-            progress.update(batch.height)

@@ -155,6 +155,15 @@ class ColumnStatistics:
         """Add rows of another split, of which the meta columns count."""
         self._counts.add({name: batch[name] for name in self._meta})
 
+    def take_in(self, other: "ColumnStatistics") -> None:
+        """Add what another has gathered of the same columns, from rows after these."""
+        for name, length in other._lengths.items():
+            self._lengths[name] = max(self._lengths[name], length)
+        self._counts.take_in(other._counts)
+        for name, moments in other._numbers.items():
+            self._numbers[name].take_in(moments)
+        self.rows += other.rows
+
     def as_fuxictr(self) -> dict[str, dict[str, Any]]:
         """Return the statistics in the form FuxiCTR's ``_collect_statistics`` gives them.
 

@@ -1,12 +1,13 @@
 """What an encoding is made of: the raw files and the settings, checked before any row is read."""
 
+import copy
 import hashlib
 import importlib
 import inspect
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_tf4ctr.datasets import manifest
 from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
-from fuxictr_tf4ctr.datasets.fitting import replaced_methods
+from fuxictr_tf4ctr.datasets.fitting import counting_processor, replaced_methods
 from fuxictr_tf4ctr.datasets.h5 import COMPRESSIONS
 from fuxictr_tf4ctr.datasets.raw import SUFFIXES
 from fuxictr_tf4ctr.errors import DataError, SettingsError
@@ -68,7 +69,26 @@ class EncodingJob:
 
     def pattern(self, split: str) -> str:
         """Return where the rows of a split come from."""
-        return self.patterns.get(split, self.patterns["train"])
+        return self.patterns[split if split in self.patterns else "train"]
+
+    def processor(self, folder: Path) -> FeatureProcessor:
+        """Make a processor that fits from counts.
+
+        Args:
+            folder: What FuxiCTR calls ``data_root``.
+        """
+        return counting_processor(
+            self.processor_class,
+            # FuxiCTR keeps and may change what it is given; the manifest tells what was asked.
+            feature_cols=copy.deepcopy(self.features),
+            label_col=copy.deepcopy(self.labels),
+            dataset_id=self.data_dir.name,
+            data_root=str(folder),
+        )
+
+    def of_file(self, split: str, file: str) -> "EncodingJob":
+        """Return the part of the encoding that reads one file of a split."""
+        return replace(self, patterns={split: file}, files={split: [file]})
 
     def file_names(self) -> list[str]:
         """List the files the encoding will consist of."""

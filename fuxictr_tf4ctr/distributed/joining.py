@@ -49,6 +49,11 @@ def joined_ranks(on_gpu: bool, seconds: float = JOIN_SECONDS) -> Iterator[Ranks]
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield ALONE
         return
+    if dist.is_initialized():  # by an engine that started this process, and ends the group too
+        if on_gpu:
+            torch.cuda.set_device(local_rank())
+        yield JoinedRanks(dist.new_group(backend="gloo", timeout=_WAIT) if on_gpu else None)
+        return
     missing = [name for name in _NEEDED if not os.environ.get(name)]
     if missing:
         raise SettingsError(

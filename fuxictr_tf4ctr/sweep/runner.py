@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,16 @@ from fuxictr_tf4ctr.errors import SettingsError, UserError
 from fuxictr_tf4ctr.records import RunRecord
 from fuxictr_tf4ctr.sweep.children import Children, Job, Outcome, check_devices
 from fuxictr_tf4ctr.sweep.folder import SweepFolder
-from fuxictr_tf4ctr.sweep.plan import FixedPlan, carry_out
+from fuxictr_tf4ctr.sweep.plan import FixedPlan, Plan, carry_out
 from fuxictr_tf4ctr.sweep.points import Point, grid, grid_size
 from fuxictr_tf4ctr.sweep.progress import Progress
 from fuxictr_tf4ctr.sweep.ranking import ranking, seed_table
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner, read_tuner
 from fuxictr_tf4ctr.tables import as_csv, as_markdown
 from fuxictr_tf4ctr.training.termination import sigterm_raises
+
+Carrier = Callable[[Plan, Progress, bool], list[Outcome]]
+"""Runs all jobs of a plan and shows them; the flag says whether to stop hopeless ones."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class SweepOptions:
         seeds: Seeds under which the best settings run in the end; 1 for no repetition.
         best: How many settings that are.
         checkout: Root of a FuxiCTR checkout whose models may be named.
+        engine: "local", or "ray": the runs are trials of Ray Tune, each on a core, or on a GPU
+            where ``devices`` names any; ``workers`` None is as many as there is room for.
+        address: The Ray cluster; None for one of this machine.
     """
 
     file: str | os.PathLike[str]
@@ -56,6 +62,8 @@ class SweepOptions:
     seeds: int = 1
     best: int = 1
     checkout: str | os.PathLike[str] | None = None
+    engine: str = "local"
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,14 +96,13 @@ def run_sweep(options: SweepOptions) -> SweepResult:
         KeyboardInterrupt, Terminated: The sweep was asked to end; ``resume`` goes on with it.
     """
     tuner = read_tuner(options.file, options.checkout)
-    workers = len(options.devices) if options.workers is None else options.workers
-    check_devices(options.devices, workers)
     if min(options.seeds, options.best, options.trials) < 1:
         raise SettingsError("--seeds, --best and --trials must be at least 1")
     points = _grid_points(tuner, options) if options.search == "grid" else []
     folder = SweepFolder(Path(options.output or Path("sweeps", tuner.name)), tuner.name)
+    carrier = _carrier(tuner, folder, options)
     with sigterm_raises(), folder.begun(tuner, options.resume):
-        sweep = _Sweep(tuner, folder, options, workers)
+        sweep = _Sweep(tuner, folder, options, carrier)
         if options.search == "grid":
             sweep.run_grid(points)
         else:
@@ -129,11 +136,27 @@ def _matches(expid: str, parts: Iterable[str]) -> bool:
     return any(f"_{part.strip('_')}_" in f"_{expid}_" for part in parts)
 
 
+def _carrier(tuner: Tuner, folder: SweepFolder, options: SweepOptions) -> Carrier:
+    """Check devices and cluster, and return what runs the jobs there."""
+    if options.engine == "ray":
+        from fuxictr_tf4ctr.on_ray.sweeping import RayTrials
+
+        on_gpu = max(options.devices) >= 0
+        trials = RayTrials(
+            folder, tuner.model, on_gpu, options.workers, options.address, options.checkout
+        )
+        return trials.carry_out
+    workers = len(options.devices) if options.workers is None else options.workers
+    check_devices(options.devices, workers)
+    children = Children(folder, options.devices, workers, options.checkout)
+    return lambda plan, progress, _: carry_out(plan, children, progress)
+
+
 class _Sweep:
     """One sweep in its folder."""
 
     def __init__(
-        self, tuner: Tuner, folder: SweepFolder, options: SweepOptions, workers: int
+        self, tuner: Tuner, folder: SweepFolder, options: SweepOptions, carrier: Carrier
     ) -> None:
         self.folder = folder
         self.options = options
@@ -143,7 +166,7 @@ class _Sweep:
         self.failures: dict[str, str] = {}
         self.seed_runs: dict[str, list[RunRecord]] = {}
         self._encoded: dict[str, str | None] = {}  # data set id -> why it cannot be encoded
-        self._children = Children(folder, options.devices, workers, options.checkout)
+        self._carrier = carrier
 
     def run_grid(self, points: Iterable[Point]) -> None:
         """Run all points of a grid that are not finished."""
@@ -169,7 +192,7 @@ class _Sweep:
         )
         self.points = dict(search.points)
         progress = Progress(options.trials)
-        outcomes = carry_out(search, self._children, progress)
+        outcomes = self._carrier(search, progress, options.prune)
         progress.close()
         self._take_in(outcomes)
         self.pruned = search.pruned()
@@ -222,7 +245,7 @@ class _Sweep:
     def _carry_out(self, jobs: Iterable[Job]) -> None:
         jobs = list(jobs)
         progress = Progress(len(jobs))
-        outcomes = carry_out(FixedPlan(jobs), self._children, progress)
+        outcomes = self._carrier(FixedPlan(jobs), progress, False)
         if jobs:
             progress.close()
         self._take_in(outcomes)
@@ -235,8 +258,11 @@ class _Sweep:
                     name += f" seed {outcome.job.seed}"
                 self.failures[name] = outcome.failure
 
+    def _record(self, job: Job) -> RunRecord | None:
+        return self.folder.latest(job.dataset_id, job.expid, job.seed)
+
     def _finished(self, job: Job) -> RunRecord | None:
-        record = self._children.record(job)
+        record = self._record(job)
         return record if record is not None and record.status == "finished" else None
 
     def _finished_runs(self) -> list[tuple[Point, RunRecord]]:
@@ -252,7 +278,7 @@ class _Sweep:
 
     def _drop_states(self, point: Point) -> None:
         """Remove the checkpoints of a pruned run, which will not go on."""
-        record = self._children.record(_job(point))
+        record = self._record(_job(point))
         if record is not None:
             for state in record.state_folder.glob("step-*.state"):
                 state.unlink()

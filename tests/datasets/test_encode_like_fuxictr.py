@@ -135,7 +135,7 @@ def test_embedding_features_are_kept(tmp_path):
 
 def test_chunks_do_not_show(params, tmp_path, monkeypatch):
     whole = encode_dataset(params)
-    monkeypatch.setattr("fuxictr_tf4ctr.datasets.encode._CHUNK_ROWS", 7)
+    monkeypatch.setattr("fuxictr_tf4ctr.datasets.splits._CHUNK_ROWS", 7)
     chunked = encode_dataset(params | {"data_root": str(tmp_path / "chunked")})
     for split in SPLITS:
         expected = our_columns(getattr(whole, split))

@@ -1,0 +1,208 @@
+"""``--engine ray``: the same encoding, runs and sweeps as on one machine, on a cluster of one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from fuxictr_tf4ctr.cli import main
+
+ray = pytest.importorskip("ray", reason="needs the extra ray")
+pytest.importorskip("ray.train", reason="needs the extra ray")
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "data" / "demo"
+# Neither dropout nor batch norm, and no Adam: the result does not depend on the number of ranks.
+SETTINGS = (
+    "epochs=3", "checkpoint_steps=3", "net_dropout=0", "embedding_dim=4", "optimizer=SGD",
+    "learning_rate=0.1", "complex_hidden_units=[8]", "batch_norm=false", "verbose=0",
+)  # fmt: skip
+TUNER = """
+base_config: {config}
+base_expid: TF4CTR_demo
+dataset_id: demo
+tuner_space:
+    learning_rate: {space}
+    embedding_dim: [4]
+    epochs: [2]
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One cluster for all tests; what finds one already there uses it."""
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, cluster):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def experiment(*options: str) -> int:
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    return main(["run", "--expid", "TF4CTR_demo", *settings, *options])
+
+
+def only_run(folder: Path) -> dict:
+    (file,) = folder.glob("demo/*/*/run.json")
+    return json.loads(file.read_text())
+
+
+def train_workers() -> list[int]:
+    """Process ids of Ray's training workers."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if name.startswith(b"ray::RayTrainWorker"):
+            found.append(int(process.name))
+    return found
+
+
+def kill_a_worker(runs: Path) -> None:
+    """Wait for the first checkpoint, then kill a worker."""
+    deadline = time.monotonic() + 180
+    while not list(runs.glob("demo/*/*/state/*.state")):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
+    os.kill(train_workers()[-1], signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds ranks through /proc")
+def test_a_run_whose_worker_is_killed_ends_as_that_of_one_process(folder):
+    assert experiment("--output", "alone") == 0
+    killer = threading.Thread(target=kill_a_worker, args=(folder / "together",))
+    killer.start()
+    options = ("--engine", "ray", "--workers", "2", "--max-restarts", "1")
+    assert experiment("--output", "together", *options) == 0
+    killer.join()
+    expected, found = only_run(folder / "alone"), only_run(folder / "together")
+    assert found["status"] == "finished" and found["machine"]["workers"] == 2
+    assert len(found["resumed"]) == 1
+    for ours, theirs in zip(found["evaluations"], expected["evaluations"], strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+    assert found["test"] == pytest.approx(expected["test"], rel=2e-3)
+    assert not (folder / "together" / ".ray").exists()
+
+
+def sweep(folder: Path, space: str, *options: str) -> tuple[dict, dict[str, dict]]:
+    """Run a sweep of two workers; return its sweep.json and its records."""
+    text = TUNER.format(config=ROOT / "config", space=space)
+    (folder / "tuner.yaml").write_text(text)
+    command = ["tune", "--config", "tuner.yaml", "--output", "sweep", "--workers", "2"]
+    assert main([*command, "--engine", "ray", *options]) == 0
+    records = [json.loads(file.read_text()) for file in folder.glob("sweep/runs/*/*/*/run.json")]
+    content = json.loads((folder / "sweep" / "sweep.json").read_text())
+    return content, {record["expid"]: record for record in records}
+
+
+def test_a_grid_is_run_and_ranked(folder):
+    content, records = sweep(folder, "[0.01, 0.001]")
+    assert {point["expid"] for point in content["points"]} == set(records)
+    assert {record["status"] for record in records.values()} == {"finished"}
+    ranking = (folder / "sweep" / "ranking.csv").read_text().splitlines()
+    best = max(records, key=lambda expid: records[expid]["valid"]["AUC"])
+    assert len(ranking) == 3 and best in ranking[1]
+    started = {expid: record["started"] for expid, record in records.items()}
+    _, again = sweep(folder, "[0.01, 0.001]", "--resume")
+    assert {expid: record["started"] for expid, record in again.items()} == started
+
+
+def test_a_search_is_pruned_by_asha(folder):
+    space = "{low: 1.0e-5, high: 1.0e-2, log: true}"
+    content, records = sweep(folder, space, "--search", "random", "--trials", "4")
+    assert len(content["points"]) == len(records) == 4 and not content["failures"]
+    finished = {expid for expid, record in records.items() if record["status"] == "finished"}
+    assert finished | set(content["pruned"]) == set(records)
+    # The best of the first evaluations is never pruned.
+    first = {expid: each["evaluations"][0]["metrics"]["AUC"] for expid, each in records.items()}
+    assert max(first, key=first.get) in finished
+
+
+def test_files_encode_to_what_one_machine_makes_of_them(folder):
+    header, *rows = (DEMO / "train.csv").read_text().splitlines()
+    (folder / "parts").mkdir()
+    for number, first in enumerate(range(0, len(rows), 1 + len(rows) // 3)):
+        lines = [header, *rows[first : first + 1 + len(rows) // 3]]
+        (folder / "parts" / f"{number}.csv").write_text("\n".join(lines) + "\n")
+    command = ["encode", "--dataset", "demo", "--set", "train_data=./parts"]
+    assert main([*command, "--set", "data_root=here"]) == 0
+    assert main([*command, "--set", "data_root=there", "--engine", "ray"]) == 0
+    here, there = folder / "here" / "demo", folder / "there" / "demo"
+    assert sorted(file.name for file in here.iterdir()) == sorted(
+        file.name for file in there.iterdir()
+    )
+    assert (here / "feature_vocab.json").read_bytes() == (there / "feature_vocab.json").read_bytes()
+    for split in ("train", "valid", "test"):
+        with h5py.File(here / f"{split}.h5") as ours, h5py.File(there / f"{split}.h5") as theirs:
+            assert list(ours) == list(theirs)
+            for name in ours:
+                assert ours[name].dtype == theirs[name].dtype
+                np.testing.assert_allclose(ours[name][:], theirs[name][:], rtol=1e-6)
+    # What the cluster has made is found again without it.
+    stamp = (there / "train.h5").stat().st_mtime_ns
+    assert main([*command, "--set", "data_root=there"]) == 0
+    assert (there / "train.h5").stat().st_mtime_ns == stamp
+
+
+def test_rows_that_must_be_split_are_refused(folder, capsys):
+    command = ["encode", "--dataset", "demo", "--engine", "ray", "--set", "data_root=here"]
+    assert main([*command, "--set", "valid_data=null", "--set", "valid_size=0.1"]) == 2
+    assert "give every split its own files" in capsys.readouterr().err
+    assert not list((folder / "here").glob("demo/*"))
+
+
+def test_more_workers_than_the_cluster_has_cores_are_refused(folder, capsys):
+    options = ("--engine", "ray", "--workers", "8", "--set", "batch_size=1000")
+    assert experiment(*options) == 2
+    assert "the Ray cluster has 3 CPUs, 8 are needed" in capsys.readouterr().err
+
+
+def start(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--engine", "ray", "--address", "127.0.0.1:1"), "no Ray cluster at 127.0.0.1:1"),
+        (("--address", "127.0.0.1:1"), "--address is for --engine ray"),
+        (("--engine", "ray", "--workers", "3", "--set", "batch_size=1000"), "set it to 999"),
+    ],
+)
+def test_what_cannot_work_is_said(tmp_path, words, message):
+    done = start(tmp_path, "-m", "fuxictr_tf4ctr", "run", "--expid", "TF4CTR_demo", *words)
+    assert done.returncode == 2 and message in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_ray_is_said(tmp_path):
+    script = (
+        "import sys; sys.modules['ray.train'] = None\n"
+        "from fuxictr_tf4ctr.cli import main\n"
+        "sys.exit(main(['run', '--expid', 'TF4CTR_demo', '--engine', 'ray']))"
+    )
+    done = start(tmp_path, "-c", script)
+    assert done.returncode == 2 and "pip install 'fuxictr-tf4ctr[ray]'" in done.stderr
