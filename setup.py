@@ -14,6 +14,8 @@ VERSION = re.search(
 # Installed inside the package, so that every experiment runs from any directory.
 RESOURCES = ("config/*/*.yaml", "data/demo/*.csv", "data/demo/LICENSE.md", "data/README.md")
 
+# The site of the documentation
+_DOCS = ["sphinx>=8,<10", "myst-parser>=4,<6", "furo>=2025.9"]
 # fuxictr export: what torch.onnx.export works by, and what runs its result
 _EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.6,<1", "onnxruntime>=1.23.2,<2"]
 # fuxictr tune --search tpe and random
@@ -65,7 +67,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "docs": ["sphinx>=8,<10", "myst-parser>=4,<6", "furo>=2025.9"],
+        "docs": _DOCS,
         "export": _EXPORT,
         "test": [
             "pytest>=8,<10",
@@ -74,6 +76,7 @@ setup(
             _OPTUNA,
             _RAY,
             _TENSORBOARD,
+            *_DOCS,
             *_EXPORT,
         ],
         "ray": [_RAY],

@@ -56,6 +56,8 @@ def run_experiment(
     """
     check_workers(settings, ranks.size)
     with _record(settings, resume, ranks) as record, sigterm_raises():
+        if ranks.leads:
+            ranks.remember("run", str(record.folder.resolve()))
         checkpoints = Checkpoints(
             record.state_folder,
             settings["checkpoint_minutes"],

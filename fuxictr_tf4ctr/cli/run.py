@@ -11,6 +11,7 @@ from fuxictr_tf4ctr.cli.options import (
     check_engine,
     parse_overrides,
 )
+from fuxictr_tf4ctr.errors import SettingsError
 
 if TYPE_CHECKING:
     from fuxictr_tf4ctr.records import RunRecord
@@ -54,17 +55,25 @@ def add_commands(commands: Any) -> None:
         metavar="N",
         help="with --workers: how often to go on from the last checkpoint when one fails",
     )
+    run.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="with several workers: how long one waits for the others before it gives up "
+        "(default: 300 to join, 1800 in training)",
+    )
     add_engine(run, "start the workers by PyTorch's launcher, or by Ray Train on a cluster")
     run.set_defaults(call=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.distributed.joining import joined_ranks, local_rank, restarts
+    from fuxictr_tf4ctr.distributed.joining import joined_ranks, local_rank
     from fuxictr_tf4ctr.distributed.launching import launch, started_by_launcher
     from fuxictr_tf4ctr.experiment import check_workers, run_experiment
-    from fuxictr_tf4ctr.resume import unfinished_runs
     from fuxictr_tf4ctr.settings import load_settings
 
+    if arguments.timeout is not None and arguments.timeout <= 0:
+        raise SettingsError(f"--timeout {arguments.timeout:g}: give a number of seconds above 0")
     overrides = parse_overrides(arguments.overrides)
     if arguments.gpu is not None:
         overrides["gpu"] = arguments.gpu
@@ -82,8 +91,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if started_by_launcher() and on_gpu:
         overrides["gpu"] = local_rank()
         settings = load_settings(arguments.expid, arguments.config, overrides, arguments.zoo)
-    with joined_ranks(on_gpu) as ranks:
-        resume = arguments.resume or (restarts() > 0 and bool(unfinished_runs(settings)))
+    with joined_ranks(on_gpu, arguments.timeout) as ranks:
+        begun = ranks.recall("run")
+        resume = arguments.resume if begun is None else Path(begun)
         record = run_experiment(settings, resume, ranks)
     if ranks.leads:
         _print(record)

@@ -6,6 +6,8 @@ MASTER_PORT.
 
 import os
 import socket
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,8 +19,10 @@ from fuxictr_tf4ctr.distributed.ranks import ALONE, JoinedRanks, Ranks
 from fuxictr_tf4ctr.errors import SettingsError
 
 JOIN_SECONDS = 300
-# One rank may encode the data or compute metrics while the others wait for it.
-_WAIT = timedelta(hours=2)
+# One rank may compute metrics while the others wait for it.
+WAIT_SECONDS = 1800
+# Between looks at whether all are there.
+_LOOK_SECONDS = 0.1
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -27,18 +31,14 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def restarts() -> int:
-    """Return how often ``torchrun`` has started this run again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-
-
 @contextmanager
-def joined_ranks(on_gpu: bool, seconds: float = JOIN_SECONDS) -> Iterator[Ranks]:
+def joined_ranks(on_gpu: bool, seconds: float | None = None) -> Iterator[Ranks]:
     """Join the processes that the environment names; leave them at the end.
 
     Args:
         on_gpu: Whether gradients lie on GPUs: then they go through NCCL, otherwise gloo.
-        seconds: How long to wait for the others.
+        seconds: How long to wait for the others, to join and at any later point. None:
+            ``JOIN_SECONDS`` and ``WAIT_SECONDS``.
 
     Yields:
         The ranks; ``ALONE`` where the environment names none or one.
@@ -46,13 +46,15 @@ def joined_ranks(on_gpu: bool, seconds: float = JOIN_SECONDS) -> Iterator[Ranks]
     Raises:
         SettingsError: The environment is incomplete, the backend missing, or not all came in time.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield ALONE
+    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        # Alone for now: its launcher may start it again with others, or has done so before.
+        yield Ranks(_store(rank, size, JOIN_SECONDS, by_agent)) if by_agent else ALONE
         return
+    wait = timedelta(seconds=WAIT_SECONDS if seconds is None else seconds)
     if dist.is_initialized():  # by an engine that started this process, and ends the group too
-        if on_gpu:
-            torch.cuda.set_device(local_rank())
-        yield JoinedRanks(dist.new_group(backend="gloo", timeout=_WAIT) if on_gpu else None)
+        yield _ranks(on_gpu, wait)
         return
     missing = [name for name in _NEEDED if not os.environ.get(name)]
     if missing:
@@ -66,44 +68,98 @@ def joined_ranks(on_gpu: bool, seconds: float = JOIN_SECONDS) -> Iterator[Ranks]
             f"this PyTorch was built without {backend}: install one that has it"
             + (", or train on the CPU with --gpu -1" if on_gpu else "")
         )
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = _meet(rank, size, seconds)
-    if on_gpu:
-        torch.cuda.set_device(local_rank())
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_WAIT)
+    patience = JOIN_SECONDS if seconds is None else seconds
+    memory = _store(rank, size, patience, by_agent)
+    store = _meet(memory, rank, size, patience)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
     try:
-        yield JoinedRanks(dist.new_group(backend="gloo", timeout=_WAIT) if on_gpu else None)
+        yield _ranks(on_gpu, wait, memory)
     finally:
         dist.destroy_process_group()
 
 
-def _meet(rank: int, size: int, seconds: float) -> dist.Store:
-    """Wait until all ranks are there, and return the store they met at."""
+def _ranks(on_gpu: bool, wait: timedelta, memory: dist.Store | None = None) -> JoinedRanks:
+    if not on_gpu:
+        return JoinedRanks(memory=memory)
+    torch.cuda.set_device(local_rank())
+    return JoinedRanks(dist.new_group(backend="gloo", timeout=wait), memory)
+
+
+def _store(rank: int, size: int, seconds: float, by_agent: bool) -> dist.Store:
+    """Connect to the store of rank 0, or of the agent that starts ranks again."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    wait = timedelta(seconds=seconds)
+    hosts = rank == 0 and not by_agent
     try:
         tcp = dist.TCPStore(
-            address, port, size, rank == 0 and not by_agent, wait, wait_for_workers=False
+            address, port, size, hosts, timedelta(seconds=seconds), wait_for_workers=False
         )
     except (dist.DistError, OSError) as error:
         raise SettingsError(
             f"rank {rank} on {socket.gethostname()} does not reach rank 0 at {address}:{port} "
             f"within {seconds:g} s: is it running, and is the port open? ({_first_line(error)})"
         ) from error
-    store = dist.PrefixStore(f"fuxictr_tf4ctr/{restarts()}", tcp)
-    store.set(f"joined/{rank}", socket.gethostname())
+    return dist.PrefixStore("fuxictr_tf4ctr", tcp)
+
+
+def _meet(store: dist.Store, rank: int, size: int, seconds: float) -> dist.Store:
+    """Wait until all ranks are there, and return a store for them alone.
+
+    An agent's store outlives the ranks, and its count of restarts differs from host to host: rank 0
+    calls a meeting, and the others look for one that no earlier rank of their number came to.
+    """
+    deadline = time.monotonic() + seconds
+    meeting = None
     try:
-        store.wait([f"joined/{other}" for other in range(size)], wait)
-    except dist.DistError as error:
-        there = [other for other in range(size) if store.check([f"joined/{other}"])]
-        hosts = sorted({store.get(f"joined/{other}").decode() for other in there})
-        absent = ", ".join(str(other) for other in range(size) if other not in there)
+        if rank == 0:
+            meeting = uuid.uuid4().hex
+            store.set("meeting", meeting)
+            store.set(f"{meeting}/0", socket.gethostname())
+            keys = [f"{meeting}/{other}" for other in range(size)]
+            store.wait(keys, timedelta(seconds=seconds))
+            store.set(f"{meeting}/complete", "")
+        else:
+            meeting = _join(store, rank, deadline)
+    except dist.DistNetworkError as error:
         raise SettingsError(
-            f"{len(there)} of {size} ranks joined within {seconds:g} s, from {', '.join(hosts)}; "
-            f"rank {absent} did not: look at the logs of the hosts that should have started it"
+            f"rank {rank} on {socket.gethostname()}: rank 0 has ended before all ranks joined; its "
+            "message says which did not"
         ) from error
-    return store
+    except dist.DistError as error:
+        raise SettingsError(_absent(store, meeting, size, seconds)) from error
+    return dist.PrefixStore(meeting, store)
+
+
+def _join(store: dist.Store, rank: int, deadline: float) -> str:
+    """Come to the latest meeting until one is complete, and return it."""
+    came_to, first = "", False
+    while True:
+        left = deadline - time.monotonic()
+        store.wait(["meeting"], timedelta(seconds=max(left, 0.001)))
+        meeting = store.get("meeting").decode()
+        if meeting != came_to:
+            came_to = meeting
+            first = store.add(f"{meeting}/{rank}/times", 1) == 1
+            if first:
+                store.set(f"{meeting}/{rank}", socket.gethostname())
+        if first and store.check([f"{meeting}/complete"]):
+            return meeting
+        if left <= 0:
+            raise dist.DistStoreError("not all ranks came")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _absent(store: dist.Store, meeting: str | None, size: int, seconds: float) -> str:
+    there = [
+        other
+        for other in range(size)
+        if meeting is not None and store.check([f"{meeting}/{other}"])
+    ]
+    hosts = sorted({store.get(f"{meeting}/{other}").decode() for other in there})
+    absent = ", ".join(str(other) for other in range(size) if other not in there)
+    return (
+        f"{len(there)} of {size} ranks joined within {seconds:g} s, from {', '.join(hosts)}; "
+        f"rank {absent} did not: look at the logs of the hosts that should have started it"
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,11 +22,29 @@ class Ranks:
         rank: Number of this process, from 0.
         size: How many there are.
         bytes_sent: Bytes this rank gave into sums of gradients.
+
+    Args:
+        memory: A store that outlives the ranks, as that of a launcher which starts them again.
     """
 
     rank = 0
     size = 1
     bytes_sent = 0
+
+    def __init__(self, memory: dist.Store | None = None) -> None:
+        self._memory = memory
+
+    def remember(self, name: str, value: str) -> None:
+        """Note a value for ranks that are started again in place of these."""
+        if self._memory is not None:
+            self._memory.set(f"memory/{name}", value)
+
+    def recall(self, name: str) -> str | None:
+        """Return what ranks before these have noted, None where there were none."""
+        key = f"memory/{name}"
+        if self._memory is None or not self._memory.check([key]):
+            return None
+        return self._memory.get(key).decode()
 
     @property
     def leads(self) -> bool:
@@ -83,9 +101,13 @@ class JoinedRanks(Ranks):
 
     Args:
         control: Group over the CPU, for what is no gradient.
+        memory: As for :class:`Ranks`.
     """
 
-    def __init__(self, control: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self, control: dist.ProcessGroup | None = None, memory: dist.Store | None = None
+    ) -> None:
+        super().__init__(memory)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.control = control
         self.bytes_sent = 0
