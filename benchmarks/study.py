@@ -68,7 +68,7 @@ def summary(name: str, seed: int, record: RunRecord) -> dict[str, Any]:
         "train_seconds": round(record.seconds["train"], 1),
         "valid": record.valid,
         "test": record.test,
-        "data": record.data,
+        "data": {key: record.data[key] for key in ("fingerprint", "rows")},
         "machine": record.machine,
         "versions": record.versions,
     }

@@ -23,7 +23,7 @@ from fuxictr_tf4ctr.distributed import (
 )
 from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated
 from fuxictr_tf4ctr.loading import keep_schema
-from fuxictr_tf4ctr.records import RunRecord, held, logging_to, new_run
+from fuxictr_tf4ctr.records import RunRecord, held, logging_to, new_run, read_run
 from fuxictr_tf4ctr.resume import refuse_other_data, resumed_run
 from fuxictr_tf4ctr.running import EventFiles, evaluation_row
 from fuxictr_tf4ctr.settings import Settings
@@ -93,6 +93,23 @@ def run_experiment(
         if checkpoints is not None:
             checkpoints.remove()
     return record
+
+
+def run_as_rank(settings: Settings, resume: bool | Path, ranks: Ranks) -> RunRecord:
+    """Run an experiment as :func:`run_experiment`, or what ranks started before these left of it.
+
+    Args:
+        settings: Checked settings of the experiment.
+        resume: What to take up where no rank was started before.
+        ranks: The processes that train it together; all call this.
+    """
+    begun = ranks.recall("run")
+    if begun is not None:
+        record = read_run(Path(begun))
+        if record.status == "finished":  # and some rank was lost while it ended
+            return record
+        resume = record.folder
+    return run_experiment(settings, resume, ranks)
 
 
 def check_workers(settings: Settings, workers: int) -> None:

@@ -35,7 +35,7 @@ def resumed_run(settings: Settings, folder: Path | None = None) -> Iterator[RunR
             settings differ; the message lists the differences.
         DataError: The folder is none of a run.
     """
-    candidates = [folder] if folder is not None else runs_of(settings)
+    candidates = [folder] if folder is not None else _latest_first(settings)
     for candidate in candidates:
         record = _unfinished(candidate)
         if record is None:
@@ -55,11 +55,6 @@ def resumed_run(settings: Settings, folder: Path | None = None) -> Iterator[RunR
     )
 
 
-def unfinished_runs(settings: Settings) -> list[Path]:
-    """Return the folders of the experiment's runs that could be taken up, the latest first."""
-    return [folder for folder in runs_of(settings) if _unfinished(folder) is not None]
-
-
 def refuse_other_data(record: RunRecord, dataset: EncodedDataset) -> None:
     """Raise SettingsError unless the data set is the one the run began with."""
     before = record.data.get("fingerprint", dataset.fingerprint)
@@ -75,8 +70,7 @@ def _parent(settings: Settings) -> Path:
     return Path(settings["model_root"]) / settings["dataset_id"] / settings.expid
 
 
-def runs_of(settings: Settings) -> list[Path]:
-    """Return the folders of all runs of the experiment in ``model_root``, the latest first."""
+def _latest_first(settings: Settings) -> list[Path]:
     runs = {path.parent for path in _parent(settings).glob("*/run.json")}
     return sorted(runs, key=lambda run: (read_run(run).started, run.name), reverse=True)
 

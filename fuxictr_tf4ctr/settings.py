@@ -58,6 +58,8 @@ def load_settings(
     config_dir: str | os.PathLike[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     checkout: str | os.PathLike[str] | None = None,
+    *,
+    runs_here: bool = True,
 ) -> Settings:
     """Read and check the settings of one experiment.
 
@@ -67,6 +69,7 @@ def load_settings(
             configuration that comes with the package.
         overrides: Parameters that replace those of the files.
         checkout: Root of a FuxiCTR checkout whose models may be named.
+        runs_here: Whether it is this machine that must have the GPU.
 
     Raises:
         SettingsError: Nothing was found under that expid, or its settings are not valid; the
@@ -86,7 +89,7 @@ def load_settings(
         raise SettingsError(f"{folder}: {unknown('dataset_id', dataset_id, datasets)}")
     # As in FuxiCTR the data set's section wins over the model's; what the user sets wins over both.
     params |= datasets[dataset_id] | overrides | {"dataset_id": dataset_id, "model_id": expid}
-    return validated(expid, params, folder, checkout)
+    return validated(expid, params, folder, checkout, runs_here=runs_here)
 
 
 def validated(
@@ -94,6 +97,8 @@ def validated(
     params: Mapping[str, Any],
     config_dir: Path,
     checkout: str | os.PathLike[str] | None = None,
+    *,
+    runs_here: bool = True,
 ) -> Settings:
     """Check flat parameters and freeze them.
 
@@ -102,6 +107,7 @@ def validated(
         params: Merged parameters of model and data set.
         config_dir: Folder that relative data paths may be beside.
         checkout: Root of a FuxiCTR checkout whose models may be named.
+        runs_here: Whether it is this machine that must have the GPU.
 
     Raises:
         SettingsError: Listing every problem.
@@ -139,7 +145,7 @@ def validated(
     problems += (
         _metric_problems(params, model_class)
         + _column_problems(params)
-        + _device_problems(params)
+        + (_device_problems(params) if runs_here else [])
         + tensorboard_problems(params["tensorboard"])
     )
     needed = (*FAST_KEYS, "gpu", "batch_size", "optimizer")

@@ -69,7 +69,7 @@ def add_commands(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from fuxictr_tf4ctr.distributed.joining import joined_ranks, local_rank
     from fuxictr_tf4ctr.distributed.launching import launch, started_by_launcher
-    from fuxictr_tf4ctr.experiment import check_workers, run_experiment
+    from fuxictr_tf4ctr.experiment import check_workers, run_as_rank
     from fuxictr_tf4ctr.settings import load_settings
 
     if arguments.timeout is not None and arguments.timeout <= 0:
@@ -92,9 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
         overrides["gpu"] = local_rank()
         settings = load_settings(arguments.expid, arguments.config, overrides, arguments.zoo)
     with joined_ranks(on_gpu, arguments.timeout) as ranks:
-        begun = ranks.recall("run")
-        resume = arguments.resume if begun is None else Path(begun)
-        record = run_experiment(settings, resume, ranks)
+        record = run_as_rank(settings, arguments.resume, ranks)
     if ranks.leads:
         _print(record)
     return 0
@@ -105,7 +103,9 @@ def _run_on_ray(arguments: argparse.Namespace, overrides: dict[str, Any]) -> "Ru
 
     request = Request(arguments.expid, arguments.config, overrides, arguments.zoo, arguments.resume)
     workers = 1 if arguments.workers is None else arguments.workers
-    return train_on_ray(request, workers, arguments.max_restarts, arguments.address)
+    return train_on_ray(
+        request, workers, arguments.max_restarts, arguments.timeout, arguments.address
+    )
 
 
 def _print(record: "RunRecord") -> None:

@@ -15,7 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from fuxictr_tf4ctr.distributed.ranks import ALONE, JoinedRanks, Ranks
+from fuxictr_tf4ctr.distributed.ranks import ALONE, JoinedRanks, Memory, Ranks
 from fuxictr_tf4ctr.errors import SettingsError
 
 JOIN_SECONDS = 300
@@ -32,13 +32,16 @@ def local_rank() -> int:
 
 
 @contextmanager
-def joined_ranks(on_gpu: bool, seconds: float | None = None) -> Iterator[Ranks]:
+def joined_ranks(
+    on_gpu: bool, seconds: float | None = None, memory: Memory | None = None
+) -> Iterator[Ranks]:
     """Join the processes that the environment names; leave them at the end.
 
     Args:
         on_gpu: Whether gradients lie on GPUs: then they go through NCCL, otherwise gloo.
         seconds: How long to wait for the others, to join and at any later point. None:
             ``JOIN_SECONDS`` and ``WAIT_SECONDS``.
+        memory: That of an engine which has started this process; a launcher's is found.
 
     Yields:
         The ranks; ``ALONE`` where the environment names none or one.
@@ -48,13 +51,15 @@ def joined_ranks(on_gpu: bool, seconds: float | None = None) -> Iterator[Ranks]:
     """
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    patience = JOIN_SECONDS if seconds is None else seconds
     if size == 1:
-        # Alone for now: its launcher may start it again with others, or has done so before.
-        yield Ranks(_store(rank, size, JOIN_SECONDS, by_agent)) if by_agent else ALONE
+        if by_agent:  # which may start it again with others, or has done so before
+            memory = _Kept(_store(rank, size, patience, by_agent))
+        yield ALONE if memory is None else Ranks(memory)
         return
     wait = timedelta(seconds=WAIT_SECONDS if seconds is None else seconds)
     if dist.is_initialized():  # by an engine that started this process, and ends the group too
-        yield _ranks(on_gpu, wait)
+        yield _ranks(on_gpu, wait, memory)
         return
     missing = [name for name in _NEEDED if not os.environ.get(name)]
     if missing:
@@ -68,17 +73,29 @@ def joined_ranks(on_gpu: bool, seconds: float | None = None) -> Iterator[Ranks]:
             f"this PyTorch was built without {backend}: install one that has it"
             + (", or train on the CPU with --gpu -1" if on_gpu else "")
         )
-    patience = JOIN_SECONDS if seconds is None else seconds
-    memory = _store(rank, size, patience, by_agent)
-    store = _meet(memory, rank, size, patience)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+    store = _store(rank, size, patience, by_agent)
+    meeting = _meet(store, rank, size, patience)
+    dist.init_process_group(backend, store=meeting, rank=rank, world_size=size, timeout=wait)
     try:
-        yield _ranks(on_gpu, wait, memory)
+        yield _ranks(on_gpu, wait, _Kept(store))
     finally:
         dist.destroy_process_group()
 
 
-def _ranks(on_gpu: bool, wait: timedelta, memory: dist.Store | None = None) -> JoinedRanks:
+class _Kept:
+    """What is noted in a launcher's store, which is there as long as the launcher."""
+
+    def __init__(self, store: dist.Store) -> None:
+        self._store = dist.PrefixStore("memory", store)
+
+    def set(self, name: str, value: str) -> None:
+        self._store.set(name, value)
+
+    def get(self, name: str) -> str | None:
+        return self._store.get(name).decode() if self._store.check([name]) else None
+
+
+def _ranks(on_gpu: bool, wait: timedelta, memory: Memory | None) -> JoinedRanks:
     if not on_gpu:
         return JoinedRanks(memory=memory)
     torch.cuda.set_device(local_rank())
@@ -108,25 +125,26 @@ def _meet(store: dist.Store, rank: int, size: int, seconds: float) -> dist.Store
     calls a meeting, and the others look for one that no earlier rank of their number came to.
     """
     deadline = time.monotonic() + seconds
-    meeting = None
     try:
-        if rank == 0:
-            meeting = uuid.uuid4().hex
-            store.set("meeting", meeting)
-            store.set(f"{meeting}/0", socket.gethostname())
-            keys = [f"{meeting}/{other}" for other in range(size)]
-            store.wait(keys, timedelta(seconds=seconds))
-            store.set(f"{meeting}/complete", "")
-        else:
-            meeting = _join(store, rank, deadline)
+        meeting = _call(store, size, seconds) if rank == 0 else _join(store, rank, deadline)
     except dist.DistNetworkError as error:
         raise SettingsError(
             f"rank {rank} on {socket.gethostname()}: rank 0 has ended before all ranks joined; its "
             "message says which did not"
         ) from error
-    except dist.DistError as error:
-        raise SettingsError(_absent(store, meeting, size, seconds)) from error
+    except dist.DistStoreError as error:
+        raise SettingsError(_absent(store, size, seconds)) from error
     return dist.PrefixStore(meeting, store)
+
+
+def _call(store: dist.Store, size: int, seconds: float) -> str:
+    """Call a meeting, wait until all have come, and return it."""
+    meeting = uuid.uuid4().hex
+    store.set(f"{meeting}/0", socket.gethostname())
+    store.set("meeting", meeting)
+    store.wait([f"{meeting}/{other}" for other in range(size)], timedelta(seconds=seconds))
+    store.set(f"{meeting}/complete", "")
+    return meeting
 
 
 def _join(store: dist.Store, rank: int, deadline: float) -> str:
@@ -148,12 +166,15 @@ def _join(store: dist.Store, rank: int, deadline: float) -> str:
         time.sleep(_LOOK_SECONDS)
 
 
-def _absent(store: dist.Store, meeting: str | None, size: int, seconds: float) -> str:
-    there = [
-        other
-        for other in range(size)
-        if meeting is not None and store.check([f"{meeting}/{other}"])
-    ]
+def _absent(store: dist.Store, size: int, seconds: float) -> str:
+    """Say who did not come to the latest meeting; where all came, rank 0 has called no next."""
+    meeting = store.get("meeting").decode() if store.check(["meeting"]) else ""
+    there = [other for other in range(size) if store.check([f"{meeting}/{other}"])]
+    if len(there) in (0, size):
+        return (
+            f"rank 0 did not join within {seconds:g} s: look at the log of the host that should "
+            "have started it"
+        )
     hosts = sorted({store.get(f"{meeting}/{other}").decode() for other in there})
     absent = ", ".join(str(other) for other in range(size) if other not in there)
     return (

@@ -5,7 +5,7 @@ write, and computes metrics from the scores of all ranks.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,16 @@ from torch import Tensor, nn
 
 # Tensors of more numbers than this are added up where they are; smaller ones share a message.
 _LARGE = 1 << 18
+
+
+class Memory(Protocol):
+    """What outlives ranks that are started again, kept by whoever starts them."""
+
+    def set(self, name: str, value: str) -> None:
+        """Note a value."""
+
+    def get(self, name: str) -> str | None:
+        """Return a value that was noted, None where none was."""
 
 
 class Ranks:
@@ -24,27 +34,24 @@ class Ranks:
         bytes_sent: Bytes this rank gave into sums of gradients.
 
     Args:
-        memory: A store that outlives the ranks, as that of a launcher which starts them again.
+        memory: What ranks before these have noted; None where none can have been.
     """
 
     rank = 0
     size = 1
     bytes_sent = 0
 
-    def __init__(self, memory: dist.Store | None = None) -> None:
+    def __init__(self, memory: Memory | None = None) -> None:
         self._memory = memory
 
     def remember(self, name: str, value: str) -> None:
         """Note a value for ranks that are started again in place of these."""
         if self._memory is not None:
-            self._memory.set(f"memory/{name}", value)
+            self._memory.set(name, value)
 
     def recall(self, name: str) -> str | None:
         """Return what ranks before these have noted, None where there were none."""
-        key = f"memory/{name}"
-        if self._memory is None or not self._memory.check([key]):
-            return None
-        return self._memory.get(key).decode()
+        return None if self._memory is None else self._memory.get(name)
 
     @property
     def leads(self) -> bool:
@@ -105,7 +112,7 @@ class JoinedRanks(Ranks):
     """
 
     def __init__(
-        self, control: dist.ProcessGroup | None = None, memory: dist.Store | None = None
+        self, control: dist.ProcessGroup | None = None, memory: Memory | None = None
     ) -> None:
         super().__init__(memory)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()

@@ -82,7 +82,7 @@ def in_folder(folder: str) -> Iterator[None]:
         os.chdir(folder)
     except OSError as error:
         raise EngineError(
-            f"{os.uname().nodename} has no folder {folder}: start from one that all hosts share"
+            f"{socket.gethostname()} has no folder {folder}: start from one that all hosts share"
         ) from error
     try:
         yield

@@ -139,6 +139,8 @@ def _matches(expid: str, parts: Iterable[str]) -> bool:
 def _carrier(tuner: Tuner, folder: SweepFolder, options: SweepOptions) -> Carrier:
     """Check devices and cluster, and return what runs the jobs there."""
     if options.engine == "ray":
+        if options.workers is not None and options.workers < 1:
+            raise SettingsError(f"--workers {options.workers}: at least 1 is needed")
         from fuxictr_tf4ctr.on_ray.sweeping import RayTrials
 
         on_gpu = max(options.devices) >= 0

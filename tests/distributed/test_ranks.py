@@ -104,6 +104,44 @@ def test_ranks_that_do_not_come_are_named(monkeypatch):
         pass
 
 
+@pytest.fixture
+def agents_store(monkeypatch):
+    """A launcher's store, there before the ranks and after them; rank 1 of 3 looks at it."""
+    port = free_port()
+    variables = environment(1, 3, port) | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    tcp = torch.distributed.TCPStore("127.0.0.1", port, 3, True, wait_for_workers=False)
+    return torch.distributed.PrefixStore("fuxictr_tf4ctr", tcp)
+
+
+@pytest.mark.parametrize(
+    ("came_before", "message"),
+    [
+        ([], "rank 0 did not join within 0.5 s"),
+        ([0], "2 of 3 ranks joined within 0.5 s, from .*; rank 2 did not"),
+        ([0, 1, 2], "rank 0 did not join within 0.5 s"),  # to a meeting before a restart
+    ],
+)
+def test_a_later_rank_names_who_is_missing(agents_store, came_before, message):
+    for rank in came_before:
+        agents_store.set("meeting", "earlier")
+        agents_store.set(f"earlier/{rank}", "some host")
+        agents_store.add(f"earlier/{rank}/times", 1)
+    with pytest.raises(SettingsError, match=message), joined_ranks(on_gpu=False, seconds=0.5):
+        pass
+
+
+def test_what_ranks_note_is_known_to_those_after_them(agents_store, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with joined_ranks(on_gpu=False) as first:
+        assert first.recall("run") is None
+        first.remember("run", "folder")
+    with joined_ranks(on_gpu=False) as second:
+        assert second.recall("run") == "folder"
+
+
 def test_a_first_rank_that_cannot_be_reached_is_named(monkeypatch):
     for name, value in environment(1, 2, free_port()).items():
         monkeypatch.setenv(name, value)

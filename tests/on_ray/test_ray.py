@@ -167,6 +167,11 @@ def test_rows_that_must_be_split_are_refused(folder, capsys):
     assert not list((folder / "here").glob("demo/*"))
 
 
+def test_gpus_are_looked_for_in_the_cluster(folder, capsys):
+    assert experiment("--engine", "ray", "--workers", "2", "--gpu", "0") == 2
+    assert "the Ray cluster has 0 GPUs, 2 are needed" in capsys.readouterr().err
+
+
 def test_more_workers_than_the_cluster_has_cores_are_refused(folder, capsys):
     options = ("--engine", "ray", "--workers", "8", "--set", "batch_size=1000")
     assert experiment(*options) == 2
