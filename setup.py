@@ -22,6 +22,8 @@ _EXPORT = ["onnx>=1.20,<2", "onnxscript>=0.6,<1", "onnxruntime>=1.23.2,<2"]
 _OPTUNA = "optuna>=5,<6"
 # --engine ray
 _RAY = "ray[train,tune]>=2.49,<3"
+# table_sharding; later ones do not load beside the PyTorch of constraints.txt
+_TORCHREC = ["torchrec>=1.8,<1.9", "fbgemm-gpu>=1.8,<1.9"]
 # tensorboard: true
 _TENSORBOARD = "tensorboard>=2.19,<3"
 
@@ -81,6 +83,7 @@ setup(
         ],
         "ray": [_RAY],
         "tensorboard": [_TENSORBOARD],
+        "torchrec": _TORCHREC,
         "tune": [_OPTUNA],
     },
     entry_points={

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 FLOAT = 4
 ID = 8
+# How many ids of a row and field a rank is sent.
+LENGTH = 4
 # Weight, gradient and the two moments of Adam.
 BYTES_PER_PARAMETER = 4 * FLOAT
 
@@ -79,14 +81,19 @@ def data_parallel(work: Workload, ranks: int) -> Cost:
 
 
 def divided_tables(work: Workload, ranks: int) -> Cost:
-    """Each rank holds its part of the tables' rows; ids, embeddings and gradients travel."""
+    """Each rank holds some rows of every table; ids, embeddings and gradients travel.
+
+    The tables' optimizer, row-wise Adagrad, keeps a number per row, and no gradient is kept.
+    """
     lookups = work.batch_size / ranks * work.fields
     elsewhere = (ranks - 1) / ranks
     there_and_back = elsewhere * lookups * (ID + 2 * FLOAT * work.width)
+    lengths = (ranks - 1) * lookups * LENGTH  # every rank is told of every row
     return Cost(
         math.ceil(work.rows / work.batch_size),
-        there_and_back + all_reduce_bytes(FLOAT * work.other_parameters, ranks),
-        BYTES_PER_PARAMETER * (work.table_parameters / ranks + work.other_parameters),
+        there_and_back + lengths + all_reduce_bytes(FLOAT * work.other_parameters, ranks),
+        FLOAT * (work.table_parameters + work.table_rows) / ranks
+        + BYTES_PER_PARAMETER * work.other_parameters,
     )
 
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +20,12 @@ from fuxictr_tf4ctr.distributed import (
     Ranks,
     check_agreement,
     synchronise_batch_norm,
+)
+from fuxictr_tf4ctr.distributed.sharding import (
+    WHOLE,
+    ShardingOptions,
+    Tables,
+    tables_on_host,
 )
 from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated
 from fuxictr_tf4ctr.loading import keep_schema
@@ -81,17 +87,26 @@ def run_experiment(
             with _timed(record, "load"):
                 train_gen, valid_gen, test_gen = _loaders(dataset, feature_map, settings, ranks)
             model = build_model(settings, feature_map, record)
+            tables = _divided(model, settings, ranks)
             if ranks.size > 1:
                 record.machine["workers"] = ranks.size
                 if settings["sync_batch_norm"]:
                     synchronise_batch_norm(model)
                 torch.manual_seed(settings["seed"] + ranks.rank)  # other dropout on every rank
-            checkpoints = checkpoints if ranks.leads else None
-            _train(model, train_gen, valid_gen, settings, record, checkpoints, ranks, on_evaluation)
+            _train(
+                model,
+                train_gen,
+                valid_gen,
+                settings,
+                record,
+                checkpoints if ranks.leads else None,
+                ranks,
+                tables,
+                on_evaluation,
+            )
             _evaluate(model, valid_gen, test_gen, settings, record, ranks)
             record.append_csv_line()
-        if checkpoints is not None:
-            checkpoints.remove()
+        checkpoints.remove()
     return record
 
 
@@ -116,6 +131,10 @@ def check_workers(settings: Settings, workers: int) -> None:
     """Raise SettingsError unless every batch can be divided among so many processes."""
     if workers < 1:
         raise SettingsError(f"--workers {workers}: at least 1 is needed")
+    if workers == 1 and settings.params.get("table_sharding"):
+        raise SettingsError(
+            "table_sharding divides tables among workers: give --workers 2 or more, or leave it out"
+        )
     batch_size = settings["batch_size"]
     if batch_size % workers:
         near = max(round(batch_size / workers), 1) * workers
@@ -149,11 +168,23 @@ def _record(settings: Settings, resume: bool | Path, ranks: Ranks) -> Iterator[R
 
 def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> BaseModel:
     """Build the model of an experiment, its checkpoint in the folder of the run."""
-    model = settings.model_class(feature_map, **settings.params)
+    divided = ShardingOptions.from_params(settings.params) is not None
+    with tables_on_host() if divided else nullcontext():
+        model = settings.model_class(feature_map, **settings.params)
     model.model_dir, model.checkpoint = str(record.folder), str(record.checkpoint)
     record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     logging.info("Total number of parameters: %d.", record.parameters)
     return model
+
+
+def _divided(model: BaseModel, settings: Settings, ranks: Ranks) -> Tables:
+    """Divide the model's embedding tables among the ranks, if the settings say so."""
+    options = ShardingOptions.from_params(settings.params)
+    if options is None:
+        return WHOLE
+    from fuxictr_tf4ctr.distributed.sharded_tables import ShardedTables
+
+    return ShardedTables(model, ranks, options)
 
 
 def _train(
@@ -164,6 +195,7 @@ def _train(
     record: RunRecord,
     checkpoints: Checkpoints | None,
     ranks: Ranks,
+    tables: Tables,
     then: Callable[[dict[str, Any]], None] | None,
 ) -> None:
     events = (
@@ -196,6 +228,7 @@ def _train(
             checkpoints=checkpoints,
             fast=FastOptions.from_params(settings.params),
             ranks=ranks,
+            tables=tables,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fuxictr_tf4ctr.distributed.sharding import SHARDINGS, TABLE_OPTIMIZERS
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import nearest
 from fuxictr_tf4ctr.training.fast.options import PRECISIONS
@@ -220,6 +221,17 @@ TRAINING_KEYS: dict[str, Key] = {
     "feature_specs": Key(_anything, "Overrides of the feature map's specifications"),
     "feature_config": Key(_anything, "FuxiCTR's older name of feature_specs"),
     "sync_batch_norm": Key(_flag, "With several workers: batch norm over the rows of all", True),
+    "table_sharding": Key(
+        _or_null(_one_of(*SHARDINGS)),
+        "Divide embedding tables among workers by TorchRec: row_wise, table_wise, auto (its plan)",
+    ),
+    "table_optimizer": Key(
+        _or_null(_one_of(*TABLE_OPTIMIZERS)),
+        "Rule of divided tables: sgd, adagrad or row_wise_adagrad (null: row_wise_adagrad)",
+    ),
+    "table_learning_rate": Key(
+        _or_null(_positive), "Learning rate of divided tables, null for learning_rate"
+    ),
     "tensorboard": Key(_flag, "Write losses, metrics and fusion weights for TensorBoard", False),
     "verbose": Key(_whole(0), "1 shows progress bars on a terminal", 1),
     "num_workers": Key(_whole(0), "FuxiCTR's loader processes; not used here", 0),
@@ -249,7 +261,13 @@ FAST_KEYS: dict[str, Key] = {
 KEYS: dict[str, Key] = DATASET_KEYS | TRAINING_KEYS | FAST_KEYS
 
 _NUMBER = r"[0-9]*\.?[0-9]+(e[-+]?[0-9]+)?"
-_FLOATS = ("learning_rate", "embedding_regularizer", "net_regularizer", "max_gradient_norm")
+_FLOATS = (
+    "learning_rate",
+    "table_learning_rate",
+    "embedding_regularizer",
+    "net_regularizer",
+    "max_gradient_norm",
+)
 
 
 def normalized(params: Mapping[str, Any]) -> dict[str, Any]:

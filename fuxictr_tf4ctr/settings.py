@@ -17,6 +17,7 @@ import yaml
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_tf4ctr.datasets.feature_specs import check_dtype, check_feature_encoder
+from fuxictr_tf4ctr.distributed.sharding import sharding_problems
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import nearest, unknown
 from fuxictr_tf4ctr.registry import find_model
@@ -69,7 +70,7 @@ def load_settings(
             configuration that comes with the package.
         overrides: Parameters that replace those of the files.
         checkout: Root of a FuxiCTR checkout whose models may be named.
-        runs_here: Whether it is this machine that must have the GPU.
+        runs_here: Whether it is this machine that must have the GPU, and TorchRec if it is needed.
 
     Raises:
         SettingsError: Nothing was found under that expid, or its settings are not valid; the
@@ -107,7 +108,7 @@ def validated(
         params: Merged parameters of model and data set.
         config_dir: Folder that relative data paths may be beside.
         checkout: Root of a FuxiCTR checkout whose models may be named.
-        runs_here: Whether it is this machine that must have the GPU.
+        runs_here: Whether it is this machine that must have the GPU, and TorchRec if it is needed.
 
     Raises:
         SettingsError: Listing every problem.
@@ -147,6 +148,7 @@ def validated(
         + _column_problems(params)
         + (_device_problems(params) if runs_here else [])
         + tensorboard_problems(params["tensorboard"])
+        + list(sharding_problems(params, runs_here))
     )
     needed = (*FAST_KEYS, "gpu", "batch_size", "optimizer")
     if not any(KEYS[key].check(params.get(key)) for key in needed if key in params):

@@ -92,7 +92,7 @@ class FusedLookups:
         if plan is None or feature_source or feature_type:
             return plain(inputs, feature_source, feature_type, flatten_emb)
         ids = torch.stack([inputs[name] for name in plan.names], dim=1).long()
-        _check_range(ids, plan.sizes)
+        check_range(ids, plan.sizes)
         embeddings = plan.group.look_up(ids + plan.starts, plan.paddings)
         return embeddings.flatten(start_dim=1) if flatten_emb else embeddings
 
@@ -161,7 +161,7 @@ def _embed_by_name(
     rows, paddings, shapes = [], [], {}
     for name, place in fields:
         ids = inputs[name].long()
-        _check_range(ids, place.size)
+        check_range(ids, place.size)
         rows.append(ids.flatten() + place.start)
         paddings.append(torch.full_like(rows[-1], place.padding))
         shapes[name] = ids.shape
@@ -173,7 +173,7 @@ def _embed_by_name(
     }
 
 
-def _check_range(ids: Tensor, size: Tensor | int) -> None:
+def check_range(ids: Tensor, size: Tensor | int) -> None:
     """Refuse ids outside their table: fused, they would be rows of another one."""
     inside = ((ids >= 0) & (ids < size)).all()
     if ids.device.type == "cuda":

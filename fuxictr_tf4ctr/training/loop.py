@@ -22,6 +22,7 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
+from fuxictr_tf4ctr.distributed.sharding import WHOLE, Tables
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
 from fuxictr_tf4ctr.training import checkpoint
 from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
@@ -88,6 +89,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     fast: FastOptions = EXACT,
     ranks: Ranks = ALONE,
+    tables: Tables = WHOLE,
 ) -> FitResult:
     """Train a model, keep its best weights in ``model.checkpoint`` and load them at the end.
 
@@ -111,6 +113,7 @@ def fit(
         fast: Switches that may change results; by default none.
         ranks: The processes that train the model together, each with its share of every batch.
             The first alone has ``checkpoints`` and saves weights.
+        tables: The model's embedding tables, where they are divided among the ranks.
 
     Returns:
         The record of the run.
@@ -137,7 +140,9 @@ def fit(
     signals = sigterm_noted() if keeps_state else nullcontext(_never)
     ranks.broadcast(model)
     with training_step(model, fast, ranks) as step, signals as check_signals:
-        loop = _Loop(model, train_gen, interval, on_evaluation, progress, checkpoints, ranks)
+        loop = _Loop(
+            model, train_gen, interval, on_evaluation, progress, checkpoints, ranks, tables
+        )
         loop.step, loop.check_signals = step, check_signals
         return loop.run(epochs)
 
@@ -154,9 +159,11 @@ class _Loop:
         progress: bool | None,
         checkpoints: Checkpoints | None,
         ranks: Ranks,
+        tables: Tables,
     ) -> None:
         self.model = model
         self.ranks = ranks
+        self.tables = tables
         self.train_gen = train_gen
         self.interval = interval
         self.on_evaluation = on_evaluation
@@ -287,6 +294,7 @@ class _Loop:
             if self.ranks.leads:
                 _load(model)
             self.ranks.broadcast(model)
+            self.tables.deal()
 
     def _recorded(self) -> bool:
         """Whether the last step has been evaluated."""
@@ -350,8 +358,9 @@ class _Loop:
             self._save_weights()
 
     def _save_weights(self) -> None:
-        if self.ranks.leads:
-            _save(self.model)
+        with self.tables.gathered():
+            if self.ranks.leads:
+                _save(self.model)
 
     def _save_epoch(self) -> None:
         """End an epoch without validation data."""
@@ -389,10 +398,12 @@ class _Loop:
         """Save all that decides how the run goes on, with the generators of every rank."""
         model = self.model
         generators = self.ranks.gather(rng_state(model.device))
+        tables = self.tables.state()
         if self.checkpoints is None:
             return
         state = {
             **model_state(model),
+            "tables": tables,
             "rng": generators,
             "epoch_start": self.epoch_start,
             "batches_done": self.batches_done,
@@ -404,17 +415,29 @@ class _Loop:
 
     def _resume(self) -> None:
         """Go on from the last state there is, if any."""
-        checkpoints = self.checkpoints
-        state = self.ranks.share(lambda: None if checkpoints is None else checkpoints.latest())
+        state, tables = self._latest_state()
         if state is None:
             return
         restore_model(self.model, state)
+        self.tables.restore(tables)
         self.result = FitResult(**state["result"])
         self.losses.restore(state["losses"])
         self.batches_done, self.epoch_start = state["batches_done"], state["epoch_start"]
         self.training_since = time.perf_counter() - state["seconds"]
         self.resumed = state
         logger.info(f"Resume after {_where(self.model)}")
+
+    def _latest_state(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """Read what all ranks go on from, and the divided tables, which rank 0 alone gets."""
+        tables: dict[str, Any] = {}
+
+        def read() -> dict[str, Any] | None:
+            state = None if self.checkpoints is None else self.checkpoints.latest()
+            if state is not None:
+                tables.update(state.pop("tables", {}))
+            return state
+
+        return self.ranks.share(read), tables
 
 
 class _Watched:

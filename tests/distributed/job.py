@@ -21,6 +21,8 @@ from fuxictr_tf4ctr.distributed import (  # noqa: E402
     joined_ranks,
     synchronise_batch_norm,
 )
+from fuxictr_tf4ctr.distributed.pieces import Piece, deal_out, put_together  # noqa: E402
+from fuxictr_tf4ctr.distributed.sharding import WHOLE  # noqa: E402
 from fuxictr_tf4ctr.errors import DataError, SettingsError  # noqa: E402
 from fuxictr_tf4ctr.training import Checkpoints, FastOptions, fit  # noqa: E402
 from fuxictr_tf4ctr.training.step import training_step  # noqa: E402
@@ -57,26 +59,31 @@ class OwnStep(TinyMLP):
         return super().train_step(batch)
 
 
-def build(model_class: type, folder: Path, **options):
+def build(model_class: type, folder: Path, feature_map: FeatureMap | None = None, **options):
     (folder / "tiny").mkdir(parents=True, exist_ok=True)
     torch.manual_seed(7)
-    return model_class(
-        build_feature_map("query"), model_root=str(folder), model_id="model", verbose=0,
-        metrics=["AUC", "logloss", "gAUC"], monitor="AUC", early_stop_patience=9,
-        embedding_regularizer=0.01, net_regularizer=0.01, **options,
-    )  # fmt: skip
+    settings = {
+        "metrics": ["AUC", "logloss", "gAUC"], "monitor": "AUC", "early_stop_patience": 9,
+        "embedding_regularizer": 0.01, "net_regularizer": 0.01, "model_id": "model", "verbose": 0,
+    }  # fmt: skip
+    feature_map = feature_map or build_feature_map("query")
+    return model_class(feature_map, model_root=str(folder), **settings | options)
 
 
-def twin(folder: Path):
+def twin(folder: Path, **options):
+    options = {"optimizer": "SGD", "learning_rate": 0.5, "batch_norm": True} | options
     return build(
-        model_zoo.TF4CTR_DCN, folder, embedding_dim=4, batch_norm=True, complex_hidden_units=[5],
-        sample_selection="GM", optimizer="SGD", learning_rate=0.5,
+        model_zoo.TF4CTR_DCN, folder, embedding_dim=4, complex_hidden_units=[5],
+        sample_selection="GM", **options,
     )  # fmt: skip
 
 
 def train(make, folder: Path, ranks: Ranks, epochs: int = 2, state: Path | None = None):
     """Train and return the evaluations without their durations."""
-    model = make(folder)
+    return train_model(make(folder), WHOLE, folder, ranks, epochs, state)
+
+
+def train_model(model, tables, folder: Path, ranks: Ranks, epochs: int, state, norm=10.0):
     if ranks.size > 1:
         synchronise_batch_norm(model)
     train_gen, valid_gen = (
@@ -89,7 +96,8 @@ def train(make, folder: Path, ranks: Ranks, epochs: int = 2, state: Path | None 
     keeps = state is not None and ranks.leads
     result = fit(
         model, train_gen, valid_gen, epochs=epochs, ranks=ranks,
-        checkpoints=Checkpoints(state, steps=4) if keeps else None,
+        checkpoints=Checkpoints(state, steps=4) if keeps else None, tables=tables,
+        max_gradient_norm=norm,
     )  # fmt: skip
     return [{k: v for k, v in record.items() if k != "seconds"} for record in result.epochs]
 
@@ -121,6 +129,25 @@ def steps_refused(folder: Path, ranks: Ranks) -> list[str]:
     ]
 
 
+def pieces_of(whole: torch.Tensor, ranks: Ranks) -> list[Piece]:
+    """Rows by ranks in turns of 2, and the whole for the last rank; some of them empty."""
+    last = ranks.rank == ranks.size - 1
+    return [
+        *(
+            Piece("rows", start, whole[start : start + 2])
+            for start in range(2 * ranks.rank, len(whole) + 1, 2 * ranks.size)
+        ),
+        Piece("table", 0, whole[: 3 if last else 0]),
+    ]
+
+
+def dealt_and_gathered(ranks: Ranks) -> dict[str, torch.Tensor]:
+    whole = torch.arange(22.0).view(11, 2) if ranks.leads else torch.zeros(11, 2)
+    mine = pieces_of(torch.zeros(11, 2), ranks)
+    deal_out({"rows": whole, "table": whole}, mine, ranks)
+    return put_together(mine, ranks)
+
+
 def main(folder: Path) -> None:
     with joined_ranks(on_gpu=False, seconds=60) as ranks:
         mine = [torch.tensor([1.0 + ranks.rank]), torch.full((1 << 19,), 2.0)]
@@ -133,6 +160,7 @@ def main(folder: Path) -> None:
             "shared": ranks.share(lambda: f"of {ranks.rank}"),
             "shared error": error_of(lambda: ranks.share(undefined)),
             "rows": ranks.gather_rows([torch.arange(11)[ranks.rank :: ranks.size]])[0].tolist(),
+            "pieces": dealt_and_gathered(ranks),
             "agree": error_of(lambda: check_agreement(ranks, {"lr": 1, "data": "a"})),
             "differ": error_of(lambda: check_agreement(ranks, {"lr": ranks.rank, "data": "a"})),
             "refused": steps_refused(folder, ranks),

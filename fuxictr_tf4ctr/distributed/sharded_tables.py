@@ -1,0 +1,373 @@
+"""Embedding tables divided among ranks by TorchRec, where one device cannot hold them.
+
+The model keeps FuxiCTR's embedding layers. Before one of them runs, a hook looks the ids of all its
+fields up at once: TorchRec sends ids to the ranks that have their rows and embeddings back, and a
+:class:`ShardedTable` in the place of each ``nn.Embedding`` hands them on. In the backward pass the
+gradients go to the same ranks, which update their rows by a fused optimizer at once: nobody ever
+has the gradient of a table. Gradients are added up over ranks as those of the other weights are.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fuxictr.pytorch.layers import FeatureEmbeddingDict
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+
+from fuxictr_tf4ctr.distributed.pieces import Piece, deal_out, put_together
+from fuxictr_tf4ctr.distributed.ranks import JoinedRanks
+from fuxictr_tf4ctr.distributed.sharding import ShardingOptions, Tables
+from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.training.lookups import check_range
+from fuxictr_tf4ctr.training.tables import is_plain
+
+# They warn of what is meant for TorchRec's own developers.
+for _name in ("torchrec", "torch.fx._symbolic_trace"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+try:
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
+    from torchrec.distributed.comm_ops import set_gradient_division
+    from torchrec.distributed.embedding import EmbeddingCollectionSharder
+    from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+    from torchrec.distributed.planner.storage_reservations import (
+        FixedPercentageStorageReservation,
+    )
+    from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
+    from torchrec.distributed.types import ShardingEnv
+except (ImportError, OSError) as error:  # OSError: fbgemm's libraries are for another PyTorch
+    raise SettingsError(
+        f"table_sharding: TorchRec cannot be loaded, docs/scaling.md says which versions go "
+        f"together: {error}"
+    ) from error
+
+logger = logging.getLogger(__name__)
+
+_OPTIMIZERS = {
+    "sgd": EmbOptimType.EXACT_SGD,
+    "adagrad": EmbOptimType.EXACT_ADAGRAD,
+    "row_wise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+}
+# What fbgemm's tables are a multiple of; narrower ones get columns of zeros, which stay zeros.
+_WIDTH_UNIT = 4
+# Share of a GPU's memory that the plan leaves to the other weights and to activations.
+_RESERVED = 0.25
+
+
+class ShardedTable(nn.Module):
+    """Stands for the table of one field; hands out what the hook of its layer has looked up.
+
+    Args:
+        table: The table it stands for.
+    """
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
+        self.padding_idx = table.padding_idx
+        self._found: tuple[Tensor, Tensor] | None = None
+
+    def hand_out(self, ids: Tensor, embeddings: Tensor) -> None:
+        """Note the embeddings of a batch: ids of any shape, and [*ids.shape, width]."""
+        if self.padding_idx is not None:  # padding learns nothing
+            padding = (ids == self.padding_idx).unsqueeze(-1)
+            embeddings = torch.where(padding, embeddings.detach(), embeddings)
+        self._found = ids, embeddings
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the embeddings of the ids that were looked up last."""
+        found = self._found
+        if found is None or (found[0] is not ids and not torch.equal(found[0], ids)):
+            raise SettingsError(
+                "table_sharding: the model looks rows of a table up beside FuxiCTR's embedding "
+                "layers: leave table_sharding out"
+            )
+        return found[1]
+
+
+@dataclass
+class _Collection:
+    """The tables of one layer that have one width, divided.
+
+    Attributes:
+        width: Columns of the tables.
+        fields: Field -> what stands for its table.
+        members: Table of the collection -> names its weights have in the model's state_dict.
+        sharded: TorchRec's module.
+    """
+
+    width: int
+    fields: dict[str, ShardedTable]
+    members: dict[str, list[str]]
+    sharded: Any = None
+
+    def weights(self) -> Iterator[Piece]:
+        for key, value in self.sharded.state_dict().items():
+            for shard in value.local_shards():
+                rows = shard.tensor.detach()[:, : self.width]
+                yield Piece(self.members[_table(key)][0], shard.metadata.shard_offsets[0], rows)
+
+    def optimizer_state(self) -> Iterator[Piece]:
+        for key, values in self.sharded.fused_optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                for shard in value.local_shards():
+                    piece = f"{self.members[_table(key)][0]}:{name.rpartition('.')[2]}"
+                    yield Piece(piece, shard.metadata.shard_offsets[0], shard.tensor.detach())
+
+    def look_up(self, inputs: Mapping[str, Tensor], rate: float) -> None:
+        """Look the fields up that are among the inputs, [B] or [B, L] ids each."""
+        ids = {name: inputs[name].long() for name in self.fields if name in inputs}
+        if not ids:
+            return
+        for name, column in ids.items():
+            check_range(column, self.fields[name].num_embeddings)
+        if torch.is_grad_enabled():
+            self._set_rate(rate)
+        first = next(iter(ids.values()))
+        rows = len(first)
+        # TorchRec wants every field: one that is not there has no ids.
+        per_row = [ids[name][:1].numel() if name in ids else 0 for name in self.fields]
+        lengths = torch.tensor(per_row, dtype=torch.int32, device=first.device)
+        found = self.sharded(
+            KeyedJaggedTensor(
+                keys=list(self.fields),
+                values=torch.cat([column.flatten() for column in ids.values()]),
+                lengths=lengths.repeat_interleave(rows),
+                stride=rows,
+            )
+        ).wait()
+        for name, column in ids.items():
+            embeddings = found[name].values().view(*column.shape, -1)[..., : self.width]
+            self.fields[name].hand_out(column, embeddings)
+
+    def _set_rate(self, rate: float) -> None:
+        optimizer = self.sharded.fused_optimizer
+        if any(group["lr"] != rate for group in optimizer.param_groups):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()  # where TorchRec hands the rate on
+
+
+class ShardedTables(Tables):
+    """The tables of FuxiCTR's embedding layers of a model, divided among ranks.
+
+    Pretrained embeddings, and tables beside those layers, stay whole on every rank. The model's
+    ``state_dict`` lacks the divided tables but on rank 0 while :meth:`gathered`;
+    ``load_state_dict`` takes them on rank 0, until :meth:`deal`.
+
+    Args:
+        model: Compiled model, its tables in the host's memory; afterwards it is on its device.
+        ranks: All ranks; each calls this. The weights are those of rank 0.
+        options: How to divide, and to update.
+
+    Raises:
+        SettingsError: The model has optimizers of its own or no table to divide, or TorchRec finds
+            no room for the tables.
+    """
+
+    def __init__(self, model: BaseModel, ranks: JoinedRanks, options: ShardingOptions) -> None:
+        self.ranks = ranks
+        self._whole: dict[str, Tensor] = {}
+        optimizer = getattr(model, "optimizer", None)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise SettingsError(
+                f"{type(model).__name__} has optimizers of its own, which would miss the tables: "
+                "leave table_sharding out"
+            )
+        rate = optimizer.param_groups[0]["lr"]
+        self._collections: list[_Collection] = []
+        tables: list[EmbeddingCollection] = []
+        for prefix, layer in list(model.named_modules()):
+            if type(layer) is FeatureEmbeddingDict:
+                own = self._take_over(layer, prefix, tables)
+                hook = partial(_look_up, own, optimizer, options.learning_rate / rate)
+                layer.register_forward_pre_hook(hook)
+        if not tables:
+            raise SettingsError(
+                f"{type(model).__name__} has no table in FuxiCTR's embedding layers: leave "
+                "table_sharding out"
+            )
+        _forget(optimizer, self._whole)
+        self._divide(tables, options, model.device)
+        self.deal()
+        model.to(model.device)
+        # PyTorch marks the first hook, which a bound method would not allow.
+        model.register_state_dict_post_hook(partial(self._add_whole))
+        model.register_load_state_dict_pre_hook(self._take_whole)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        self._whole = self._gathered_weights()
+        try:
+            yield
+        finally:
+            self._whole = {}
+
+    def deal(self) -> None:
+        deal_out(self._whole, list(self._weights()), self.ranks)
+        self._whole = {}
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        return {
+            "weights": self._gathered_weights(),
+            "optimizer": put_together(list(self._optimizer_state()), self.ranks),
+        }
+
+    def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        deal_out(state.get("weights", {}), list(self._weights()), self.ranks)
+        deal_out(state.get("optimizer", {}), list(self._optimizer_state()), self.ranks)
+
+    def pieces(self) -> list[Piece]:
+        """Return the rows and the optimizer state that this rank has, not copied."""
+        return [*self._weights(), *self._optimizer_state()]
+
+    def _take_over(
+        self, layer: FeatureEmbeddingDict, prefix: str, tables: list[EmbeddingCollection]
+    ) -> list[_Collection]:
+        """Put a :class:`ShardedTable` in the place of each table of a layer, and note weights."""
+        collections: dict[int, _Collection] = {}
+        configs: dict[int, dict[nn.Parameter, EmbeddingConfig]] = {}
+        for field, table in list(layer.embedding_layers.items()):
+            if not is_plain(table):
+                continue
+            width = table.embedding_dim
+            collection = collections.setdefault(width, _Collection(width, {}, {}))
+            config = configs.setdefault(width, {}).setdefault(
+                table.weight,
+                EmbeddingConfig(
+                    name=field,
+                    embedding_dim=-(-width // _WIDTH_UNIT) * _WIDTH_UNIT,
+                    num_embeddings=table.num_embeddings,
+                    feature_names=[],
+                ),
+            )
+            config.feature_names.append(field)
+            name = f"{prefix}.embedding_layers.{field}.weight"
+            collection.members.setdefault(config.name, []).append(name)
+            self._whole[name] = table.weight
+            collection.fields[field] = layer.embedding_layers[field] = ShardedTable(table)
+        for width, collection in collections.items():
+            # TorchRec wants the fields of one table side by side.
+            collection.fields = {
+                field: collection.fields[field]
+                for config in configs[width].values()
+                for field in config.feature_names
+            }
+            tables.append(EmbeddingCollection(list(configs[width].values()), torch.device("meta")))
+        self._collections += collections.values()
+        return list(collections.values())
+
+    def _divide(
+        self, tables: Sequence[EmbeddingCollection], options: ShardingOptions, device: torch.device
+    ) -> None:
+        set_gradient_division(False)  # a rank's gradient counts by its portion of the batch
+        modules = nn.ModuleDict({str(at): each for at, each in enumerate(tables)})
+        sharder = EmbeddingCollectionSharder(
+            {"optimizer": _OPTIMIZERS[options.optimizer], "learning_rate": options.learning_rate}
+        )
+        kinds = ["row_wise", "table_wise"] if options.sharding == "auto" else [options.sharding]
+        constraint = ParameterConstraints(sharding_types=kinds, compute_kernels=["fused"])
+        names = {name for collection in self._collections for name in collection.members}
+        planner = EmbeddingShardingPlanner(
+            _topology(device, self.ranks),
+            storage_reservation=FixedPercentageStorageReservation(_RESERVED),
+            constraints=dict.fromkeys(names, constraint),
+        )
+        group = self.ranks.control or dist.group.WORLD
+        try:
+            plan = planner.collective_plan(modules, [sharder], group)
+        except PlannerError as error:
+            raise SettingsError(f"table_sharding: TorchRec finds no plan: {error}") from error
+        environment = ShardingEnv.from_process_group(dist.group.WORLD)
+        for at, collection in enumerate(self._collections):
+            own = plan.get_plan_for_module(str(at))
+            for name, table in own.items():
+                first = collection.members[name][0]
+                logger.info(f"Table {first}: {table.sharding_type}, ranks {table.ranks}")
+            with _quiet():
+                collection.sharded = sharder.shard(modules[str(at)], own, environment, device)
+
+    def _weights(self) -> Iterator[Piece]:
+        for collection in self._collections:
+            yield from collection.weights()
+
+    def _optimizer_state(self) -> Iterator[Piece]:
+        for collection in self._collections:
+            yield from collection.optimizer_state()
+
+    def _names(self) -> Iterator[list[str]]:
+        """Names of the same weights, table by table."""
+        for collection in self._collections:
+            yield from collection.members.values()
+
+    def _gathered_weights(self) -> dict[str, Tensor]:
+        whole = put_together(list(self._weights()), self.ranks)
+        return whole and {name: whole[names[0]] for names in self._names() for name in names}
+
+    def _add_whole(
+        self, model: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any
+    ) -> None:
+        state |= {prefix + name: weights for name, weights in self._whole.items()}
+
+    def _take_whole(
+        self, model: nn.Module, state: dict[str, Tensor], prefix: str, *others: Any
+    ) -> None:
+        names = [name for names in self._names() for name in names]
+        missing = [name for name in names if prefix + name not in state]
+        if self.ranks.leads and len(missing) < len(names):
+            if missing:
+                raise DataError(f"no table {missing[0]} among the weights")
+            self._whole = {name: state.pop(prefix + name) for name in names}
+
+
+def _look_up(
+    collections: Sequence[_Collection],
+    optimizer: torch.optim.Optimizer,
+    scale: float,
+    layer: FeatureEmbeddingDict,
+    arguments: tuple[Any, ...],
+) -> None:
+    for collection in collections:
+        collection.look_up(arguments[0], scale * optimizer.param_groups[0]["lr"])
+
+
+def _forget(optimizer: torch.optim.Optimizer, taken: Mapping[str, Tensor]) -> None:
+    """Take weights out of an optimizer that it is not to update."""
+    ids = set(map(id, taken.values()))
+    for group in optimizer.param_groups:
+        group["params"] = [weight for weight in group["params"] if id(weight) not in ids]
+
+
+def _topology(device: torch.device, ranks: JoinedRanks) -> Topology:
+    per_host = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
+    memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+    return Topology(
+        world_size=ranks.size,
+        compute_device=device.type,
+        local_world_size=per_host if ranks.size % per_host == 0 else 1,
+        hbm_cap=memory,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep pages of fbgemm's arguments out of the log."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _table(key: str) -> str:
+    """Name of the table in "embeddings.NAME.weight"."""
+    return key.split(".")[1]

@@ -1,0 +1,136 @@
+"""What a rank with divided tables does in the tests: ``sharded_job.py FOLDER``."""
+
+import sys
+from pathlib import Path
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbedding
+from fuxictr.pytorch.models import BaseModel
+from job import TinyMLP, build, error_of, train_model, twin
+
+from fuxictr_tf4ctr.distributed import Ranks, joined_ranks
+from fuxictr_tf4ctr.distributed.sharded_tables import ShardedTables
+from fuxictr_tf4ctr.distributed.sharding import ShardingOptions
+
+# The gradient of divided tables is in no norm.
+UNCLIPPED = 1e9
+WITHOUT = {"embedding_regularizer": 0, "net_regularizer": 0}
+# For divided tables, their optimizer is named as PyTorch's is for whole ones.
+CASES = {
+    ("twin", "row_wise", "sgd"): {"optimizer": "SGD", "learning_rate": 0.5},
+    ("twin", "table_wise", "adagrad"): {
+        "optimizer": "Adagrad",
+        "learning_rate": 0.05,
+        "batch_norm": False,
+    },
+    ("fuxictr", "auto", "sgd"): {"optimizer": "SGD", "learning_rate": 0.5},
+}
+
+
+def make(name: str, folder: Path, **options):
+    if name == "twin":
+        return twin(folder, **options, **WITHOUT)
+    return build(TinyMLP, folder, **WITHOUT)
+
+
+def divided(model: BaseModel, ranks: Ranks, sharding: str, optimizer: str) -> ShardedTables:
+    rate = model.optimizer.param_groups[0]["lr"]
+    return ShardedTables(model, ranks, ShardingOptions(sharding, optimizer, rate))
+
+
+def train_divided(case, folder: Path, ranks: Ranks, epochs: int, state: Path | None = None):
+    name, sharding, optimizer = case
+    model = make(name, folder, **CASES[case])
+    tables = divided(model, ranks, sharding, optimizer)
+    evaluations = train_model(model, tables, folder, ranks, epochs, state, UNCLIPPED)
+    with tables.gathered():
+        return evaluations, dict(model.state_dict())
+
+
+class Lookups(BaseModel):
+    """Fields that share a table, one a sequence, and one that is looked up twice."""
+
+    def __init__(self, feature_map, width=4, **kwargs):
+        super().__init__(feature_map, **kwargs)
+        torch.manual_seed(11)
+        self.embedding_layer = FeatureEmbedding(feature_map, width, use_sharing=True)
+        self.compile("SGD", "binary_crossentropy", 0.5)
+        for table in self.embedding_layer.embedding_layer.embedding_layers.values():
+            torch.nn.init.normal_(table.weight)
+
+    def forward(self, inputs):
+        layer = self.embedding_layer.embedding_layer
+        fields = layer(inputs)
+        again = layer.embedding_layers["item"](inputs["item"])
+        parts = [fields["user"], fields["item"], again, fields["clicked"].sum(dim=1)]
+        return torch.stack(parts, dim=1)
+
+
+def lookup_map() -> FeatureMap:
+    feature_map = FeatureMap("lookups", "unused")
+    categorical = {"type": "categorical", "source": "", "padding_idx": 0}
+    shared = {"type": "sequence", "max_len": 3, "share_embedding": "item", "feature_encoder": None}
+    feature_map.features["user"] = categorical | {"vocab_size": 3}
+    feature_map.features["item"] = categorical | {"vocab_size": 7}
+    feature_map.features["clicked"] = categorical | {"vocab_size": 7} | shared
+    feature_map.labels = ["label"]
+    return feature_map
+
+
+def lookup_batch() -> dict[str, torch.Tensor]:
+    return {
+        "user": torch.tensor([1, 2, 0]),
+        "item": torch.tensor([3, 6, 6]),
+        "clicked": torch.tensor([[6, 3, 0], [0, 0, 0], [5, 6, 1]]),
+    }
+
+
+def step(model: BaseModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Make a step towards larger sums, each number of its own weight."""
+    outputs = model(batch)
+    (outputs * outputs.detach()).sum().backward()
+    return outputs.detach()
+
+
+def look_up(folder: Path, ranks: Ranks, optimizer: str, width: int) -> dict:
+    """Embed and learn from rows of different numbers on two ranks, and gather the tables."""
+    model = build(Lookups, folder, lookup_map(), width=width, **WITHOUT)
+    tables = divided(model, ranks, "row_wise", optimizer)
+    rows = slice(0, 2) if ranks.leads else slice(2, 3)
+    batch = {name: column[rows] for name, column in lookup_batch().items()}
+    outputs = step(model, batch)
+    outside = {name: column + 100 for name, column in batch.items()}
+    elsewhere = model.embedding_layer.embedding_layer.embedding_layers["item"]
+    with tables.gathered():
+        return {
+            "outputs": outputs,
+            "weights": dict(model.state_dict()),
+            "parameters": sum(weights.numel() for weights in model.parameters()),
+            "outside": isinstance(error_in(lambda: model(outside)), IndexError),
+            "beside": error_of(lambda: elsewhere(batch["item"] * 0)),
+        }
+
+
+def error_in(call) -> Exception | None:
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
+def main(folder: Path) -> None:
+    first = next(iter(CASES))
+    with joined_ranks(on_gpu=False, seconds=60) as ranks:
+        result = {case: train_divided(case, folder, ranks, 2) for case in CASES}
+        result["whole run"] = train_divided(first, folder, ranks, 4)
+        train_divided(first, folder, ranks, 2, folder / "state")
+        result["resumed"] = train_divided(first, folder, ranks, 4, folder / "state")
+        for optimizer, width in (("sgd", 6), ("row_wise_adagrad", 4)):
+            result[optimizer] = look_up(folder, ranks, optimizer, width)
+    torch.save(result, folder / f"rank{ranks.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

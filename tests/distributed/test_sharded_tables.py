@@ -1,0 +1,163 @@
+"""Tables divided by TorchRec among two gloo processes, against the whole tables of one."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from job import build, train_model, write_data
+from test_ranks import environment, free_port
+from test_workers import kill_rank, runs, start
+
+import fuxictr_tf4ctr
+from fuxictr_tf4ctr.distributed import ALONE
+from fuxictr_tf4ctr.distributed.sharding import WHOLE, sharding_problems
+from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.settings import load_settings
+from fuxictr_tf4ctr.training import evaluate
+
+JOB = Path(__file__).with_name("sharded_job.py")
+SHARDED = ("table_sharding=row_wise", "table_optimizer=sgd", "max_gradient_norm=100")
+
+
+def needs_torchrec():
+    """TorchRec is installed beside few versions of PyTorch: docs/scaling.md."""
+    return pytest.importorskip("torchrec", exc_type=(ImportError, OSError))
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """The folder of the data, and what each of two ranks returned."""
+    needs_torchrec()
+    folder, port = tmp_path_factory.mktemp("sharded"), free_port()
+    write_data(folder)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(JOB), str(folder)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment(rank, 2, port),
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    return folder, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_losses_metrics_and_weights_are_those_of_whole_tables(ranks, number):
+    needs_torchrec()
+    from sharded_job import CASES, UNCLIPPED, make
+
+    folder, results = ranks
+    case = list(CASES)[number]
+    model = make(case[0], folder, **CASES[case])
+    expected = train_model(model, WHOLE, folder, ALONE, 2, None, UNCLIPPED)
+    for evaluations, _ in (result[case] for result in results):
+        for ours, theirs in zip(evaluations, expected, strict=True):
+            assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
+            assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=2e-4)
+            assert ours["best"] == theirs["best"]
+    weights = results[0][case][1]
+    assert weights.keys() == model.state_dict().keys()
+    for name, whole in model.state_dict().items():
+        torch.testing.assert_close(weights[name], whole, rtol=1e-3, atol=1e-4)
+
+
+def test_a_resumed_training_ends_as_one_that_was_not_cut_off(ranks):
+    first = ranks[1][0]  # the others show gate weights of their own last rows
+    evaluations, weights = first["resumed"]
+    assert evaluations == first["whole run"][0]
+    for name, whole in first["whole run"][1].items():
+        assert torch.equal(weights[name], whole)
+
+
+def plain_step(folder: Path, width: int):
+    from sharded_job import Lookups, lookup_batch, lookup_map, step
+
+    model = build(Lookups, folder, lookup_map(), width=width)
+    return model, step(model, lookup_batch())
+
+
+def test_lookups_of_shared_tables_sequences_and_padding(ranks):
+    needs_torchrec()
+    folder, results = ranks
+    model, outputs = plain_step(folder, width=6)
+    model.optimizer.step()
+    assert torch.equal(torch.cat([result["sgd"]["outputs"] for result in results]), outputs)
+    assert results[0]["sgd"]["weights"].keys() == model.state_dict().keys()
+    for name, whole in model.state_dict().items():
+        torch.testing.assert_close(results[0]["sgd"]["weights"][name], whole)
+    for result in results:
+        assert result["sgd"]["parameters"] == 0  # all are divided, none is left beside
+        assert result["sgd"]["outside"]
+        assert "beside FuxiCTR's embedding layers" in result["sgd"]["beside"]
+    assert not results[1]["sgd"]["weights"]
+
+
+def test_row_wise_adagrad_keeps_the_mean_square_of_a_row(ranks):
+    needs_torchrec()
+    folder, results = ranks
+    model, _ = plain_step(folder, width=4)
+    for name, weights in model.named_parameters():
+        scale = weights.grad.square().mean(dim=1, keepdim=True).sqrt() + 1e-8
+        expected = weights.detach() - 0.5 * weights.grad / scale
+        torch.testing.assert_close(results[0]["row_wise_adagrad"]["weights"][name], expected)
+
+
+def test_a_run_whose_rank_is_killed_resumes_and_is_loaded_by_one_process(tmp_path):
+    needs_torchrec()
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    settings = [word for setting in SHARDED for word in ("--set", setting)]
+    for folder in (alone, together):
+        folder.mkdir()
+    reference = start(alone, *settings[-2:], "--set", "embedding_regularizer=0")
+    process = start(
+        together, "--workers", "2", "--max-restarts", "1", *settings,
+        "--set", "embedding_regularizer=0",
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(together.glob("checkpoints/demo/*/*/state/*.state")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    kill_rank("1", process.pid)
+    for started in (reference, process):
+        _, errors = started.communicate(timeout=240)
+        assert started.returncode == 0, errors[-3000:]
+    (expected,), (found,) = runs(alone), runs(together)
+    assert len(found["resumed"]) == 1 and found["parameters"] == expected["parameters"]
+    assert found["test"] == pytest.approx(expected["test"], rel=2e-3)
+    (folder,) = together.glob("checkpoints/demo/*/*/")
+    run = fuxictr_tf4ctr.load(folder)
+    assert evaluate(run.model, run.loader("test")) == pytest.approx(found["test"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"table_sharding": None, "table_optimizer": "sgd"}, "table_optimizer is for table_shard"),
+        ({"table_learning_rate": 0.1}, "table_learning_rate is for table_sharding"),
+        ({"table_sharding": "auto", "embedding_regularizer": 0.1}, "set it to 0"),
+        ({"table_sharding": "auto", "cowclip": True}, "cowclip does not go with table_sharding"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(params, message):
+    (problem,) = sharding_problems(params, runs_here=False)
+    assert message in problem
+
+
+def test_a_missing_torchrec_is_said_with_the_settings(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=r"pip install 'fuxictr-tf4ctr\[torchrec\]'"):
+        load_settings("TF4CTR_demo", overrides={"table_sharding": "auto"})
+
+
+def test_one_worker_has_nobody_to_divide_tables_with(monkeypatch):
+    from fuxictr_tf4ctr.experiment import check_workers
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    overrides = {"table_sharding": "auto", "embedding_regularizer": 0}
+    settings = load_settings("TF4CTR_demo", overrides=overrides)
+    with pytest.raises(SettingsError, match="give --workers 2 or more"):
+        check_workers(settings, 1)
