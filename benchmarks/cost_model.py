@@ -98,8 +98,8 @@ def divided_tables(work: Workload, ranks: int) -> Cost:
 
 
 def evaluation_bytes(rows: int, ranks: int, columns: int = 2) -> float:
-    """Bytes a rank sends for the metrics of so many rows in all: its labels and scores."""
-    return rows / ranks * columns * FLOAT
+    """Bytes a rank sends for the metrics of so many rows in all: labels and scores for others."""
+    return rows / ranks * (ranks - 1) / ranks * columns * FLOAT
 
 
 # The authors' best run of TF4CTR on Criteo_x4: 22,719,132 parameters, nearly all in tables.

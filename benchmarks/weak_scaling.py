@@ -2,10 +2,10 @@
 
     python benchmarks/weak_scaling.py
 
-Plays rank 0 of 1 to 64 on made-up data of Criteo's shape and writes
-``benchmarks/results/weak_scaling.json``: seconds to read and serve an epoch of its rows, seconds to
-compute the metrics of all ranks' rows, and the bytes it receives for that. What is constant scales;
-what grows with the ranks is what an epoch of many ranks will wait for.
+Plays rank 0 of 1 to 64 on made-up data of Criteo's shape. ``benchmarks/results/weak_scaling.json``
+gets the seconds to read and serve an epoch of its rows, the seconds of its part of the metrics of
+all rows, the bytes it sends for that, and the seconds one process would take for all of it. What is
+constant scales; what grows with the ranks is what an epoch of many ranks will wait for.
 """
 
 import argparse
@@ -14,19 +14,25 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from fuxictr.features import FeatureMap
 
 from fuxictr_tf4ctr.datasets import H5DataLoader
 from fuxictr_tf4ctr.datasets.h5 import H5Writer
+from fuxictr_tf4ctr.distributed import Ranks
 from fuxictr_tf4ctr.records import machine, versions
 from fuxictr_tf4ctr.training.metrics import evaluate_metrics
+from fuxictr_tf4ctr.training.spread_metrics import evaluate_spread
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FIELDS, TOKENS = 39, 10_000
 RANKS = (1, 4, 16, 64)
+METRICS = ["AUC", "logloss"]
 
 
 def main() -> None:
@@ -60,17 +66,47 @@ def simulated(ranks: int, rows: int, repeats: int) -> dict:
         for storage in ("memory", "stream"):
             seconds = [epoch_seconds(folder, file, ranks, storage) for _ in range(repeats)]
             result[f"input_seconds_{storage}"] = round(statistics.median(seconds), 4)
-    y_true = rng.integers(0, 2, ranks * rows)
-    y_pred = rng.random(ranks * rows)
-    seconds = []
+    y_true = torch.from_numpy(rng.integers(0, 2, ranks * rows).astype(np.float32))
+    y_pred = torch.from_numpy(rng.random(ranks * rows).astype(np.float32))
+    own = y_true[:rows], y_pred[:rows], METRICS, None
+    part, whole = [], []
     for _ in range(repeats):
+        played = PlayedRank(ranks)
         start = time.perf_counter()
-        evaluate_metrics(y_true, y_pred, ["AUC", "logloss"])
-        seconds.append(time.perf_counter() - start)
-    result["metrics_seconds"] = round(statistics.median(seconds), 4)
-    result["metrics_bytes_received"] = 8 * (ranks - 1) * rows
+        evaluate_spread(*own, played)
+        middle = time.perf_counter()
+        evaluate_metrics(y_true, y_pred, METRICS)
+        part.append(middle - start)
+        whole.append(time.perf_counter() - middle)
+    result["metrics_seconds"] = round(statistics.median(part), 4)
+    result["metrics_bytes_sent"] = played.bytes_sent
+    result["metrics_of_all_rows_seconds"] = round(statistics.median(whole), 4)
     print(json.dumps(result), flush=True)
     return result
+
+
+class PlayedRank(Ranks):
+    """Rank 0 of many, which are in the same state as it is.
+
+    Args:
+        size: How many.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def gather(self, value: Any) -> list[Any]:
+        if isinstance(value, torch.Tensor):
+            self.bytes_sent += (self.size - 1) * value.nbytes
+        return [value] * self.size
+
+    def exchange(self, columns: Sequence[torch.Tensor], target: torch.Tensor) -> list[torch.Tensor]:
+        order = target.argsort()
+        columns = [column[order] for column in columns]
+        here = int((target == 0).sum())
+        self.bytes_sent += sum(column[here:].nbytes for column in columns)
+        return [column[:here].repeat(self.size) for column in columns]
 
 
 def epoch_seconds(folder: str, file: Path, ranks: int, storage: str) -> float:

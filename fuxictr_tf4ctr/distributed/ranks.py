@@ -1,7 +1,7 @@
 """The processes that train one model, and what they do together.
 
 Each rank has the whole model and its share of every batch. Rank 0 leads: it writes what there is to
-write, and computes metrics from the scores of all ranks.
+write.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -96,6 +96,18 @@ class Ranks:
         """
         return list(columns)
 
+    def exchange(self, columns: Sequence[Tensor], target: Tensor) -> list[Tensor]:
+        """Send each row to a rank, and return the rows that were sent to this one.
+
+        Args:
+            columns: [rows] each, on the CPU, of the same types on every rank.
+            target: [rows] the rank each row is for.
+
+        Returns:
+            The columns of the rows received, those of lower ranks first.
+        """
+        return list(columns)
+
     def broadcast(self, model: nn.Module) -> None:
         """Give every rank the parameters and buffers that rank 0 has."""
 
@@ -177,6 +189,19 @@ class JoinedRanks(Ranks):
             return column
         # Rank by rank they are r, r + size, …: side by side they are in order, padding last.
         return torch.stack(parts, dim=1).flatten()[: sum(rows)]
+
+    def exchange(self, columns: Sequence[Tensor], target: Tensor) -> list[Tensor]:
+        order = target.argsort()
+        sent = target.bincount(minlength=self.size)
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent, group=self.control)
+        sizes = received.tolist(), sent.tolist()
+        return [self._exchange_column(column[order], *sizes) for column in columns]
+
+    def _exchange_column(self, column: Tensor, received: list[int], sent: list[int]) -> Tensor:
+        result = column.new_empty(sum(received))
+        dist.all_to_all_single(result, column, received, sent, group=self.control)
+        return result
 
     def broadcast(self, model: nn.Module) -> None:
         for tensor in _tensors(model):

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,13 @@ from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.training.device_metrics import evaluate_on_device
 from fuxictr_tf4ctr.training.metrics import evaluate_metrics, split_stream
+from fuxictr_tf4ctr.training.spread_metrics import evaluate_spread
 from fuxictr_tf4ctr.training.transfer import to_device
 
 logger = logging.getLogger(__name__)
+
+Compute = Callable[[Tensor, Tensor, Sequence[str], Tensor | None], dict[str, float] | None]
+"""Metrics of labels, scores and groups by name; None where it cannot."""
 
 
 def evaluate(
@@ -60,18 +65,24 @@ def evaluate(
         scores = [_stream_scores(model, outputs, stream) for stream in streams]
         return [model.get_labels(batch), outputs["y_pred"], *scores, *groups]
 
-    collected = ranks.gather_rows(_collect(model, data_gen, columns, progress))
+    collected = _collect(model, data_gen, columns, progress)
+    own = overrides(model, "evaluate_metrics")
 
-    def metrics_of_all() -> dict[str, float]:
-        y_true, y_pred, *others = collected
+    def metrics_of(rows: Sequence[Tensor], compute: Compute = _metrics_of) -> dict[str, float]:
+        y_true, y_pred, *others = rows
         group_id = others.pop() if grouped else None
-        if overrides(model, "evaluate_metrics"):
+        if own:
             group = _group_column(group_id)
             return model.evaluate_metrics(*_on_host(y_true, y_pred), names, group)
         scores = {None: y_pred, **dict(zip(streams, others, strict=True))}
-        return _metrics_by_stream(y_true, scores, names, group_id)
+        return _metrics_by_stream(y_true, scores, names, group_id, compute)
 
-    values = ranks.share(metrics_of_all)
+    values = None
+    if ranks.size > 1 and not own:
+        values = metrics_of(collected, partial(evaluate_spread, ranks=ranks))
+    if values is None:
+        rows = ranks.gather_rows(collected)
+        values = ranks.share(lambda: metrics_of(rows))
     logger.info("[Metrics] " + " - ".join(f"{name}: {v:.6f}" for name, v in values.items()))
     return values
 
@@ -90,11 +101,14 @@ def _metrics_by_stream(
     scores: dict[str | None, Tensor],
     names: Sequence[str],
     group_id: Tensor | None,
-) -> dict[str, float]:
+    compute: Compute,
+) -> dict[str, float] | None:
     values = {}
     for stream, y_pred in scores.items():
         wanted = {name: base for name in names for base, of in [split_stream(name)] if of == stream}
-        computed = _metrics_of(y_true, y_pred, list(wanted.values()), group_id)
+        computed = compute(y_true, y_pred, list(wanted.values()), group_id)
+        if computed is None:
+            return None
         values |= {name: computed[base] for name, base in wanted.items()}
     return {name: values[name] for name in names}
 

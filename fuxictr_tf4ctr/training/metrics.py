@@ -54,22 +54,84 @@ def evaluate_metrics(
             f"metric {grouped[0]} ranks rows within groups, but no group_id is set: "
             "name the group's column as group_id, or drop the metric"
         )
-    y_true, y_pred = _checked_columns(y_true, y_pred)
-    ranking = _rank_within_groups(y_true, y_pred, group_id) if grouped else None
-    return {
-        name: float(
-            _grouped_metric(name)(ranking) if name in grouped else _PLAIN[name](y_true, y_pred)
+    y_true, y_pred = checked_columns(y_true, y_pred)
+    sums = sums_over_rows(y_true, y_pred, metrics)
+    if grouped:
+        sums |= sums_over_groups(y_true, y_pred, group_id, grouped)
+    if "AUC" in metrics:
+        sums["AUC"] = auc_counts(y_true, y_pred)
+    return {name: value_from(name, sums[name]) for name in metrics}
+
+
+def sums_over_rows(
+    y_true: np.ndarray, y_pred: np.ndarray, metrics: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return what some rows add to each metric that is made of sums over rows.
+
+    Args:
+        y_true: [N] labels, float64.
+        y_pred: [N] finite scores, float64.
+        metrics: Names of metrics; others than those are left out.
+
+    Raises:
+        DataError: A label or score is none that the metric is defined for.
+    """
+    return {name: _ROW_SUMS[name](y_true, y_pred) for name in metrics if name in _ROW_SUMS}
+
+
+def sums_over_groups(
+    y_true: np.ndarray, y_pred: np.ndarray, group_id: ArrayLike, metrics: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return what whole groups of rows add to each metric that is made of sums over groups.
+
+    They are [3]: the groups' values by their weights, those weights, and how many groups there are.
+
+    Args:
+        y_true: [N] labels, float64.
+        y_pred: [N] finite scores, float64.
+        group_id: [N] group of each row.
+        metrics: Names of metrics; others than those are left out.
+
+    Raises:
+        DataError: The columns disagree in length, or a label is none the metric is defined for.
+    """
+    ranking = _rank_within_groups(y_true, y_pred, group_id)
+    return {name: group_sums(ranking) for name in metrics if (group_sums := _group_sums(name))}
+
+
+def value_from(name: str, sums: np.ndarray) -> float:
+    """Return a metric's value.
+
+    Args:
+        name: The metric.
+        sums: What all rows, or groups, add to it; for AUC, :func:`auc_counts`.
+
+    Raises:
+        DataError: The rows leave the metric undefined.
+    """
+    if name == "AUC":
+        positives, negatives, above = sums
+        if not positives or not negatives:
+            label = 1 if positives else 0
+            raise DataError(f"AUC is undefined: all {positives + negatives:.0f} labels are {label}")
+        return float(above / (positives * negatives))
+    if name == "ece":
+        return float(np.abs(sums[:-1]).sum() / sums[-1])
+    if sums[1] == 0:
+        if name == "pcoc":
+            raise DataError(f"pcoc is undefined: all {sums[2]:.0f} labels are 0")
+        raise DataError(
+            f"gAUC and avgAUC are undefined: each of the {sums[2]:.0f} groups holds one class only"
         )
-        for name in metrics
-    }
+    return float(sums[0] / sums[1])
 
 
 def check_metric(name: str) -> None:
     """Raise SettingsError, naming the nearest known metrics, unless ``name`` is a metric."""
     metric, _ = split_stream(name)
-    if metric in _PLAIN or _grouped_metric(metric):
+    if metric in _PLAIN or _group_sums(metric):
         return
-    known = {metric.lower(): metric for metric in (*_PLAIN, *_GROUPED, "NDCG(k=5)")}
+    known = {metric.lower(): metric for metric in (*_PLAIN, *_GROUP_SUMS, "NDCG(k=5)")}
     streams = {f"auc_{stream}": f"AUC_{stream}" for stream in STREAMS}
     nearest = difflib.get_close_matches(name.lower(), known | streams, n=2, cutoff=0.5)
     named = " or ".join((known | streams)[match] for match in nearest)
@@ -83,7 +145,7 @@ def check_metric(name: str) -> None:
 def needs_group(name: str) -> bool:
     """Whether the metric ranks rows within groups and so needs ``group_id``."""
     check_metric(name)
-    return _grouped_metric(split_stream(name)[0]) is not None
+    return _group_sums(split_stream(name)[0]) is not None
 
 
 def split_stream(name: str) -> tuple[str, str | None]:
@@ -92,8 +154,13 @@ def split_stream(name: str) -> tuple[str, str | None]:
     return (metric, stream) if metric and stream in STREAMS else (name, None)
 
 
-def _checked_columns(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and scores as float64 columns of one length, the scores finite."""
+def checked_columns(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and scores as float64 columns of one length, the scores finite.
+
+    Raises:
+        DataError: The columns disagree in length or are empty.
+        DivergenceError: A score is not a finite number.
+    """
     y_true = np.asarray(y_true, np.float64).ravel()
     y_pred = np.asarray(y_pred, np.float64).ravel()
     if len(y_true) != len(y_pred):
@@ -110,7 +177,8 @@ def _checked_columns(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, 
     return y_true, y_pred
 
 
-def _check_binary(y_true: np.ndarray) -> None:
+def check_binary(y_true: np.ndarray) -> None:
+    """Raise DataError unless all [N] labels are 0 or 1."""
     binary = (y_true == 0) | (y_true == 1)
     if not binary.all():
         row = int(np.argmin(binary))
@@ -166,13 +234,13 @@ def _rank_within_groups(y_true: np.ndarray, y_pred: np.ndarray, group_id: ArrayL
     return _Ranking(y_true[order], y_pred[order], starts)
 
 
-def _logloss(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """Mean binary cross-entropy, probabilities clipped as scikit-learn's ``log_loss`` does."""
-    _check_binary(y_true)
+def _logloss(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+    """Binary cross-entropy, and rows; probabilities are clipped as in scikit-learn's log_loss."""
+    check_binary(y_true)
     _check_probabilities("logloss", y_pred)
     eps = np.finfo(np.float64).eps
     given_to_truth = np.where(y_true == 1, y_pred, 1 - y_pred)
-    return -np.log(np.clip(given_to_truth, eps, 1 - eps)).mean()
+    return np.array([-np.log(np.clip(given_to_truth, eps, 1 - eps)).sum(), len(y_true)])
 
 
 def _check_probabilities(metric: str, y_pred: np.ndarray) -> None:
@@ -183,99 +251,101 @@ def _check_probabilities(metric: str, y_pred: np.ndarray) -> None:
         )
 
 
-def _ece(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """Expected calibration error: mean distance of prediction and click rate, bin by bin.
+def _ece(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+    """Predicted less observed clicks of each bin, and rows, for the expected calibration error.
 
-    The 15 bins divide [0, 1] evenly, each with its lower bound; each row has the same weight.
+    That is the mean distance of prediction and click rate, bin by bin. The 15 bins divide [0, 1]
+    evenly, each with its lower bound; each row has the same weight.
     """
-    _check_binary(y_true)
+    check_binary(y_true)
     _check_probabilities("ece", y_pred)
     bins = np.minimum((y_pred * _CALIBRATION_BINS).astype(np.int64), _CALIBRATION_BINS - 1)
     surplus = np.bincount(bins, y_pred - y_true, minlength=_CALIBRATION_BINS)
-    return np.abs(surplus).sum() / len(y_true)
+    return np.append(surplus, len(y_true))
 
 
-def _pcoc(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """Predicted clicks over observed clicks; 1 is right on average."""
-    _check_binary(y_true)
-    if not y_true.any():
-        raise DataError(f"pcoc is undefined: all {len(y_true)} labels are 0")
-    return y_pred.sum() / y_true.sum()
+def _pcoc(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+    """Predicted clicks, observed clicks, and rows; their quotient 1 is right on average."""
+    check_binary(y_true)
+    return np.array([y_pred.sum(), y_true.sum(), len(y_true)])
 
 
-def _auc(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """Area under the ROC curve, all rows one group."""
-    _check_binary(y_true)
-    if y_true.min() == y_true.max():
-        raise DataError(f"AUC is undefined: all {len(y_true)} labels are {y_true[0]:.0f}")
+def auc_counts(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+    """Return positives, negatives, and pairs of a positive above a negative, ties a half each.
+
+    Args:
+        y_true: [N] labels, float64.
+        y_pred: [N] finite scores, float64.
+
+    Raises:
+        DataError: A label is neither 0 nor 1.
+    """
+    check_binary(y_true)
     # Tied rows share their mean rank, so the faster unstable sort gives the same value.
     order = np.argsort(y_pred)
-    return _group_aucs(_Ranking(y_true[order], y_pred[order], np.zeros(1, np.int64)))[0]
+    ranking = _Ranking(y_true[order], y_pred[order], np.zeros(1, np.int64))
+    return np.concatenate(_pair_counts(ranking))
 
 
-def _group_aucs(ranking: _Ranking) -> np.ndarray:
-    """[G] AUC of each group by the rank-sum (Mann-Whitney) formula, NaN where one class only."""
+def _pair_counts(ranking: _Ranking) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[G] positives, negatives, and pairs of a positive above a negative, by the rank sums."""
     positives = ranking.sum(ranking.y_true)
-    negatives = ranking.sizes - positives
     rank_sums = ranking.sum(ranking.mean_ranks() * ranking.y_true)
-    # Pairs of a positive above a negative, ties counting one half, out of all such pairs.
     above = rank_sums - positives * (positives + 1) / 2
-    pairs = positives * negatives
-    return np.divide(above, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return positives, ranking.sizes - positives, above
 
 
-def _two_class_aucs(ranking: _Ranking) -> tuple[np.ndarray, np.ndarray]:
+def _group_aucs(ranking: _Ranking) -> tuple[np.ndarray, np.ndarray]:
     """AUC and rows of the groups that hold both classes: the others have no say."""
-    _check_binary(ranking.y_true)
-    aucs = _group_aucs(ranking)
-    defined = ~np.isnan(aucs)
-    if not defined.any():
-        raise DataError(
-            f"gAUC and avgAUC are undefined: each of the {len(aucs)} groups holds one class only"
-        )
-    return aucs[defined], ranking.sizes[defined]
+    check_binary(ranking.y_true)
+    positives, negatives, above = _pair_counts(ranking)
+    pairs = positives * negatives
+    defined = pairs > 0
+    return above[defined] / pairs[defined], ranking.sizes[defined]
 
 
-def _gauc(ranking: _Ranking) -> float:
-    """Mean AUC of the groups, weighted by their rows (Source: DIN, arXiv 1706.06978, section 6)."""
-    aucs, sizes = _two_class_aucs(ranking)
-    return np.average(aucs, weights=sizes)
+def _gauc(ranking: _Ranking) -> np.ndarray:
+    """AUCs of groups times their rows, those rows, and groups.
+
+    Source:
+        DIN, arXiv 1706.06978, section 6.
+    """
+    aucs, sizes = _group_aucs(ranking)
+    return np.array([(aucs * sizes).sum(), sizes.sum(), len(ranking.starts)])
 
 
-def _avg_auc(ranking: _Ranking) -> float:
-    """Mean AUC of the groups, each of weight 1."""
-    return _two_class_aucs(ranking)[0].mean()
+def _avg_auc(ranking: _Ranking) -> np.ndarray:
+    """AUCs of groups, how many have one, and groups."""
+    aucs, _ = _group_aucs(ranking)
+    return np.array([aucs.sum(), len(aucs), len(ranking.starts)])
 
 
-def _mrr(ranking: _Ranking) -> float:
-    """Mean over groups of the positives' mean reciprocal place; 0 for a group without positives."""
+def _mrr(ranking: _Ranking) -> np.ndarray:
+    """Positives' mean reciprocal places in groups, 0 where there are none; and groups, twice."""
     reciprocal_sums = ranking.sum(ranking.y_true / ranking.places())
-    return (reciprocal_sums / (ranking.sum(ranking.y_true) + 1e-12)).mean()
+    means = reciprocal_sums / (ranking.sum(ranking.y_true) + 1e-12)
+    return np.array([means.sum(), len(means), len(means)])
 
 
-def _ndcg(ranking: _Ranking, k: int) -> float:
-    """Mean over groups of the discounted gain of the first k places, relative to the best one."""
+def _ndcg(ranking: _Ranking, k: int) -> np.ndarray:
+    """Discounted gains of groups' first k places over the best there are; and groups, twice."""
     places = ranking.places()
     discounts = np.where(places <= k, 1 / np.log2(places + 1), 0)
     groups = np.repeat(np.arange(len(ranking.starts)), ranking.sizes)
     ideal = ranking.y_true[np.lexsort((ranking.y_true, groups))]
     gains = ranking.sum((np.exp2(ranking.y_true) - 1) * discounts)
     best_gains = ranking.sum((np.exp2(ideal) - 1) * discounts)
-    return (gains / (best_gains + 1e-12)).mean()
+    ratios = gains / (best_gains + 1e-12)
+    return np.array([ratios.sum(), len(ratios), len(ratios)])
 
 
-_PLAIN = {
-    "logloss": _logloss,
-    "binary_crossentropy": _logloss,
-    "AUC": _auc,
-    "ece": _ece,
-    "pcoc": _pcoc,
-}
-_GROUPED = {"gAUC": _gauc, "avgAUC": _avg_auc, "MRR": _mrr}
+_ROW_SUMS = {"logloss": _logloss, "binary_crossentropy": _logloss, "ece": _ece, "pcoc": _pcoc}
+_PLAIN = ("logloss", "binary_crossentropy", "AUC", "ece", "pcoc")
+_GROUP_SUMS = {"gAUC": _gauc, "avgAUC": _avg_auc, "MRR": _mrr}
 
 
-def _grouped_metric(name: str) -> Callable[[_Ranking], float] | None:
+def _group_sums(name: str) -> Callable[[_Ranking], np.ndarray] | None:
     """The function behind a metric within groups, None for other names."""
     if ndcg := _NDCG.fullmatch(name):
         return partial(_ndcg, k=int(ndcg[1] or ndcg[2] or 1))
-    return _GROUPED.get(name)
+    return _GROUP_SUMS.get(name)

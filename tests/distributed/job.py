@@ -23,8 +23,9 @@ from fuxictr_tf4ctr.distributed import (  # noqa: E402
 )
 from fuxictr_tf4ctr.distributed.pieces import Piece, deal_out, put_together  # noqa: E402
 from fuxictr_tf4ctr.distributed.sharding import WHOLE  # noqa: E402
-from fuxictr_tf4ctr.errors import DataError, SettingsError  # noqa: E402
-from fuxictr_tf4ctr.training import Checkpoints, FastOptions, fit  # noqa: E402
+from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError  # noqa: E402
+from fuxictr_tf4ctr.training import Checkpoints, FastOptions, evaluate, fit  # noqa: E402
+from fuxictr_tf4ctr.training.spread_metrics import evaluate_spread  # noqa: E402
 from fuxictr_tf4ctr.training.step import training_step  # noqa: E402
 
 # Not a multiple of any number of ranks, nor of the batch size.
@@ -109,7 +110,7 @@ def fuxictr_model(folder: Path):
 def error_of(call) -> str:
     try:
         call()
-    except (SettingsError, DataError) as error:
+    except (SettingsError, DataError, DivergenceError) as error:
         return str(error)
     return ""
 
@@ -148,6 +149,65 @@ def dealt_and_gathered(ranks: Ranks) -> dict[str, torch.Tensor]:
     return put_together(mine, ranks)
 
 
+def exchanged(ranks: Ranks) -> list[int]:
+    """Send the number n of a row to rank n mod size, but none to rank 1."""
+    numbers = torch.arange(9) + 100 * ranks.rank
+    (received,) = ranks.exchange([numbers], numbers % ranks.size * (numbers % ranks.size != 1))
+    return received.sort().values.tolist()
+
+
+CASES = (
+    "plain", "ties", "one score", "one class", "few", "not finite", "no label",
+    "groups of one class",
+)  # fmt: skip
+
+
+def evaluate_diverged(folder: Path, ranks: Ranks) -> None:
+    """Evaluate a model on rows of which row 5 gets no finite score."""
+    model = fuxictr_model(folder)
+    rows = torch.arange(11)[ranks.rank :: ranks.size]
+    batch = {"user": rows % 12, "item": rows % 12, "label": rows % 2, "query": rows}
+    with torch.no_grad():
+        for table in model.embedding_layer.embedding_layer.embedding_layers.values():
+            table.weight[5] = torch.nan
+    evaluate(model, [batch], ranks=ranks)
+
+
+METRICS = ["AUC", "logloss", "ece", "pcoc", "gAUC", "avgAUC", "MRR", "NDCG(k=3)"]
+
+
+def scored_rows(case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, scores and groups of rows: with ties, with one score alone, or with a fault."""
+    rng = np.random.default_rng(5)
+    rows = 3 if case == "few" else 997
+    y_true = rng.integers(0, 2, rows).astype(np.float32)
+    y_pred = rng.beta(1, 9, rows).astype(np.float32)
+    group_id = rng.integers(0, 40, rows)
+    if case == "ties":
+        y_pred = y_pred.round(2)
+    elif case == "one score":
+        y_pred[:] = 0.25
+    elif case == "one class":
+        y_true[:] = 1
+    elif case == "few":
+        y_true[:], group_id[:] = [0, 1, 0], 7
+    elif case == "not finite":
+        y_pred[500] = np.nan
+    elif case == "no label":
+        y_true[996] = 2
+    elif case == "groups of one class":
+        y_true = (group_id % 2).astype(np.float32)
+    return y_true, y_pred, group_id
+
+
+def metrics_among(ranks: Ranks, case: str) -> dict[str, float] | str:
+    own = [torch.from_numpy(column[ranks.rank :: ranks.size]) for column in scored_rows(case)]
+    try:
+        return evaluate_spread(*own[:2], METRICS, own[2], ranks)
+    except DataError as error:
+        return str(error)
+
+
 def main(folder: Path) -> None:
     with joined_ranks(on_gpu=False, seconds=60) as ranks:
         mine = [torch.tensor([1.0 + ranks.rank]), torch.full((1 << 19,), 2.0)]
@@ -160,6 +220,9 @@ def main(folder: Path) -> None:
             "shared": ranks.share(lambda: f"of {ranks.rank}"),
             "shared error": error_of(lambda: ranks.share(undefined)),
             "rows": ranks.gather_rows([torch.arange(11)[ranks.rank :: ranks.size]])[0].tolist(),
+            "metrics": {case: metrics_among(ranks, case) for case in CASES},
+            "exchanged": exchanged(ranks),
+            "diverged": error_of(lambda: evaluate_diverged(folder, ranks)),
             "pieces": dealt_and_gathered(ranks),
             "agree": error_of(lambda: check_agreement(ranks, {"lr": 1, "data": "a"})),
             "differ": error_of(lambda: check_agreement(ranks, {"lr": ranks.rank, "data": "a"})),

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from job import ROWS, fuxictr_model, train, twin, write_data
+from job import METRICS, ROWS, fuxictr_model, scored_rows, train, twin, write_data
 
 from fuxictr_tf4ctr.distributed import ALONE, joined_ranks, synchronise_batch_norm
 from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.training.metrics import evaluate_metrics
 
 JOB = Path(__file__).with_name("job.py")
 
@@ -91,6 +92,35 @@ def test_what_ranks_do_together(together):
     first, *others = [rank["pieces"] for rank in together]
     assert first["rows"].flatten().tolist() == list(range(22)) and not any(others)
     assert first["table"].flatten().tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("case", ["plain", "ties", "one score", "few"])
+def test_metrics_of_spread_rows_are_those_of_all_rows(together, case):
+    if case == "few" and len(together) > 3:
+        pytest.skip("a loader refuses fewer rows than ranks")
+    y_true, y_pred, group_id = scored_rows(case)
+    expected = evaluate_metrics(y_true, y_pred, METRICS, group_id)
+    for rank in together:
+        assert rank["metrics"][case] == pytest.approx(expected, rel=1e-12)
+        assert rank["metrics"][case]["AUC"] == expected["AUC"]
+
+
+def test_rows_without_metrics_are_left_to_a_look_at_all_or_explained(together):
+    for rank in together:
+        assert rank["metrics"]["not finite"] is None
+        assert rank["metrics"]["no label"] is None
+        assert rank["metrics"]["one class"] == "AUC is undefined: all 997 labels are 1"
+        assert "each of the 40 groups holds one class" in rank["metrics"]["groups of one class"]
+        assert "1 of 11 predictions are not finite numbers" in rank["diverged"]
+        assert "in row 5" in rank["diverged"]
+
+
+def test_exchanged_rows_arrive_where_they_are_sent(together):
+    size = len(together)
+    everything = [number + 100 * rank for rank in range(size) for number in range(9)]
+    for number, rank in enumerate(together):
+        goes_here = [n for n in everything if (n % size if n % size != 1 else 0) == number]
+        assert rank["exchanged"] == sorted(goes_here)
 
 
 def test_the_rows_leave_batches_that_differ_in_size_between_ranks():
