@@ -29,6 +29,8 @@ from fuxictr_tf4ctr.training.metrics import needs_group, split_stream
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
 DATA_VARIABLE = "FUXICTR_DATA"
+# libyaml reads the same several times as fast, where PyYAML was built with it.
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FEATURE_TYPES = ("categorical", "numeric", "sequence", "embedding", "meta")
 
 Sections = dict[str, dict[str, Any]]
@@ -261,7 +263,7 @@ def read_sections(folder: Path, kind: str) -> Sections:
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        content = yaml.load(file.read_text(encoding="utf-8"), _YAML) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is no valid YAML: {error}") from error
     if not isinstance(content, Mapping):

@@ -56,7 +56,7 @@ _OPTIMIZERS = {
     "adagrad": EmbOptimType.EXACT_ADAGRAD,
     "row_wise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
 }
-# What fbgemm's tables are a multiple of; narrower ones get columns of zeros, which stay zeros.
+# fbgemm's tables are a multiple of this wide; others get columns that nobody looks at.
 _WIDTH_UNIT = 4
 # Share of a GPU's memory that the plan leaves to the other weights and to activations.
 _RESERVED = 0.25
@@ -195,6 +195,7 @@ class ShardedTables(Tables):
                 f"{type(model).__name__} has no table in FuxiCTR's embedding layers: leave "
                 "table_sharding out"
             )
+        self._check_used_once(model)
         _forget(optimizer, self._whole)
         self._divide(tables, options, model.device)
         self.deal()
@@ -264,6 +265,16 @@ class ShardedTables(Tables):
             tables.append(EmbeddingCollection(list(configs[width].values()), torch.device("meta")))
         self._collections += collections.values()
         return list(collections.values())
+
+    def _check_used_once(self, model: BaseModel) -> None:
+        """Refuse a model that has the weights of a table in a second place."""
+        taken = {id(weights) for weights in self._whole.values()}
+        tables = sum(len(collection.members) for collection in self._collections)
+        if len(taken) < tables or any(id(weights) in taken for weights in model.parameters()):
+            raise SettingsError(
+                f"{type(model).__name__} uses a table of an embedding layer in another place too: "
+                "leave table_sharding out"
+            )
 
     def _divide(
         self, tables: Sequence[EmbeddingCollection], options: ShardingOptions, device: torch.device

@@ -17,6 +17,7 @@ from typing import Any
 from fuxictr.utils import print_to_json
 
 from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.experiment import check_workers
 from fuxictr_tf4ctr.published import is_published, twin_params
 from fuxictr_tf4ctr.schema import DATASET_KEYS
 from fuxictr_tf4ctr.settings import Settings, validated
@@ -86,6 +87,7 @@ class PointMaker:
         settings, problem = None, None
         try:
             settings = validated(expid, params, tuner.config_dir, tuner.checkout)
+            check_workers(settings, 1)
         except SettingsError as error:
             problem = str(error)
         return Point(expid, model, dataset, dict(values), settings, problem)

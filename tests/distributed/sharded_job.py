@@ -120,6 +120,13 @@ def error_in(call) -> Exception | None:
     return None
 
 
+def tied(feature_map: FeatureMap, **kwargs) -> BaseModel:
+    """A model with one table in two places."""
+    model = TinyMLP(feature_map, **kwargs)
+    model.again = model.embedding_layer.embedding_layer.embedding_layers["user"]
+    return model
+
+
 def main(folder: Path) -> None:
     first = next(iter(CASES))
     with joined_ranks(on_gpu=False, seconds=60) as ranks:
@@ -127,6 +134,7 @@ def main(folder: Path) -> None:
         result["whole run"] = train_divided(first, folder, ranks, 4)
         train_divided(first, folder, ranks, 2, folder / "state")
         result["resumed"] = train_divided(first, folder, ranks, 4, folder / "state")
+        result["tied"] = error_of(lambda: divided(build(tied, folder), ranks, "auto", "sgd"))
         for optimizer, width in (("sgd", 6), ("row_wise_adagrad", 4)):
             result[optimizer] = look_up(folder, ranks, optimizer, width)
     torch.save(result, folder / f"rank{ranks.rank}.pt")

@@ -93,6 +93,7 @@ def test_lookups_of_shared_tables_sequences_and_padding(ranks):
         assert result["sgd"]["parameters"] == 0  # all are divided, none is left beside
         assert result["sgd"]["outside"]
         assert "beside FuxiCTR's embedding layers" in result["sgd"]["beside"]
+        assert "uses a table of an embedding layer in another place too" in result["tied"]
     assert not results[1]["sgd"]["weights"]
 
 

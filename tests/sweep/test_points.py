@@ -93,6 +93,14 @@ def test_one_bad_value_is_the_problem_of_its_points_alone(folder):
     assert "c=3 must be a number in [0, 1]" in points[2].problem
 
 
+def test_runs_of_one_process_have_nobody_to_divide_tables_with(folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    space = {"table_sharding": [None, "auto"], "embedding_regularizer": [0]}
+    whole, divided = grid(read_tuner(write_tuner(folder, space)))
+    assert whole.problem is None
+    assert "table_sharding divides tables among workers" in divided.problem
+
+
 def test_a_data_set_that_is_encoded_already_keeps_its_name(folder):
     write_project(folder, dataset={"data_format": "h5", "min_categr_count": 1})
     assert next(grid(read_tuner(write_tuner(folder, {"c": [0.5]})))).dataset_id == "mine"
