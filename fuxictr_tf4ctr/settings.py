@@ -30,7 +30,7 @@ from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
 DATA_VARIABLE = "FUXICTR_DATA"
 # libyaml reads the same several times as fast, where PyYAML was built with it.
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FEATURE_TYPES = ("categorical", "numeric", "sequence", "embedding", "meta")
 
 Sections = dict[str, dict[str, Any]]
@@ -263,7 +263,7 @@ def read_sections(folder: Path, kind: str) -> Sections:
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _YAML) or {}
+        content = yaml.load(file.read_text(encoding="utf-8"), _SAFE_LOADER) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is no valid YAML: {error}") from error
     if not isinstance(content, Mapping):
