@@ -73,7 +73,7 @@ setup(
         "export": _EXPORT,
         "test": [
             "pytest>=8,<10",
-            "pytest-xdist>=3.6,<4",
+            "pytest-xdist>=3.8,<4",
             "hypothesis>=6.100,<7",
             _OPTUNA,
             _RAY,

@@ -29,7 +29,7 @@ from fuxictr_tf4ctr.distributed.sharding import (
 )
 from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated
 from fuxictr_tf4ctr.loading import keep_schema
-from fuxictr_tf4ctr.records import RunRecord, held, logging_to, new_run, read_run
+from fuxictr_tf4ctr.records import RunRecord, held, logging_to, new_run, read_run, versions
 from fuxictr_tf4ctr.resume import refuse_other_data, resumed_run
 from fuxictr_tf4ctr.running import EventFiles, evaluation_row
 from fuxictr_tf4ctr.settings import Settings
@@ -61,6 +61,9 @@ def run_experiment(
         Terminated: SIGTERM came. The record says "interrupted"; a training's state is saved.
     """
     check_workers(settings, ranks.size)
+    divides = ShardingOptions.from_params(settings.params) is not None
+    if divides:  # found now, where TorchRec cannot be loaded
+        from fuxictr_tf4ctr.distributed import sharded_tables  # noqa: F401
     with _record(settings, resume, ranks) as record, sigterm_raises():
         if ranks.leads:
             ranks.remember("run", str(record.folder.resolve()))
@@ -81,6 +84,8 @@ def run_experiment(
                 "rows": dict(dataset.rows),
                 "folder": str(dataset.data_dir.resolve()),
             }
+            if divides:
+                record.versions |= versions(["torchrec"])
             check_agreement(ranks, _facts(settings, record, dataset))
             keep_schema(dataset, record)
             logging.info("Feature specs: %s", print_to_json(feature_map.features))

@@ -45,7 +45,7 @@ try:
     from torchrec.distributed.types import ShardingEnv
 except (ImportError, OSError) as error:  # OSError: fbgemm's libraries are for another PyTorch
     raise SettingsError(
-        f"table_sharding: TorchRec cannot be loaded, docs/scaling.md says which versions go "
+        "table_sharding: TorchRec cannot be loaded, docs/scaling.md says which versions go "
         f"together: {error}"
     ) from error
 
@@ -189,7 +189,7 @@ class ShardedTables(Tables):
             if type(layer) is FeatureEmbeddingDict:
                 own = self._take_over(layer, prefix, tables)
                 hook = partial(_look_up, own, optimizer, options.learning_rate / rate)
-                layer.register_forward_pre_hook(hook)
+                layer.register_forward_pre_hook(hook, with_kwargs=True)
         if not tables:
             raise SettingsError(
                 f"{type(model).__name__} has no table in FuxiCTR's embedding layers: leave "
@@ -345,9 +345,11 @@ def _look_up(
     scale: float,
     layer: FeatureEmbeddingDict,
     arguments: tuple[Any, ...],
+    options: Mapping[str, Any],
 ) -> None:
+    inputs = arguments[0] if arguments else options["inputs"]
     for collection in collections:
-        collection.look_up(arguments[0], scale * optimizer.param_groups[0]["lr"])
+        collection.look_up(inputs, scale * optimizer.param_groups[0]["lr"])
 
 
 def _forget(optimizer: torch.optim.Optimizer, taken: Mapping[str, Tensor]) -> None:

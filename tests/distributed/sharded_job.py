@@ -61,7 +61,7 @@ class Lookups(BaseModel):
 
     def forward(self, inputs):
         layer = self.embedding_layer.embedding_layer
-        fields = layer(inputs)
+        fields = layer(inputs=inputs)
         again = layer.embedding_layers["item"](inputs["item"])
         parts = [fields["user"], fields["item"], again, fields["clicked"].sum(dim=1)]
         return torch.stack(parts, dim=1)

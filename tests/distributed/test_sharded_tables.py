@@ -13,9 +13,11 @@ from test_ranks import environment, free_port
 from test_workers import kill_rank, runs, start
 
 import fuxictr_tf4ctr
-from fuxictr_tf4ctr.distributed import ALONE
+from fuxictr_tf4ctr import distributed
+from fuxictr_tf4ctr.distributed import ALONE, Ranks
 from fuxictr_tf4ctr.distributed.sharding import WHOLE, sharding_problems
 from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.experiment import check_workers, run_experiment
 from fuxictr_tf4ctr.settings import load_settings
 from fuxictr_tf4ctr.training import evaluate
 
@@ -154,9 +156,22 @@ def test_a_missing_torchrec_is_said_with_the_settings(monkeypatch):
         load_settings("TF4CTR_demo", overrides={"table_sharding": "auto"})
 
 
-def test_one_worker_has_nobody_to_divide_tables_with(monkeypatch):
-    from fuxictr_tf4ctr.experiment import check_workers
+def test_a_torchrec_that_cannot_be_loaded_is_said_before_anything_is_written(monkeypatch, tmp_path):
+    class Two(Ranks):
+        size = 2
 
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    overrides = {"table_sharding": "auto", "embedding_regularizer": 0, "model_root": str(tmp_path)}
+    settings = load_settings("TF4CTR_demo", overrides=overrides)
+    monkeypatch.delitem(sys.modules, "fuxictr_tf4ctr.distributed.sharded_tables", raising=False)
+    monkeypatch.delattr(distributed, "sharded_tables", raising=False)
+    monkeypatch.setitem(sys.modules, "torchrec", None)
+    with pytest.raises(SettingsError, match="TorchRec cannot be loaded"):
+        run_experiment(settings, ranks=Two())
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_worker_has_nobody_to_divide_tables_with(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     overrides = {"table_sharding": "auto", "embedding_regularizer": 0}
     settings = load_settings("TF4CTR_demo", overrides=overrides)
