@@ -15,7 +15,7 @@ import yaml
 from fuxictr.features import FeatureMap
 
 from fuxictr_tf4ctr.datasets import encode_dataset, load_feature_map
-from fuxictr_tf4ctr.settings import Settings, load_settings
+from fuxictr_tf4ctr.settings.reading import Settings, load_settings
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cost_model import FLOAT, all_reduce_bytes, evaluation_bytes
 
-from fuxictr_tf4ctr.records import machine, versions
+from fuxictr_tf4ctr.runs.records import machine, versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CORES = os.cpu_count() or 1

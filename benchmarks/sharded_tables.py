@@ -23,7 +23,7 @@ from fuxictr.features import FeatureMap
 
 import model_zoo
 from fuxictr_tf4ctr.distributed import joined_ranks
-from fuxictr_tf4ctr.records import machine, versions
+from fuxictr_tf4ctr.runs.records import machine, versions
 from fuxictr_tf4ctr.training.step import training_step
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -118,8 +118,8 @@ def train(way: str, steps: int, file: Path) -> None:
         if way == "whole":
             ranks.broadcast(model)
         else:
-            from fuxictr_tf4ctr.distributed.sharded_tables import ShardedTables
             from fuxictr_tf4ctr.distributed.sharding import ShardingOptions
+            from fuxictr_tf4ctr.engines.torchrec.sharded_tables import ShardedTables
 
             tables = ShardedTables(model, ranks, ShardingOptions(way, "row_wise_adagrad", 1e-3))
         torch.manual_seed(ranks.rank)

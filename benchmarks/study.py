@@ -21,9 +21,9 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from fuxictr_tf4ctr.experiment import run_experiment
-from fuxictr_tf4ctr.records import RunRecord
-from fuxictr_tf4ctr.settings import load_settings
+from fuxictr_tf4ctr.runs.experiment import run_experiment
+from fuxictr_tf4ctr.runs.records import RunRecord
+from fuxictr_tf4ctr.settings.reading import load_settings
 
 RESULTS = Path(__file__).parent / "results"
 TIMED_EPOCHS = 3

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from fuxictr_tf4ctr import load, load_settings, run_experiment
-from fuxictr_tf4ctr.loading import LoadedRun
-from fuxictr_tf4ctr.report.curves import shares, truth_probability
-from fuxictr_tf4ctr.report.plot import WIDTH, Plot, extent, root_ticks
+from fuxictr_tf4ctr.analysis.report.curves import shares, truth_probability
+from fuxictr_tf4ctr.analysis.report.plot import WIDTH, Plot, extent, root_ticks
+from fuxictr_tf4ctr.runs.loading import LoadedRun
 from fuxictr_tf4ctr.twin.loss import focus_weights
 
 FIGURES = Path(__file__).resolve().parent / "figures"

@@ -13,16 +13,16 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Encoder": "twin",
     "H5DataLoader": "datasets",
-    "Settings": "settings",
+    "Settings": "settings.reading",
     "TwinFocusLoss": "twin",
     "TwinModel": "twin",
     "find_model": "registry",
-    "from_published": "published",
-    "load": "loading",
-    "load_settings": "settings",
+    "from_published": "settings.published",
+    "load": "runs.loading",
+    "load_settings": "settings.reading",
     "register_encoder": "twin",
     "register_model": "registry",
-    "run_experiment": "experiment",
+    "run_experiment": "runs.experiment",
     "twin_focus_loss": "twin",
 }
 

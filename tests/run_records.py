@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fuxictr_tf4ctr.records import RunRecord
+from fuxictr_tf4ctr.runs.records import RunRecord
 
 SETTINGS = {
     "model": "TF4CTR_DCNv2",

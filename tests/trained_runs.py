@@ -10,8 +10,8 @@ import yaml
 from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
 from fuxictr.pytorch.models import BaseModel
 
-from fuxictr_tf4ctr.experiment import run_experiment
-from fuxictr_tf4ctr.settings import load_settings
+from fuxictr_tf4ctr.runs.experiment import run_experiment
+from fuxictr_tf4ctr.settings.reading import load_settings
 
 _TWIN = {"simple_hidden_units": [4], "complex_hidden_units": [8], "embedding_dim": 4}
 _EXPIDS = {

@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _params(arguments: argparse.Namespace) -> dict[str, Any]:
-    from fuxictr_tf4ctr.settings import load_dataset_params
+    from fuxictr_tf4ctr.settings.reading import load_dataset_params
 
     overrides = parse_overrides(arguments.overrides)
     return load_dataset_params(arguments.dataset, arguments.config, overrides)
@@ -55,7 +55,7 @@ def _encode(arguments: argparse.Namespace) -> int:
     check_engine(arguments)
     params = _params(arguments)
     if arguments.engine == "ray":
-        from fuxictr_tf4ctr.on_ray.encoding import encode_on_ray
+        from fuxictr_tf4ctr.engines.ray.encoding import encode_on_ray
 
         dataset = encode_on_ray(params, arguments.address)
     else:

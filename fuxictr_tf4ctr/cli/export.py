@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.exporting import export_run
+    from fuxictr_tf4ctr.serving.export import export_run
 
     run = given_run(arguments)
     done = export_run(run, arguments.output, arguments.format, arguments.tolerance)

@@ -46,7 +46,7 @@ def _add_resamples(command: argparse.ArgumentParser) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.comparison import compare_runs
+    from fuxictr_tf4ctr.analysis.compare import compare_runs
 
     comparison = compare_runs(
         arguments.first, arguments.second, arguments.resamples, arguments.seed
@@ -56,7 +56,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.report import write_report
+    from fuxictr_tf4ctr.analysis.report import write_report
 
     write_report(arguments.runs, arguments.output, arguments.resamples, arguments.seed)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1e3:,.0f} kB")

@@ -54,7 +54,7 @@ def _list_models(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def _list_expids(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    from fuxictr_tf4ctr.settings import list_expids
+    from fuxictr_tf4ctr.settings.reading import list_expids
 
     return [
         (expid, f"{section['model']} on {section['dataset_id']}")
@@ -63,7 +63,7 @@ def _list_expids(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def _list_datasets(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    from fuxictr_tf4ctr.settings import list_datasets
+    from fuxictr_tf4ctr.settings.reading import list_datasets
 
     return list_datasets(arguments.config)
 

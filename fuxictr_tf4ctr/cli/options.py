@@ -9,7 +9,7 @@ import yaml
 from fuxictr_tf4ctr.errors import SettingsError
 
 if TYPE_CHECKING:
-    from fuxictr_tf4ctr.loading import LoadedRun
+    from fuxictr_tf4ctr.runs.loading import LoadedRun
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def add_run(parser: argparse.ArgumentParser, device: bool = True) -> None:
 
 def given_run(arguments: argparse.Namespace) -> "LoadedRun":
     """Load the run that the arguments name."""
-    from fuxictr_tf4ctr.loading import load_run
+    from fuxictr_tf4ctr.runs.loading import load_run
 
     device = "cpu" if arguments.gpu < 0 else f"cuda:{arguments.gpu}"
     return load_run(arguments.run, device, arguments.zoo)

@@ -56,8 +56,8 @@ def _add_skipping(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.predicting import evaluate_files
-    from fuxictr_tf4ctr.records import metrics_line
+    from fuxictr_tf4ctr.runs.records import metrics_line
+    from fuxictr_tf4ctr.serving.predict import evaluate_files
     from fuxictr_tf4ctr.training import evaluate
 
     run = given_run(arguments)
@@ -70,7 +70,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.predicting import predict_files
+    from fuxictr_tf4ctr.serving.predict import predict_files
 
     scored = predict_files(
         given_run(arguments),

@@ -14,7 +14,7 @@ from fuxictr_tf4ctr.cli.options import (
 from fuxictr_tf4ctr.errors import SettingsError
 
 if TYPE_CHECKING:
-    from fuxictr_tf4ctr.records import RunRecord
+    from fuxictr_tf4ctr.runs.records import RunRecord
 
 
 def add_commands(commands: Any) -> None:
@@ -69,8 +69,8 @@ def add_commands(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from fuxictr_tf4ctr.distributed.joining import joined_ranks, local_rank
     from fuxictr_tf4ctr.distributed.launching import launch, started_by_launcher
-    from fuxictr_tf4ctr.experiment import check_workers, run_as_rank
-    from fuxictr_tf4ctr.settings import load_settings
+    from fuxictr_tf4ctr.runs.experiment import check_workers, run_as_rank
+    from fuxictr_tf4ctr.settings.reading import load_settings
 
     if arguments.timeout is not None and arguments.timeout <= 0:
         raise SettingsError(f"--timeout {arguments.timeout:g}: give a number of seconds above 0")
@@ -99,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _run_on_ray(arguments: argparse.Namespace, overrides: dict[str, Any]) -> "RunRecord":
-    from fuxictr_tf4ctr.on_ray.training import Request, train_on_ray
+    from fuxictr_tf4ctr.engines.ray.training import Request, train_on_ray
 
     request = Request(arguments.expid, arguments.config, overrides, arguments.zoo, arguments.resume)
     workers = 1 if arguments.workers is None else arguments.workers
@@ -109,7 +109,7 @@ def _run_on_ray(arguments: argparse.Namespace, overrides: dict[str, Any]) -> "Ru
 
 
 def _print(record: "RunRecord") -> None:
-    from fuxictr_tf4ctr.records import metrics_line
+    from fuxictr_tf4ctr.runs.records import metrics_line
 
     print(f"{record.expid}: {record.parameters:,} parameters, {record.seconds['total']:.1f} s")
     for split, metrics in (("valid", record.valid), ("test", record.test)):

@@ -70,8 +70,8 @@ def _add_tune(commands: Any) -> None:
 
 
 def _tune(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.analysis.tables import as_text
     from fuxictr_tf4ctr.sweep import SweepOptions, run_sweep
-    from fuxictr_tf4ctr.tables import as_text
 
     check_engine(arguments)
     result = run_sweep(
@@ -140,8 +140,8 @@ def _add_results(commands: Any) -> None:
 
 
 def _results(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr import results
-    from fuxictr_tf4ctr.tables import FORMATS
+    from fuxictr_tf4ctr.analysis import results
+    from fuxictr_tf4ctr.analysis.tables import FORMATS
 
     if arguments.compare:
         rows = results.side_by_side(*arguments.compare)

@@ -19,9 +19,9 @@ import yaml
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.leaderboard.protocols import SPLITS, Protocol
-from fuxictr_tf4ctr.records import RunRecord, metrics_line, plain
 from fuxictr_tf4ctr.registry import find_model
-from fuxictr_tf4ctr.schema import DATASET_KEYS
+from fuxictr_tf4ctr.runs.records import RunRecord, metrics_line, plain
+from fuxictr_tf4ctr.settings.keys import DATASET_KEYS
 
 ROW_HEADER = "Year,Publication,Model,Paper URL,AUC,Logloss,Running Steps,Contributor"
 

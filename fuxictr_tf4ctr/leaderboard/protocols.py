@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuxictr_tf4ctr.records import RunRecord
+from fuxictr_tf4ctr.runs.records import RunRecord
 
 SPLITS = ("train", "valid", "test")
 _METRICS = ("AUC", "logloss")

@@ -12,7 +12,7 @@ from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.leaderboard import bars
 from fuxictr_tf4ctr.leaderboard.protocols import PROTOCOLS, Protocol, find_protocol, rule_breaks
 from fuxictr_tf4ctr.names import unknown
-from fuxictr_tf4ctr.records import RunRecord, read_run
+from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.sweep.folder import read_sweep
 
 _FEW_SEEDS = 5

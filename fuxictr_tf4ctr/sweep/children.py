@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.records import RunRecord
+from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.sweep.folder import SweepFolder
 
 # How long a child may take to save its state and end.

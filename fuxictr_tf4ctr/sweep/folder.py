@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.records import RunRecord, held, plain, read_run
+from fuxictr_tf4ctr.runs.records import RunRecord, held, plain, read_run
 from fuxictr_tf4ctr.sweep.points import Point
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 

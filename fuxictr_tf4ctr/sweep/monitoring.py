@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fuxictr_tf4ctr.schema import KEYS
+from fuxictr_tf4ctr.settings.keys import KEYS
 
 
 def monitored(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> float | None:

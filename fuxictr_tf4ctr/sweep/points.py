@@ -17,10 +17,10 @@ from typing import Any
 from fuxictr.utils import print_to_json
 
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.experiment import check_workers
-from fuxictr_tf4ctr.published import is_published, twin_params
-from fuxictr_tf4ctr.schema import DATASET_KEYS
-from fuxictr_tf4ctr.settings import Settings, validated
+from fuxictr_tf4ctr.runs.experiment import check_workers
+from fuxictr_tf4ctr.settings.keys import DATASET_KEYS
+from fuxictr_tf4ctr.settings.published import is_published, twin_params
+from fuxictr_tf4ctr.settings.reading import Settings, validated
 from fuxictr_tf4ctr.sweep.space import ranges
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 

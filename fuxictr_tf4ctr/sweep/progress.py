@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from fuxictr_tf4ctr.records import metrics_line
+from fuxictr_tf4ctr.runs.records import metrics_line
 from fuxictr_tf4ctr.sweep.children import Children, Outcome
 from fuxictr_tf4ctr.sweep.monitoring import monitor_name, monitored, more_is_better
 

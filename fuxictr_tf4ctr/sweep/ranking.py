@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fuxictr_tf4ctr.records import RunRecord
+from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.sweep.monitoring import monitor_name, monitored, more_is_better
 from fuxictr_tf4ctr.sweep.points import Point
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fuxictr_tf4ctr.analysis.tables import as_csv, as_markdown
 from fuxictr_tf4ctr.datasets import encode_dataset
 from fuxictr_tf4ctr.errors import SettingsError, UserError
-from fuxictr_tf4ctr.records import RunRecord
+from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.sweep.children import Children, Job, Outcome, check_devices
 from fuxictr_tf4ctr.sweep.folder import SweepFolder
 from fuxictr_tf4ctr.sweep.plan import FixedPlan, Plan, carry_out
@@ -17,7 +18,6 @@ from fuxictr_tf4ctr.sweep.points import Point, grid, grid_size
 from fuxictr_tf4ctr.sweep.progress import Progress
 from fuxictr_tf4ctr.sweep.ranking import ranking, seed_table
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner, read_tuner
-from fuxictr_tf4ctr.tables import as_csv, as_markdown
 from fuxictr_tf4ctr.training.termination import sigterm_raises
 
 Carrier = Callable[[Plan, Progress, bool], list[Outcome]]
@@ -141,7 +141,7 @@ def _carrier(tuner: Tuner, folder: SweepFolder, options: SweepOptions) -> Carrie
     if options.engine == "ray":
         if options.workers is not None and options.workers < 1:
             raise SettingsError(f"--workers {options.workers}: at least 1 is needed")
-        from fuxictr_tf4ctr.on_ray.sweeping import RayTrials
+        from fuxictr_tf4ctr.engines.ray.sweeping import RayTrials
 
         on_gpu = max(options.devices) >= 0
         trials = RayTrials(

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.published import is_published
-from fuxictr_tf4ctr.records import plain
 from fuxictr_tf4ctr.registry import find_model
-from fuxictr_tf4ctr.schema import KEYS
+from fuxictr_tf4ctr.runs.records import plain
+from fuxictr_tf4ctr.settings.keys import KEYS
+from fuxictr_tf4ctr.settings.published import is_published
 from fuxictr_tf4ctr.sweep.children import Job, Outcome
 from fuxictr_tf4ctr.sweep.folder import SweepFolder
 from fuxictr_tf4ctr.sweep.monitoring import monitored, more_is_better

@@ -11,11 +11,17 @@ import yaml
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
-from fuxictr_tf4ctr.published import PUBLISHED_KEYS, is_published, our_expid, our_keys, twin_params
 from fuxictr_tf4ctr.registry import find_model
-from fuxictr_tf4ctr.resources import resource_root
-from fuxictr_tf4ctr.schema import KEYS
-from fuxictr_tf4ctr.settings import model_section, read_sections
+from fuxictr_tf4ctr.settings.keys import KEYS
+from fuxictr_tf4ctr.settings.published import (
+    PUBLISHED_KEYS,
+    is_published,
+    our_expid,
+    our_keys,
+    twin_params,
+)
+from fuxictr_tf4ctr.settings.reading import model_section, read_sections
+from fuxictr_tf4ctr.settings.resources import resource_root
 from fuxictr_tf4ctr.sweep.space import Space, read_space
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 

@@ -1,10 +1,10 @@
 """Training and evaluation of FuxiCTR models."""
 
+from fuxictr_tf4ctr.metrics.whole import check_metric, evaluate_metrics, needs_group
 from fuxictr_tf4ctr.training.checkpoint import load_weights, save_weights
 from fuxictr_tf4ctr.training.evaluation import evaluate, predict
 from fuxictr_tf4ctr.training.fast import FastOptions
 from fuxictr_tf4ctr.training.loop import FitResult, fit
-from fuxictr_tf4ctr.training.metrics import check_metric, evaluate_metrics, needs_group
 from fuxictr_tf4ctr.training.state import Checkpoints
 
 __all__ = [

@@ -24,11 +24,11 @@ from torch import Tensor
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.distributed.sharding import WHOLE, Tables
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
+from fuxictr_tf4ctr.metrics.whole import check_metric, needs_group
 from fuxictr_tf4ctr.training import checkpoint
 from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
 from fuxictr_tf4ctr.training.fast import EXACT, FastOptions
 from fuxictr_tf4ctr.training.losses import Losses
-from fuxictr_tf4ctr.training.metrics import check_metric, needs_group
 from fuxictr_tf4ctr.training.monitoring import monitored_values
 from fuxictr_tf4ctr.training.state import (
     Checkpoints,

@@ -24,8 +24,8 @@ from fuxictr_tf4ctr.distributed import (  # noqa: E402
 from fuxictr_tf4ctr.distributed.pieces import Piece, deal_out, put_together  # noqa: E402
 from fuxictr_tf4ctr.distributed.sharding import WHOLE  # noqa: E402
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError  # noqa: E402
+from fuxictr_tf4ctr.metrics.spread import evaluate_spread  # noqa: E402
 from fuxictr_tf4ctr.training import Checkpoints, FastOptions, evaluate, fit  # noqa: E402
-from fuxictr_tf4ctr.training.spread_metrics import evaluate_spread  # noqa: E402
 from fuxictr_tf4ctr.training.step import training_step  # noqa: E402
 
 # Not a multiple of any number of ranks, nor of the batch size.

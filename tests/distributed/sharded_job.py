@@ -10,8 +10,8 @@ from fuxictr.pytorch.models import BaseModel
 from job import TinyMLP, build, error_of, train_model, twin
 
 from fuxictr_tf4ctr.distributed import Ranks, joined_ranks
-from fuxictr_tf4ctr.distributed.sharded_tables import ShardedTables
 from fuxictr_tf4ctr.distributed.sharding import ShardingOptions
+from fuxictr_tf4ctr.engines.torchrec.sharded_tables import ShardedTables
 
 # The gradient of divided tables is in no norm.
 UNCLIPPED = 1e9

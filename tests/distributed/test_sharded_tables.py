@@ -13,12 +13,12 @@ from test_ranks import environment, free_port
 from test_workers import kill_rank, runs, start
 
 import fuxictr_tf4ctr
-from fuxictr_tf4ctr import distributed
 from fuxictr_tf4ctr.distributed import ALONE, Ranks
 from fuxictr_tf4ctr.distributed.sharding import WHOLE, sharding_problems
+from fuxictr_tf4ctr.engines import torchrec as torchrec_engine
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.experiment import check_workers, run_experiment
-from fuxictr_tf4ctr.settings import load_settings
+from fuxictr_tf4ctr.runs.experiment import check_workers, run_experiment
+from fuxictr_tf4ctr.settings.reading import load_settings
 from fuxictr_tf4ctr.training import evaluate
 
 JOB = Path(__file__).with_name("sharded_job.py")
@@ -163,8 +163,9 @@ def test_a_torchrec_that_cannot_be_loaded_is_said_before_anything_is_written(mon
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     overrides = {"table_sharding": "auto", "embedding_regularizer": 0, "model_root": str(tmp_path)}
     settings = load_settings("TF4CTR_demo", overrides=overrides)
-    monkeypatch.delitem(sys.modules, "fuxictr_tf4ctr.distributed.sharded_tables", raising=False)
-    monkeypatch.delattr(distributed, "sharded_tables", raising=False)
+    module = "fuxictr_tf4ctr.engines.torchrec.sharded_tables"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delattr(torchrec_engine, "sharded_tables", raising=False)
     monkeypatch.setitem(sys.modules, "torchrec", None)
     with pytest.raises(SettingsError, match="TorchRec cannot be loaded"):
         run_experiment(settings, ranks=Two())

@@ -6,7 +6,7 @@ import pytest
 from small_data import small_params
 
 from fuxictr_tf4ctr import load, load_settings, run_experiment
-from fuxictr_tf4ctr.settings import validated
+from fuxictr_tf4ctr.settings.reading import validated
 
 TINY = {"epochs": 1, "embedding_dim": 4, "complex_hidden_units": [6], "verbose": 0}
 

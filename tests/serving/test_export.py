@@ -16,9 +16,9 @@ import model_zoo
 from fuxictr_tf4ctr import load
 from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.exporting import artefact, export_run
-from fuxictr_tf4ctr.exporting.graphs import GRAPHS, ScoringGraph
-from fuxictr_tf4ctr.exporting.score import Scorer
+from fuxictr_tf4ctr.serving.export import artefact, export_run
+from fuxictr_tf4ctr.serving.export.graphs import GRAPHS, ScoringGraph
+from fuxictr_tf4ctr.serving.export.score import Scorer
 
 pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")

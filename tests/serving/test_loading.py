@@ -8,7 +8,7 @@ import torch
 
 import fuxictr_tf4ctr
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.loading import load_run
+from fuxictr_tf4ctr.runs.loading import load_run
 from fuxictr_tf4ctr.training import evaluate
 
 

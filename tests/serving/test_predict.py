@@ -10,9 +10,9 @@ import torch
 
 from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.predicting import evaluate_files, predict_files
+from fuxictr_tf4ctr.metrics.whole import evaluate_metrics
+from fuxictr_tf4ctr.serving.predict import evaluate_files, predict_files
 from fuxictr_tf4ctr.training import predict
-from fuxictr_tf4ctr.training.metrics import evaluate_metrics
 
 
 @pytest.fixture(params=["demo", "mixed", "frappe"])

@@ -9,7 +9,7 @@ from small_sweep import write_project, write_tuner
 optuna = pytest.importorskip("optuna", reason="the extra [tune] is not installed")
 
 from fuxictr_tf4ctr.errors import SettingsError  # noqa: E402
-from fuxictr_tf4ctr.records import RunRecord  # noqa: E402
+from fuxictr_tf4ctr.runs.records import RunRecord  # noqa: E402
 from fuxictr_tf4ctr.sweep.children import Outcome  # noqa: E402
 from fuxictr_tf4ctr.sweep.folder import SweepFolder  # noqa: E402
 from fuxictr_tf4ctr.sweep.plan import carry_out  # noqa: E402

@@ -15,7 +15,7 @@ import yaml
 from small_sweep import write_project, write_tuner
 
 from fuxictr_tf4ctr.cli import main
-from fuxictr_tf4ctr.records import held
+from fuxictr_tf4ctr.runs.records import held
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = [round(0.1 * i, 1) for i in range(11)]

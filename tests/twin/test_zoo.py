@@ -10,8 +10,8 @@ from helpers import ALL_KINDS, make_feature_map, random_batch
 from tiny_twins import build
 
 import model_zoo
-from fuxictr_tf4ctr.resources import resource_root
-from fuxictr_tf4ctr.settings import list_expids
+from fuxictr_tf4ctr.settings.reading import list_expids
+from fuxictr_tf4ctr.settings.resources import resource_root
 from fuxictr_tf4ctr.twin import FUSIONS, SAMPLE_SELECTIONS
 
 ZOO = Path(model_zoo.__file__).parent

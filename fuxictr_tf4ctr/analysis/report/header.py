@@ -1,0 +1,154 @@
+"""The head of the page: what the run is, how its model is built, its main figures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fuxictr_tf4ctr.analysis.compare.compare import Comparison
+from fuxictr_tf4ctr.analysis.report.elements import (
+    Markup,
+    count,
+    duration,
+    element,
+    joined,
+    number,
+    signed,
+)
+from fuxictr_tf4ctr.analysis.report.parts import ReportedRun, tiles
+from fuxictr_tf4ctr.analysis.report.versus import verdict
+
+_TILE_METRICS = ("AUC", "logloss", "gAUC")
+
+
+def page_header(runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]) -> Markup:
+    """Make the head of the page from its first run, measured against the second."""
+    run = runs[0]
+    words = element(
+        "div",
+        element("p", "Run report", class_="eyebrow"),
+        element("h1", run.record.expid),
+        element("p", _described(run), class_="lead"),
+        element("p", _in_brief(runs, comparisons), class_="brief"),
+    )
+    return element(
+        "header",
+        element("div", words, _blueprint(run), class_="hero"),
+        tiles(_tiles(run, runs, comparisons)),
+    )
+
+
+def _described(run: ReportedRun) -> str:
+    record, params = run.record, run.params
+    rows = record.data["rows"]
+    kind = f"{record.settings['model']} on {record.settings['dataset_id']}"
+    if run.is_two_stream and not params["twin_focus"]:
+        kind += ", as a base model without the Twin Focus Loss"
+    splits = ", ".join(f"{count(rows[s])} {s}" for s in ("train", "valid", "test") if rows.get(s))
+    return f"{kind}: {splits} rows. Started {record.started[:16].replace('T', ' ')} UTC."
+
+
+def _in_brief(runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]) -> str:
+    run, rows = runs[0], count(len(runs[0].y_true))
+    if not comparisons:
+        return f"It reaches a test AUC of {number(run.record.test.get('AUC'), 5)} on {rows} rows."
+    auc = comparisons[0].metrics["AUC"]
+    outcome = {
+        "better": "higher than",
+        "worse": "lower than",
+        "even": "not clearly different from",
+    }[verdict("AUC", auc.difference)]
+    value, low, high = (
+        signed(bound, 5)
+        for bound in (auc.difference.value, auc.difference.low, auc.difference.high)
+    )
+    return (
+        f"On {rows} test rows its AUC is {outcome} that of {runs[1].name}: {value}, "
+        f"95% interval {low} to {high}."
+    )
+
+
+def _tiles(
+    run: ReportedRun, runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]
+) -> list[tuple[str, str, str | Markup]]:
+    metrics = [name for name in _TILE_METRICS if name in run.record.test]
+    metrics += [name for name in run.record.test if name not in metrics][: 3 - len(metrics)]
+    record, seconds = run.record, run.record.seconds["train"]
+    entries = [
+        (f"Test {name}", number(record.test[name], 5), _against(name, runs, comparisons))
+        for name in metrics
+    ]
+    base = runs[1].record if len(runs) > 1 else None
+    size = f"{record.parameters / base.parameters:.2f} × {runs[1].name}" if base else "trainable"
+    time = (
+        f"{seconds / base.seconds['train']:.2f} × {runs[1].name}"
+        if base
+        else f"{count(run.scores.trained_rows_per_second)} rows/s"
+    )
+    return [
+        *entries,
+        ("Parameters", count(record.parameters), size),
+        ("Training", duration(seconds), time),
+    ]
+
+
+def _against(
+    metric: str, runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]
+) -> str | Markup:
+    if not comparisons or metric not in runs[1].record.test:
+        valid = runs[0].record.valid.get(metric)
+        return f"{number(valid, 5)} on validation rows" if valid is not None else ""
+    difference = runs[0].record.test[metric] - runs[1].record.test[metric]
+    intervals = comparisons[0].metrics.get(metric)
+    outcome = verdict(metric, intervals.difference) if intervals else "even"
+    return joined(
+        element("b", signed(difference, 5), class_=f"verdict {outcome}"), f" vs {runs[1].name}"
+    )
+
+
+def _blueprint(run: ReportedRun) -> Markup:
+    """Draw a two-stream model as boxes, from the ids to the prediction."""
+    if not run.is_two_stream:
+        return Markup("")
+    params = run.params
+    names = {role: _encoder(params, role) for role in ("simple", "complex")}
+    selection = params.get("sample_selection", "own input each")
+    loss = (
+        f"TF Loss: c {params['c']:g}, γ {params['gamma']:g}, α {params['alpha']:g}"
+        if params["twin_focus"]
+        else "loss of the fused prediction alone"
+    )
+    wires = (
+        "M74 84C92 84 92 46 108 46",
+        "M74 84C92 84 92 122 108 122",
+        "M232 46C250 46 250 84 264 84",
+        "M232 122C250 122 250 84 264 84",
+        "M326 84H350",
+    )
+    return element(
+        "svg",
+        *(element("path", d=wire, class_="wire") for wire in wires),
+        *_box(4, 84, 70, "selection", selection, "box"),
+        *_box(108, 46, 124, "simple encoder", names["simple"], "box c-simple"),
+        *_box(108, 122, 124, "complex encoder", names["complex"], "box c-complex"),
+        *_box(264, 84, 62, "fusion", params["fusion"], "box c-run1"),
+        element("text", "ŷ", x=362, y=89, class_="prediction"),
+        element("text", loss, x=190, y=170, class_="note middle"),
+        viewBox="0 0 380 180",
+        role="img",
+        aria_label=f"Two-stream model: {names['simple']} and {names['complex']}, "
+        f"sample selection {selection}, fusion {params['fusion']}",
+        class_="blueprint",
+    )
+
+
+def _encoder(params: dict[str, Any], role: str) -> str:
+    return str(params.get(f"{role}_encoder") or params.get(f"{role}_model") or "stream")
+
+
+def _box(x: float, middle: float, width: float, kind: str, name: str, style: str) -> list[Markup]:
+    shown = name if len(name) <= width / 7 else f"{name[: int(width / 7) - 1]}…"
+    center = x + width / 2
+    return [
+        element("rect", x=x, y=middle - 23, width=width, height=46, rx=9, class_=style),
+        element("text", kind, x=center, y=middle - 4, class_="tick middle"),
+        element("text", shown, x=center, y=middle + 13, class_="name middle"),
+    ]

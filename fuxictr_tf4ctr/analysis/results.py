@@ -1,0 +1,246 @@
+"""All runs under a folder: tabulated, filtered, compared, tested against each other."""
+
+import fnmatch
+import logging
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.names import unknown
+from fuxictr_tf4ctr.runs.records import RunRecord, read_run
+
+LOG = logging.getLogger(__name__)
+
+# Settings that differ between any two runs and say nothing of either.
+_INCIDENTAL = {"model_id", "model_root"}
+_CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(>=|<=|!=|=|>|<)\s*(.*?)\s*")
+_ORDER: dict[str, Callable[[float, float], bool]] = {
+    ">": lambda found, wanted: found > wanted,
+    "<": lambda found, wanted: found < wanted,
+    ">=": lambda found, wanted: found >= wanted,
+    "<=": lambda found, wanted: found <= wanted,
+}
+
+
+def read_runs(folder: Path) -> list[RunRecord]:
+    """Read all records under a folder; one that cannot be read is reported and left out.
+
+    Raises:
+        DataError: There is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; name one that holds runs")
+    records = []
+    for file in sorted(folder.rglob("run.json")):
+        try:
+            records.append(read_run(file.parent))
+        except DataError as error:
+            LOG.warning("left out: %s", error)
+    if not records:
+        raise DataError(f"{folder} holds no run that this version can read")
+    return records
+
+
+def table(
+    records: Iterable[RunRecord],
+    conditions: Sequence[str] = (),
+    sort: str | None = None,
+    descending: bool = False,
+    settings: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Tabulate runs.
+
+    Args:
+        records: The runs.
+        conditions: Each ``name=pattern``, ``name!=pattern``, or ``name`` compared with a number by
+            ``>``, ``<``, ``>=``, ``<=``; a name is a column or a setting.
+        sort: Column or setting to sort by; None for the time of the start.
+        descending: Greatest first.
+        settings: Settings to show as further columns.
+
+    Returns:
+        One row per run.
+
+    Raises:
+        SettingsError: A condition, column or setting is not known.
+    """
+    rows = [_row(record) for record in records]
+    shown = list(dict.fromkeys(name for full in rows for name in full if name != "settings"))
+    # A run has the settings that its configuration gives: others may lack some of them.
+    given = dict.fromkeys(name for full in rows for name in full["settings"])
+    for full in rows:
+        full["settings"] = {**given, **full["settings"]}
+    for condition in conditions:
+        rows = [row for row in rows if _holds(condition, row, shown)]
+    name = sort or "started"
+    rows.sort(key=lambda row: _sort_key(_value(row, name, shown)), reverse=descending)
+    if sort:  # what has no such value comes last either way
+        rows.sort(key=lambda row: _value(row, name, shown) is None)
+    return [
+        {column: row.get(column) for column in shown}
+        | {key: _value(row, key, shown) for key in settings}
+        for row in rows
+    ]
+
+
+def side_by_side(first: Path, second: Path) -> list[dict[str, Any]]:
+    """Show where two runs differ in settings, and their metrics.
+
+    Args:
+        first: Folder of a run.
+        second: Folder of another.
+
+    Returns:
+        One row per setting that differs, then one per metric with the difference.
+
+    Raises:
+        DataError: One of the folders is none of a run.
+    """
+    runs = [read_run(first), read_run(second)]
+    settings = [dict(run.settings) for run in runs]
+    keys = sorted((settings[0].keys() | settings[1].keys()) - _INCIDENTAL)
+    rows: list[dict[str, Any]] = [_pair("expid", runs[0].expid, runs[1].expid)]
+    rows += [
+        _pair(key, settings[0].get(key), settings[1].get(key))
+        for key in keys
+        if settings[0].get(key) != settings[1].get(key)
+    ]
+    rows.append(_pair("parameters", runs[0].parameters, runs[1].parameters))
+    for split in ("valid", "test"):
+        metrics = [getattr(run, split) for run in runs]
+        for metric in dict.fromkeys([*metrics[0], *metrics[1]]):
+            rows.append(_pair(f"{split} {metric}", *(each.get(metric) for each in metrics)))
+    return rows
+
+
+def paired_tests(records: Iterable[RunRecord], first: str, second: str) -> list[dict[str, Any]]:
+    """Test whether two experiments differ, over the seeds under which both were run.
+
+    The paired t-test asks for differences that are about normal; Wilcoxon's signed-rank test does
+    not, and needs six seeds before it can fall below 0.05.
+
+    Args:
+        records: Runs, those of the two among them; of a seed's finished runs the latest counts.
+        first: Expid of one experiment.
+        second: Expid of the other.
+
+    Returns:
+        One row per test metric: number of seeds, mean of each, mean and sample deviation of the
+        difference (first minus second), and the two-sided p of both tests.
+
+    Raises:
+        SettingsError: An expid has no finished run, or they share fewer than two seeds.
+    """
+    from scipy.stats import ttest_rel, wilcoxon  # takes most of a second
+
+    found = _by_seed(records, (first, second))
+    seeds = sorted(found[first].keys() & found[second].keys())
+    if len(seeds) < 2:
+        raise SettingsError(
+            f"{first} and {second} have {len(seeds)} seed in common, a paired test needs 2: run "
+            "both under the same seeds (--set seed=…, or fuxictr tune --seeds)"
+        )
+    rows = []
+    for metric in found[first][seeds[0]].test:
+        one, other = (
+            [found[expid][seed].test.get(metric, math.nan) for seed in seeds]
+            for expid in (first, second)
+        )
+        differences = [a - b for a, b in zip(one, other, strict=True)]
+        equal = not any(differences)
+        alike = equal or math.isclose(statistics.stdev(differences), 0, abs_tol=1e-15)
+        rows.append(
+            {
+                "metric": f"test {metric}",
+                "seeds": len(seeds),
+                first: statistics.fmean(one),
+                second: statistics.fmean(other),
+                "difference": statistics.fmean(differences),
+                "std": statistics.stdev(differences),
+                # Both are undefined where nothing varies.
+                "p (paired t)": None if alike else float(ttest_rel(one, other).pvalue),
+                "p (Wilcoxon)": None if equal else float(wilcoxon(one, other).pvalue),
+            }
+        )
+    return rows
+
+
+def _by_seed(
+    records: Iterable[RunRecord], expids: Sequence[str]
+) -> dict[str, dict[int, RunRecord]]:
+    finished = sorted((r for r in records if r.status == "finished"), key=lambda r: r.started)
+    found = {
+        expid: {r.settings["seed"]: r for r in finished if r.expid == expid} for expid in expids
+    }
+    for expid, runs in found.items():
+        if not runs:
+            raise SettingsError(unknown("finished expid", expid, {r.expid for r in finished}))
+    return found
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    settings = record.settings
+    return {
+        "expid": record.expid,
+        "model": settings.get("model"),
+        "dataset_id": settings.get("dataset_id"),
+        "seed": settings.get("seed"),
+        "status": record.status,
+        **{f"valid.{name}": value for name, value in record.valid.items()},
+        **{f"test.{name}": value for name, value in record.test.items()},
+        "parameters": record.parameters,
+        "evaluations": len(record.evaluations),
+        "seconds": round(record.seconds.get("total", 0.0)),
+        "started": record.started,
+        "folder": str(record.folder),
+        "settings": settings,
+    }
+
+
+def _value(row: Mapping[str, Any], name: str, columns: Sequence[str]) -> Any:
+    if name in columns:
+        return row.get(name)
+    settings = row["settings"]
+    if name not in settings:
+        raise SettingsError(unknown("column or setting", name, {*columns, *settings}))
+    return settings[name]
+
+
+def _holds(condition: str, row: Mapping[str, Any], columns: Sequence[str]) -> bool:
+    match = _CONDITION.fullmatch(condition)
+    if match is None:
+        raise SettingsError(f"{condition!r} is no condition: write 'expid=*_frappe' or 'c>=0.8'")
+    name, operator, wanted = match.groups()
+    found = _value(row, name, columns)
+    if operator in ("=", "!="):
+        return _equal(found, wanted) == (operator == "=")
+    try:
+        return found is not None and _ORDER[operator](float(found), float(wanted))
+    except (TypeError, ValueError):
+        raise SettingsError(f"{condition!r}: {operator} compares numbers, not {found!r}") from None
+
+
+def _equal(found: Any, wanted: str) -> bool:
+    if fnmatch.fnmatchcase(str(found), wanted):
+        return True
+    try:
+        return found == yaml.safe_load(wanted)
+    except yaml.YAMLError:
+        return False
+
+
+def _sort_key(value: Any) -> tuple[bool, float, str]:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (not is_number, float(value) if is_number else 0.0, str(value))
+
+
+def _pair(name: str, first: Any, second: Any) -> dict[str, Any]:
+    row = {"": name, "first": first, "second": second}
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (first, second))
+    return row | {"second - first": second - first if numbers else None}

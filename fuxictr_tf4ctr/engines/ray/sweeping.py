@@ -1,0 +1,188 @@
+"""The runs of a sweep as trials of Ray Tune, wherever the cluster has room for them."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from fuxictr_tf4ctr.engines.ray.cluster import connected, in_folder
+from fuxictr_tf4ctr.errors import Terminated, UserError
+from fuxictr_tf4ctr.runs.experiment import run_experiment
+from fuxictr_tf4ctr.settings.reading import load_settings
+from fuxictr_tf4ctr.sweep.children import Job, Outcome
+from fuxictr_tf4ctr.sweep.folder import SweepFolder
+from fuxictr_tf4ctr.sweep.monitoring import monitored, more_is_better
+from fuxictr_tf4ctr.sweep.plan import Plan
+from fuxictr_tf4ctr.sweep.progress import Progress
+
+# What Tune calls the monitored metric.
+_VALUE = "monitored"
+# A trial that was lost with its host goes on elsewhere, this often.
+_RESTARTS = 3
+# More evaluations than any run has: ASHA would stop a run that reached them.
+_EVALUATIONS = 10_000
+
+
+class RayTrials:
+    """Carries out the plans of one sweep on a Ray cluster.
+
+    Args:
+        folder: The sweep's folder, on a file system of all hosts.
+        model: Settings of the base experiment, for the direction of the monitored metric.
+        on_gpu: Whether each run takes a GPU; else it takes a core.
+        workers: Runs at once; None for as many as there is room for.
+        address: The cluster; None for one of this machine.
+        checkout: Root of a FuxiCTR checkout.
+    """
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        model: Mapping[str, Any],
+        on_gpu: bool,
+        workers: int | None,
+        address: str | None,
+        checkout: str | os.PathLike[str] | None,
+    ) -> None:
+        self.folder = SweepFolder(folder.path.resolve(), folder.name)
+        self._mode = "max" if more_is_better(model) else "min"
+        self._resources = {"cpu": 1, "gpu": int(on_gpu)}
+        self._workers = workers
+        self._address = address
+        self._common = {
+            "folder": os.getcwd(),
+            "sweep": str(self.folder.path),
+            "name": self.folder.name,
+            "gpu": 0 if on_gpu else -1,
+            "checkout": None if checkout is None else str(checkout),
+        }
+
+    def carry_out(self, plan: Plan, progress: Progress, prune: bool) -> list[Outcome]:
+        """Run all jobs of a plan.
+
+        Args:
+            plan: What to run.
+            progress: Where to show how runs ended.
+            prune: Whether ASHA stops runs that lag behind others at the same evaluation.
+
+        Returns:
+            How each job ended.
+
+        Raises:
+            SettingsError: There is no cluster at the address, or it lacks a GPU.
+            KeyboardInterrupt: The sweep was asked to end; all trials have.
+        """
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # which heeds verbose=0
+        jobs = _Jobs(plan, self.folder, progress, self._common, self._mode)
+        if not jobs.has_more():  # Tune would wait for the first
+            return []
+        asha = ASHAScheduler(max_t=_EVALUATIONS, grace_period=1, reduction_factor=3)
+        needed = {"GPU" if self._resources["gpu"] else "CPU": 1}
+        with connected(self._address, needed):
+            tune.Tuner(
+                tune.with_resources(_trial, self._resources),
+                tune_config=tune.TuneConfig(
+                    metric=_VALUE,
+                    mode=self._mode,
+                    search_alg=jobs,
+                    scheduler=asha if prune else FIFOScheduler(),
+                    num_samples=-1,
+                    max_concurrent_trials=self._workers,
+                ),
+                run_config=tune.RunConfig(
+                    name=time.strftime("%Y%m%d-%H%M%S"),
+                    storage_path=str(self.folder.path / "ray"),
+                    failure_config=tune.FailureConfig(max_failures=_RESTARTS),
+                    verbose=0,
+                ),
+            ).fit()
+        if jobs.running:
+            raise KeyboardInterrupt
+        return jobs.outcomes
+
+
+class _Jobs(Searcher):
+    """Lets Tune ask a plan what to run next."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: SweepFolder,
+        progress: Progress,
+        common: Mapping[str, Any],
+        mode: str,
+    ) -> None:
+        super().__init__(metric=_VALUE, mode=mode)
+        self.running: dict[str, Job] = {}
+        self.outcomes: list[Outcome] = []
+        self._plan = plan
+        self._folder = folder
+        self._progress = progress
+        self._common = common
+        self._next: Job | None = None
+
+    def has_more(self) -> bool:
+        """Whether the plan has another job that can start now."""
+        self._next = self._next or self._plan.next_job()
+        return self._next is not None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if not self.has_more():
+            return None if self.running else Searcher.FINISHED
+        job, self._next = self._next, None
+        self.running[trial_id] = job
+        return {**self._common, "expid": job.expid, "seed": job.seed, "dataset_id": job.dataset_id}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        outcome = self._outcome(self.running.pop(trial_id), error)
+        self._plan.ended(outcome)
+        self._progress.add(outcome)
+        self.outcomes.append(outcome)
+
+    def _outcome(self, job: Job, error: bool) -> Outcome:
+        record = self._folder.latest(job.dataset_id, job.expid, job.seed)
+        if record is not None and record.status == "finished":
+            return Outcome(job, record)
+        if record is not None and record.status in ("running", "interrupted") and not error:
+            return Outcome(job, record, pruned=True)  # its process may not have ended yet
+        said = record.error if record is not None else None
+        return Outcome(job, record, said or f"its process was lost; see {self._folder.path}/ray")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: a sweep is taken up from the records of its runs."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never called: see :meth:`save`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune keeps a copy of what it was given
+
+
+def _trial(config: dict[str, Any]) -> None:
+    """Run one experiment, in a process of Ray's; go on with it where it was cut off."""
+    with in_folder(config["folder"]):
+        folder = SweepFolder(Path(config["sweep"]), config["name"])
+        overrides = {key: config[key] for key in ("seed", "gpu")} | {"model_root": str(folder.runs)}
+        settings = load_settings(config["expid"], str(folder.config), overrides, config["checkout"])
+        before = folder.latest(config["dataset_id"], config["expid"], config["seed"])
+        cut_off = before is not None and before.status in ("running", "interrupted")
+
+        def report(evaluation: dict[str, Any]) -> None:
+            value = monitored(settings.params, evaluation["metrics"])
+            try:
+                tune.report({_VALUE: value})
+            except SystemExit:  # so Tune ends a trial that it has stopped
+                raise Terminated from None
+
+        try:
+            run_experiment(settings, before.folder if cut_off else False, on_evaluation=report)
+        except (Terminated, UserError):
+            return  # the record says so, and another try would end the same

@@ -1,0 +1,1 @@
+"""TorchRec: embedding tables divided among ranks."""

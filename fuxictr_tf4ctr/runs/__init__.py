@@ -1,0 +1,1 @@
+"""What a run is, from its first step to its folder."""

@@ -1,0 +1,323 @@
+"""The order of the steps: settings, data, model, training, evaluation, record."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.torch_utils import seed_everything
+from fuxictr.utils import print_to_json
+
+from fuxictr_tf4ctr.datasets import EncodedDataset, H5DataLoader, encode_dataset, load_feature_map
+from fuxictr_tf4ctr.distributed import (
+    ALONE,
+    Ranks,
+    check_agreement,
+    synchronise_batch_norm,
+)
+from fuxictr_tf4ctr.distributed.sharding import (
+    WHOLE,
+    ShardingOptions,
+    Tables,
+    tables_on_host,
+)
+from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated
+from fuxictr_tf4ctr.runs.loading import keep_schema
+from fuxictr_tf4ctr.runs.observers import EventFiles, evaluation_row
+from fuxictr_tf4ctr.runs.records import RunRecord, held, logging_to, new_run, read_run, versions
+from fuxictr_tf4ctr.runs.resume import refuse_other_data, resumed_run
+from fuxictr_tf4ctr.settings.reading import Settings
+from fuxictr_tf4ctr.training import Checkpoints, FastOptions, evaluate, fit
+from fuxictr_tf4ctr.training.termination import sigterm_raises
+
+
+def run_experiment(
+    settings: Settings,
+    resume: bool | Path = False,
+    ranks: Ranks = ALONE,
+    on_evaluation: Callable[[dict[str, Any]], None] | None = None,
+) -> RunRecord:
+    """Train and evaluate one experiment.
+
+    Args:
+        settings: Checked settings of the experiment.
+        resume: Take up an unfinished run: the latest of this expid, or the one in the folder given.
+        ranks: The processes that train it together; all call this. ``batch_size`` is that of all.
+        on_evaluation: Called with each record of :attr:`FitResult.epochs` once it is saved.
+
+    Returns:
+        The record of the finished run; its folder holds log, checkpoint and run.json.
+
+    Raises:
+        UserError: The data do not fit, training diverged, or there is nothing to resume. The record
+            of a run that began says "failed".
+        KeyboardInterrupt: The run was interrupted. The record says so, with what was reached.
+        Terminated: SIGTERM came. The record says "interrupted"; a training's state is saved.
+    """
+    check_workers(settings, ranks.size)
+    divides = ShardingOptions.from_params(settings.params) is not None
+    if divides:  # found now, where TorchRec cannot be loaded
+        from fuxictr_tf4ctr.distributed import sharded_tables  # noqa: F401
+    with _record(settings, resume, ranks) as record, sigterm_raises():
+        if ranks.leads:
+            ranks.remember("run", str(record.folder.resolve()))
+        checkpoints = Checkpoints(
+            record.state_folder,
+            settings["checkpoint_minutes"],
+            settings.params.get("checkpoint_steps"),
+        )
+        with logging_to(record.log_file, on_stderr=ranks.leads), _recorded(record):
+            logging.info("Params: %s", print_to_json(record.settings))
+            seed_everything(settings["seed"])
+            with _timed(record, "encode"):
+                dataset = encode_dataset(settings.params)
+                refuse_other_data(record, dataset)
+                feature_map = load_feature_map(dataset, settings.params)
+            record.data = {
+                "fingerprint": dataset.fingerprint,
+                "rows": dict(dataset.rows),
+                "folder": str(dataset.data_dir.resolve()),
+            }
+            if divides:
+                record.versions |= versions(["torchrec"])
+            check_agreement(ranks, _facts(settings, record, dataset))
+            keep_schema(dataset, record)
+            logging.info("Feature specs: %s", print_to_json(feature_map.features))
+            with _timed(record, "load"):
+                train_gen, valid_gen, test_gen = _loaders(dataset, feature_map, settings, ranks)
+            model = build_model(settings, feature_map, record)
+            tables = _divided(model, settings, ranks)
+            if ranks.size > 1:
+                record.machine["workers"] = ranks.size
+                if settings["sync_batch_norm"]:
+                    synchronise_batch_norm(model)
+                torch.manual_seed(settings["seed"] + ranks.rank)  # other dropout on every rank
+            _train(
+                model,
+                train_gen,
+                valid_gen,
+                settings,
+                record,
+                checkpoints if ranks.leads else None,
+                ranks,
+                tables,
+                on_evaluation,
+            )
+            _evaluate(model, valid_gen, test_gen, settings, record, ranks)
+            record.append_csv_line()
+        checkpoints.remove()
+    return record
+
+
+def run_as_rank(settings: Settings, resume: bool | Path, ranks: Ranks) -> RunRecord:
+    """Run an experiment as :func:`run_experiment`, or what ranks started before these left of it.
+
+    Args:
+        settings: Checked settings of the experiment.
+        resume: What to take up where no rank was started before.
+        ranks: The processes that train it together; all call this.
+    """
+    begun = ranks.recall("run")
+    if begun is not None:
+        record = read_run(Path(begun))
+        if record.status == "finished":  # and some rank was lost while it ended
+            return record
+        resume = record.folder
+    return run_experiment(settings, resume, ranks)
+
+
+def check_workers(settings: Settings, workers: int) -> None:
+    """Raise SettingsError unless every batch can be divided among so many processes."""
+    if workers < 1:
+        raise SettingsError(f"--workers {workers}: at least 1 is needed")
+    if workers == 1 and settings.params.get("table_sharding"):
+        raise SettingsError(
+            "table_sharding divides tables among workers: give --workers 2 or more, or leave it out"
+        )
+    batch_size = settings["batch_size"]
+    if batch_size % workers:
+        near = max(round(batch_size / workers), 1) * workers
+        raise SettingsError(
+            f"batch_size={batch_size} cannot be divided among {workers} workers: set it to {near}"
+        )
+
+
+def _facts(settings: Settings, record: RunRecord, dataset: EncodedDataset) -> dict[str, Any]:
+    """Return what must be the same on all ranks."""
+    own = ("gpu", "model_root", "data_root", "train_data", "valid_data", "test_data")
+    shared = {name: value for name, value in settings.params.items() if name not in own}
+    return shared | {"data": dataset.fingerprint, **record.versions}
+
+
+@contextmanager
+def _record(settings: Settings, resume: bool | Path, ranks: Ranks) -> Iterator[RunRecord]:
+    """Begin a run or take one up, and hold its folder; all but one rank throw theirs away."""
+    if not ranks.leads:
+        with TemporaryDirectory() as folder:
+            yield new_run(settings.expid, {**settings.params, "model_root": folder})
+        return
+    if resume:
+        with resumed_run(settings, resume if isinstance(resume, Path) else None) as record:
+            yield record
+        return
+    record = new_run(settings.expid, settings.params)
+    with held(record.folder):
+        yield record
+
+
+def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> BaseModel:
+    """Build the model of an experiment, its checkpoint in the folder of the run."""
+    divided = ShardingOptions.from_params(settings.params) is not None
+    with tables_on_host() if divided else nullcontext():
+        model = settings.model_class(feature_map, **settings.params)
+    model.model_dir, model.checkpoint = str(record.folder), str(record.checkpoint)
+    record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    logging.info("Total number of parameters: %d.", record.parameters)
+    return model
+
+
+def _divided(model: BaseModel, settings: Settings, ranks: Ranks) -> Tables:
+    """Divide the model's embedding tables among the ranks, if the settings say so."""
+    options = ShardingOptions.from_params(settings.params)
+    if options is None:
+        return WHOLE
+    from fuxictr_tf4ctr.engines.torchrec.sharded_tables import ShardedTables
+
+    return ShardedTables(model, ranks, options)
+
+
+def _train(
+    model: BaseModel,
+    train_gen: H5DataLoader,
+    valid_gen: H5DataLoader | None,
+    settings: Settings,
+    record: RunRecord,
+    checkpoints: Checkpoints | None,
+    ranks: Ranks,
+    tables: Tables,
+    then: Callable[[dict[str, Any]], None] | None,
+) -> None:
+    events = (
+        EventFiles(record.folder / "tensorboard")
+        if settings["tensorboard"] and ranks.leads
+        else None
+    )
+
+    def on_evaluation(evaluation: dict[str, Any]) -> None:
+        # A run that was taken up may repeat evaluations that came after its last checkpoint.
+        before = [each for each in record.evaluations if each["step"] < evaluation["step"]]
+        record.evaluations = [*before, evaluation]
+        record.save()
+        logging.info(evaluation_row(evaluation))
+        if events is not None:
+            events.write(evaluation)
+        if then is not None:
+            then(evaluation)
+
+    with _timed(record, "train"):
+        fit(
+            model,
+            train_gen,
+            valid_gen,
+            epochs=settings["epochs"],
+            max_gradient_norm=settings["max_gradient_norm"],
+            eval_steps=settings.params.get("eval_steps"),
+            on_evaluation=on_evaluation,
+            progress=_progress(settings, ranks),
+            checkpoints=checkpoints,
+            fast=FastOptions.from_params(settings.params),
+            ranks=ranks,
+            tables=tables,
+        )
+
+
+def _evaluate(
+    model: BaseModel,
+    valid_gen: H5DataLoader | None,
+    test_gen: H5DataLoader | None,
+    settings: Settings,
+    record: RunRecord,
+    ranks: Ranks,
+) -> None:
+    progress = _progress(settings, ranks)
+    with _timed(record, "evaluate"):
+        if valid_gen is not None:
+            logging.info("****** Validation evaluation ******")
+            record.valid = evaluate(model, valid_gen, progress=progress, ranks=ranks)
+        if test_gen is not None:
+            logging.info("******** Test evaluation ********")
+            record.test = evaluate(model, test_gen, progress=progress, ranks=ranks)
+
+
+def _progress(settings: Settings, ranks: Ranks) -> bool | None:
+    return None if settings["verbose"] and ranks.leads else False
+
+
+def _loaders(
+    dataset: EncodedDataset, feature_map: FeatureMap, settings: Settings, ranks: Ranks
+) -> tuple[H5DataLoader, H5DataLoader | None, H5DataLoader | None]:
+    def loader(split: str) -> H5DataLoader | None:
+        path = getattr(dataset, split)
+        if path is None:
+            return None
+        options = {
+            "batch_size": settings["batch_size"] // ranks.size,
+            "rank": ranks.rank,
+            "world_size": ranks.size,
+            "shuffle": settings["shuffle"] and split == "train",
+            "seed": settings["seed"],
+            "task": settings["task"],
+        }
+        gen = H5DataLoader(feature_map, str(path), split=split, **options)
+        logging.info("%s samples: %d", split.capitalize(), gen.num_samples)
+        return gen
+
+    train_gen = loader("train")
+    # BatchNorm cannot train on a batch of one row; FuxiCTR finds out at the end of the epoch.
+    if settings.params.get("batch_norm") and train_gen.num_samples % settings["batch_size"] == 1:
+        raise DataError(
+            f"{dataset.train}: {train_gen.num_samples} rows in batches of "
+            f"{settings['batch_size']} leave a last batch of one row, on which batch_norm cannot "
+            f"train; set batch_size to {settings['batch_size'] - 1}"
+        )
+    return train_gen, loader("valid"), loader("test")
+
+
+@contextmanager
+def _recorded(record: RunRecord) -> Iterator[None]:
+    """Keep the record's status true, however the run ends."""
+    start = time.perf_counter()
+    try:
+        yield
+        record.status = "finished"
+    except (KeyboardInterrupt, Terminated):
+        record.status = "interrupted"
+        logging.info("Interrupted; run.json holds what was reached.")
+        raise
+    except BaseException as error:
+        record.status, record.error = "failed", f"{type(error).__name__}: {error}"
+        logging.error("The run failed: %s", record.error)
+        raise
+    finally:
+        _add_seconds(record, "total", start)
+        record.save()
+
+
+@contextmanager
+def _timed(record: RunRecord, part: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        _add_seconds(record, part, start)
+
+
+def _add_seconds(record: RunRecord, part: str, start: float) -> None:
+    """Add to what the part took before the run was taken up."""
+    record.seconds[part] = record.seconds.get(part, 0.0) + time.perf_counter() - start

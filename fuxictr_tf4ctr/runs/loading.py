@@ -1,0 +1,239 @@
+"""A finished run taken up again: its settings, its feature map, its best weights, its data."""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
+
+from fuxictr_tf4ctr.datasets import (
+    EncodedDataset,
+    H5DataLoader,
+    find_encoded,
+    load_feature_map,
+)
+from fuxictr_tf4ctr.datasets.new_rows import RowEncoder
+from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.registry import find_model
+from fuxictr_tf4ctr.runs.records import RunRecord, read_run
+from fuxictr_tf4ctr.settings.keys import KEYS
+from fuxictr_tf4ctr.settings.reading import Settings
+from fuxictr_tf4ctr.training import load_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LOG = logging.getLogger(__name__)
+
+_SCHEMA_FILES = ("feature_map.json", "feature_vocab.json", "encoder.json")
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run with its model, ready to score.
+
+    Attributes:
+        record: Its run.json.
+        settings: Its settings.
+        feature_map: The feature map it was trained with.
+        model: The model with its best weights, in evaluation mode.
+    """
+
+    record: RunRecord
+    settings: Settings
+    feature_map: FeatureMap
+    model: BaseModel
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self.record.folder
+
+    @cached_property
+    def dataset(self) -> EncodedDataset:
+        """The encoded data the run was trained and evaluated on.
+
+        Raises:
+            DataError: They are gone, or were made anew from other data or with other settings.
+        """
+        dataset = find_encoded(self.settings.params, self.record.data.get("folder"))
+        if dataset.fingerprint != self.record.data["fingerprint"]:
+            raise DataError(
+                f"{dataset.data_dir}: holds other data, or data encoded with other settings, than "
+                f"{self.folder} was trained on; encode them again as its run.json says"
+            )
+        return dataset
+
+    @cached_property
+    def row_encoder(self) -> RowEncoder:
+        """What encodes raw rows for the model; its counts are of all rows so far.
+
+        Raises:
+            DataError: The run keeps no fitted encoder.
+            SettingsError: The data set's own processor class is gone or has changed.
+        """
+        return RowEncoder(self.record.schema_folder, self.feature_map)
+
+    def loader(self, split: str, batch_size: int | None = None) -> H5DataLoader:
+        """Serve a split of the run's encoded data, in the order of the file.
+
+        Args:
+            split: "train", "valid" or "test".
+            batch_size: Rows per batch; the run's own where None.
+
+        Raises:
+            SettingsError: The run has no such split.
+            DataError: The encoded data are gone or changed.
+        """
+        path = getattr(self.dataset, split, None)
+        if path is None:
+            there = ", ".join(self.dataset.rows)
+            raise SettingsError(f"{self.folder}: its data have no {split} split; there: {there}")
+        return H5DataLoader(
+            self.feature_map,
+            path,
+            split=split,
+            batch_size=batch_size or self.settings["batch_size"],
+            task=self.settings["task"],
+            gpu=self.settings["gpu"],
+        )
+
+    def predict_frame(self, frame: Any, streams: bool = False) -> "np.ndarray | dict[str, Any]":
+        """Score the raw rows of a frame, encoded with the run's vocabularies.
+
+        Args:
+            frame: A polars or pandas frame with the columns the run's raw data had; the label is
+                not needed.
+            streams: Whether to return the scores of both streams as well.
+
+        Returns:
+            [rows] float64 probabilities in the order of the rows; with ``streams`` a dict of
+            ``y_pred``, ``y_simple`` and ``y_complex``.
+
+        Raises:
+            DataError: A column is missing or of another type, or a number is not finite.
+            SettingsError: The model does not score its streams.
+        """
+        from fuxictr_tf4ctr.serving.predict import score_frame
+
+        scores = score_frame(self, frame, streams)
+        return scores if streams else scores["y_pred"]
+
+
+def load_run(
+    folder: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    checkout: str | os.PathLike[str] | None = None,
+) -> LoadedRun:
+    """Load a run: its record, settings, feature map and best weights.
+
+    Args:
+        folder: The folder of the run, which holds run.json.
+        device: Where the model computes: "cpu", "cuda" or "cuda:1".
+        checkout: Root of a FuxiCTR checkout that the model comes from, if any.
+
+    Raises:
+        SettingsError: There is no such folder or device, or the model is not installed.
+        DataError: The folder holds no run of this version, or one without a checkpoint.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SettingsError(f"{folder}: no such folder; name the folder of a run")
+    record = read_run(folder)
+    if not record.checkpoint.is_file():
+        raise DataError(
+            f"{folder}: the run has no checkpoint {record.checkpoint.name} (it is "
+            f"{record.status}); go on with it by fuxictr run --resume"
+        )
+    if record.status != "finished":
+        LOG.warning("%s: the run is %s; its best weights so far", folder, record.status)
+    params = record.settings | {"gpu": _gpu_index(device)}
+    _check(params, record.json_file)
+    settings = Settings(
+        record.expid,
+        find_model(params["model"], checkout),
+        MappingProxyType(params),
+        record.schema_folder,
+    )
+    feature_map = _feature_map(record, params)
+    return LoadedRun(record, settings, feature_map, _model(settings, feature_map, record))
+
+
+load = load_run  # the public name: fuxictr_tf4ctr.load(run)
+
+
+def keep_schema(dataset: EncodedDataset, record: RunRecord) -> None:
+    """Keep in a run's folder what its model needs beside its weights.
+
+    The feature map, the vocabularies, pretrained embeddings and the fitted encoder stay with the
+    run, whatever becomes of the encoded data set.
+    """
+    record.schema_folder.mkdir(exist_ok=True)
+    content = json.loads(dataset.feature_map_path.read_text(encoding="utf-8"))
+    specs = [spec for entry in content.get("features", ()) for spec in entry.values()]
+    pretrained = [spec["pretrained_emb"] for spec in specs if "pretrained_emb" in spec]
+    for name in (*_SCHEMA_FILES, *pretrained):
+        source, target = dataset.data_dir / name, record.schema_folder / name
+        if source.is_file() and not target.exists():
+            _link_or_copy(source, target)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    # An encoding is only ever replaced file by file, never written into: a link is as good as a
+    # copy, and a hundred runs on a data set of a million tokens keep them once.
+    try:
+        os.link(source, target)
+    except OSError:
+        partial = target.with_name(f"{target.name}.tmp")
+        shutil.copyfile(source, partial)
+        os.replace(partial, target)
+
+
+def _gpu_index(device: str | torch.device) -> int:
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise SettingsError(f"device {device!r}: use cpu, cuda or cuda:N") from error
+    if device.type == "cpu":
+        return -1
+    index = device.index or 0
+    if device.type != "cuda" or index >= torch.cuda.device_count():
+        raise SettingsError(f"device {str(device)!r} does not exist on this machine; use cpu")
+    return index
+
+
+def _check(params: dict[str, Any], file: Path) -> None:
+    """Check settings read back from a file: FuxiCTR would evaluate some of these texts as code."""
+    problems = [
+        f"{key}={value!r} must be {expected}"
+        for key, value in params.items()
+        if value is not None and key in KEYS and (expected := KEYS[key].check(value))
+    ]
+    if problems:
+        raise DataError(f"{file}: its settings are not valid: {'; '.join(problems)}")
+
+
+def _feature_map(record: RunRecord, params: dict[str, Any]) -> FeatureMap:
+    if not (record.schema_folder / "feature_map.json").is_file():
+        raise DataError(
+            f"{record.schema_folder}: the run keeps no feature map there, an earlier version "
+            "wrote it; train it again"
+        )
+    return load_feature_map(record.schema_folder, params)
+
+
+def _model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> BaseModel:
+    # Weights are drawn at random, then replaced: the caller's random numbers are not touched.
+    with torch.random.fork_rng():
+        model = settings.model_class(feature_map, **settings.params)
+    model.model_dir, model.checkpoint = str(record.folder), str(record.checkpoint)
+    load_weights(model, record.checkpoint)
+    return model.eval()

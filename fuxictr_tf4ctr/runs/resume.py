@@ -1,0 +1,120 @@
+"""Which run to take up again, and whether it is the same experiment on the same data."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fuxictr_tf4ctr.datasets import EncodedDataset
+from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.runs.records import RunRecord, held, plain, read_run, utc_now
+from fuxictr_tf4ctr.settings.reading import Settings
+
+# Settings that change nothing about the result of a run.
+_FREE = {
+    *("gpu", "verbose", "num_workers", "model_root", "tensorboard"),
+    *("checkpoint_minutes", "checkpoint_steps"),
+}
+
+
+@contextmanager
+def resumed_run(settings: Settings, folder: Path | None = None) -> Iterator[RunRecord]:
+    """Take up an unfinished run; its folder is held while in context.
+
+    Args:
+        settings: Settings of the same experiment.
+        folder: Folder of the run. None: the latest unfinished run of the expid in ``model_root``
+            that no other process works on.
+
+    Yields:
+        Its record, now "running" again.
+
+    Raises:
+        SettingsError: There is no such run, it is finished or held by another process, or its
+            settings differ; the message lists the differences.
+        DataError: The folder is none of a run.
+    """
+    candidates = [folder] if folder is not None else _latest_first(settings)
+    for candidate in candidates:
+        record = _unfinished(candidate)
+        if record is None:
+            continue
+        with held(candidate) as ours:
+            if not ours:
+                continue
+            _refuse_other_settings(record, settings)
+            _take_up(record, settings)
+            yield record
+            return
+    if folder is not None:
+        raise SettingsError(f"{folder}: the run is finished, or another process works on it")
+    raise SettingsError(
+        f"there is no unfinished run of {settings.expid!r} in {_parent(settings)}: "
+        "start one without --resume"
+    )
+
+
+def refuse_other_data(record: RunRecord, dataset: EncodedDataset) -> None:
+    """Raise SettingsError unless the data set is the one the run began with."""
+    before = record.data.get("fingerprint", dataset.fingerprint)
+    if before != dataset.fingerprint:
+        raise SettingsError(
+            f"{record.folder} cannot be resumed, its data set has changed: fingerprint {before} "
+            f"then, {dataset.fingerprint} now; rows {record.data.get('rows')} then, "
+            f"{dict(dataset.rows)} now. Start a new run, without --resume"
+        )
+
+
+def _parent(settings: Settings) -> Path:
+    return Path(settings["model_root"]) / settings["dataset_id"] / settings.expid
+
+
+def _latest_first(settings: Settings) -> list[Path]:
+    runs = {path.parent for path in _parent(settings).glob("*/run.json")}
+    return sorted(runs, key=lambda run: (read_run(run).started, run.name), reverse=True)
+
+
+def _unfinished(folder: Path) -> RunRecord | None:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; name the folder of a run")
+    record = read_run(folder)
+    return None if record.status == "finished" else record
+
+
+def _refuse_other_settings(record: RunRecord, settings: Settings) -> None:
+    now = json.loads(json.dumps(dict(settings.params), default=plain))
+    found = differences(record.settings, now)
+    if record.expid != settings.expid:
+        found.insert(0, f"expid: {record.expid} then, {settings.expid} now")
+    if found:
+        listed = "\n".join(f"- {line}" for line in found)
+        raise SettingsError(
+            f"{record.folder} cannot be resumed, its settings differ:\n{listed}\n"
+            "Give it the settings it began with, or start a new run, without --resume"
+        )
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """List the settings that keep a run from being resumed, one line each.
+
+    Args:
+        then: The settings the run began with, as run.json has them.
+        now: The present settings in the same form.
+    """
+    found = []
+    for key in sorted(then.keys() | now.keys()):
+        before, after = then.get(key), now.get(key)
+        longer = key == "epochs" and before is not None and after >= before
+        if before != after and key not in _FREE and not longer:
+            found.append(f"{key}: {before!r} then, {after!r} now")
+    return found
+
+
+def _take_up(record: RunRecord, settings: Settings) -> None:
+    for leftover in record.folder.glob("*.tmp"):  # of writes that a kill cut off
+        leftover.unlink()
+    record.settings = {**settings.params, "model_root": record.settings["model_root"]}
+    record.status, record.error = "running", None
+    record.resumed.append(utc_now())
+    record.save()

@@ -1,0 +1,1 @@
+"""YAML to one checked, frozen object: what an experiment is."""
