@@ -90,7 +90,11 @@ setup(
         "console_scripts": [
             "fuxictr = fuxictr_tf4ctr.cli:main",
             "fuxictr-tf4ctr = fuxictr_tf4ctr.cli:main",
-        ]
+        ],
+        # What takes the place of parts of the core, which never imports them
+        "fuxictr_tf4ctr.engines": [
+            "tables = fuxictr_tf4ctr.engines.torchrec.sharded_tables:ShardedTables"
+        ],
     },
     classifiers=[
         "Intended Audience :: Science/Research",

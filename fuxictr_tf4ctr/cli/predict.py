@@ -57,7 +57,7 @@ def _add_skipping(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from fuxictr_tf4ctr.runs.records import metrics_line
-    from fuxictr_tf4ctr.serving.predict import evaluate_files
+    from fuxictr_tf4ctr.runs.scoring import evaluate_files
     from fuxictr_tf4ctr.training import evaluate
 
     run = given_run(arguments)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,7 @@ def _tune(arguments: argparse.Namespace) -> int:
             seeds=arguments.seeds,
             best=arguments.best,
             checkout=arguments.zoo,
-            engine=arguments.engine,
-            address=arguments.address,
+            carrier=_ray_trials(arguments.address) if arguments.engine == "ray" else None,
         )
     )
     if result.ranking:
@@ -102,6 +102,12 @@ def _tune(arguments: argparse.Namespace) -> int:
     for expid, reason in result.failures.items():
         print(f"fuxictr: {expid} did not finish: {reason}", file=sys.stderr)
     return 1 if result.failures else 0
+
+
+def _ray_trials(address: str | None) -> Any:
+    from fuxictr_tf4ctr.engines.ray.sweeping import RayTrials
+
+    return partial(RayTrials, address=address)
 
 
 def _add_results(commands: Any) -> None:

@@ -1,13 +1,17 @@
 """Whether embedding tables are divided among ranks, and how; the tables of those that are not."""
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any
 
 from torch import Tensor, nn
 
+from fuxictr_tf4ctr.errors import SettingsError
+
+ENGINES = "fuxictr_tf4ctr.engines"
 SHARDINGS = ("row_wise", "table_wise", "auto")
 TABLE_OPTIMIZERS = ("sgd", "adagrad", "row_wise_adagrad")
 # They work on whole tables, or on the lookups that sharding replaces.
@@ -89,6 +93,20 @@ class Tables:
 
 
 WHOLE = Tables()
+
+
+def table_engine() -> Callable[..., Tables]:
+    """Return what divides tables: the installed entry point "tables" of ``ENGINES``.
+
+    It is called with the compiled model, all ranks and :class:`ShardingOptions`.
+
+    Raises:
+        SettingsError: No package offers one, or what it needs cannot be loaded.
+    """
+    found = entry_points(group=ENGINES, name="tables")
+    if not found:
+        raise SettingsError("table_sharding needs this package installed, not only on sys.path")
+    return next(iter(found)).load()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fuxictr_tf4ctr.analysis.compare.statistics import Statistic
+from fuxictr_tf4ctr.metrics.statistics import Statistic
 
 CONFIDENCE = 0.95
 

@@ -25,6 +25,7 @@ from fuxictr_tf4ctr.distributed.sharding import (
     WHOLE,
     ShardingOptions,
     Tables,
+    table_engine,
     tables_on_host,
 )
 from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated
@@ -63,7 +64,7 @@ def run_experiment(
     check_workers(settings, ranks.size)
     divides = ShardingOptions.from_params(settings.params) is not None
     if divides:  # found now, where TorchRec cannot be loaded
-        from fuxictr_tf4ctr.distributed import sharded_tables  # noqa: F401
+        table_engine()
     with _record(settings, resume, ranks) as record, sigterm_raises():
         if ranks.leads:
             ranks.remember("run", str(record.folder.resolve()))
@@ -187,9 +188,7 @@ def _divided(model: BaseModel, settings: Settings, ranks: Ranks) -> Tables:
     options = ShardingOptions.from_params(settings.params)
     if options is None:
         return WHOLE
-    from fuxictr_tf4ctr.engines.torchrec.sharded_tables import ShardedTables
-
-    return ShardedTables(model, ranks, options)
+    return table_engine()(model, ranks, options)
 
 
 def _train(

@@ -122,7 +122,7 @@ class LoadedRun:
             DataError: A column is missing or of another type, or a number is not finite.
             SettingsError: The model does not score its streams.
         """
-        from fuxictr_tf4ctr.serving.predict import score_frame
+        from fuxictr_tf4ctr.runs.scoring import score_frame
 
         scores = score_frame(self, frame, streams)
         return scores if streams else scores["y_pred"]

@@ -1,6 +1,5 @@
 """What a run shows of its evaluations while it trains: rows of a table, TensorBoard files."""
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,10 +49,3 @@ def _scalars(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for group, entry in (("metrics", "metrics"), ("loss", "losses"), ("twin", "twin")):
         for name, value in evaluation.get(entry, {}).items():
             yield f"{group}/{name}", value
-
-
-def tensorboard_problems(wanted: Any) -> list[str]:
-    """Say if TensorBoard is wanted and not installed."""
-    if wanted is not True or importlib.util.find_spec("tensorboard") is not None:
-        return []
-    return ["tensorboard: true needs the package: pip install 'fuxictr-tf4ctr[tensorboard]'"]

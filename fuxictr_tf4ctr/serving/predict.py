@@ -1,58 +1,19 @@
-"""Raw rows scored by the model of a run, in their order and in bounded memory."""
+"""Raw files scored into a file, block by block; it appears when it is complete."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
-import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from fuxictr_tf4ctr.datasets.new_rows import EncodedRows, RawRows, RowEncoder, read_rows
-from fuxictr_tf4ctr.datasets.skipping import SkippedRows
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.runs.loading import LoadedRun
-from fuxictr_tf4ctr.serving.frame_files import FrameWriter
-from fuxictr_tf4ctr.training import evaluate
+from fuxictr_tf4ctr.runs.scoring import STREAMS, ScoredRows, encoded, scored
 
-LOG = logging.getLogger(__name__)
-
-STREAMS = ("y_simple", "y_complex")
-
-
-@dataclass
-class ScoredRows:
-    """What became of the rows of an input.
-
-    Attributes:
-        rows: How many were scored.
-        skipped: How many bad ones were left out, and what is wrong with the first.
-        seen: Column -> how many categorical values or tokens were looked up.
-        unknown: Column -> how many of them the run's vocabulary lacks.
-        metrics: Metric values, of an evaluation.
-    """
-
-    rows: int = 0
-    skipped: SkippedRows = field(default_factory=SkippedRows)
-    seen: dict[str, int] = field(default_factory=dict)
-    unknown: dict[str, int] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    def lines(self) -> list[str]:
-        """Say what is to be known of the rows, one line each."""
-        found = [f"{self.rows:,} rows"]
-        for name, count in self.unknown.items():
-            if count:
-                of = self.seen[name]
-                found.append(f"{name}: {count:,} of {of:,} values unknown ({count / of:.2%})")
-        if self.skipped.count:
-            found.append(f"{self.skipped.count:,} bad rows skipped, such as")
-            found += [f"  {problem}" for problem in self.skipped.named]
-        return found
+SUFFIXES = (".csv", ".parquet")
 
 
 def predict_files(
@@ -85,127 +46,61 @@ def predict_files(
     writer = FrameWriter(output)
     done = ScoredRows()
     with writer, torch.no_grad():
-        for rows in _encoded(run, source, done, keep, labels=False, skip=skip_bad_rows):
-            scores = _scores(run, rows, names)
+        for rows in encoded(run, source, done, keep, labels=False, skip=skip_bad_rows):
+            scores = scored(run, rows, names)
             writer.append(rows.raw.select(keep).with_columns(**scores))
     return done
 
 
-def evaluate_files(run: LoadedRun, source: str | Path, skip_bad_rows: bool = False) -> ScoredRows:
-    """Compute the run's metrics on raw files that have the label.
+class FrameWriter:
+    """Write one file.
 
     Args:
-        run: The run whose model is evaluated.
-        source: A csv or parquet file, a folder of such files, or a glob pattern.
-        skip_bad_rows: Leave bad rows out and count them, instead of raising for the first.
+        path: Its name ends in .csv or .parquet. An existing file is replaced at the end.
 
     Raises:
-        SettingsError, DataError: As :func:`predict_files`; a metric is not defined on the rows.
+        SettingsError: It ends otherwise, or its folder does not exist.
     """
-    done = ScoredRows()
-    groups = _Groups(run)
-    batches = (
-        batch
-        for rows in _encoded(run, source, done, groups.columns, labels=True, skip=skip_bad_rows)
-        for batch in _batches(run, groups.renumbered(rows))
-    )
-    done.metrics = evaluate(run.model, batches, progress=False)
-    return done
 
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if self.path.suffix not in SUFFIXES:
+            raise SettingsError(f"{path}: the name of the output must end in .csv or .parquet")
+        if not self.path.parent.is_dir():
+            raise SettingsError(f"{path}: the folder does not exist")
+        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._parquet: pq.ParquetWriter | None = None
+        self._begun = False
 
-def score_frame(run: LoadedRun, frame: Any, streams: bool = False) -> dict[str, np.ndarray]:
-    """Score the rows of a polars or pandas frame; see :meth:`LoadedRun.predict_frame`."""
-    rows = RawRows(Path("frame"), 0, _polars(frame))
-    encoder = run.row_encoder
-    names = ["y_pred", *(STREAMS if streams else ())]
-    if not rows.frame.height:
-        encoder.checked(rows.frame, rows.path)
-        return {name: np.empty(0) for name in names}
-    with torch.no_grad():
-        scores = _scores(run, encoder.encode(rows), names)
-    return {name: values.astype(np.float64) for name, values in scores.items()}
+    def __enter__(self) -> "FrameWriter":
+        try:
+            self._file = self._partial.open("wb")
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be written: {error}") from error
+        return self
 
+    def append(self, frame: pl.DataFrame) -> None:
+        """Write the next rows; the columns are those of the first frame."""
+        if self.path.suffix == ".csv":
+            frame.write_csv(self._file, include_header=not self._begun)
+        else:
+            table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+            if self._parquet is None:
+                self._parquet = pq.ParquetWriter(self._file, table.schema)
+            self._parquet.write_table(table)
+        self._begun = True
 
-def _polars(frame: Any) -> pl.DataFrame:
-    if isinstance(frame, pl.DataFrame):
-        return frame
-    if isinstance(frame, pl.LazyFrame):
-        return frame.collect()
-    try:
-        return pl.from_pandas(frame)
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{type(frame).__name__} is no polars or pandas frame: {error}") from error
-
-
-def _encoded(
-    run: LoadedRun,
-    source: str | Path,
-    done: ScoredRows,
-    keep: Sequence[str],
-    *,
-    labels: bool,
-    skip: bool,
-) -> Iterator[EncodedRows]:
-    """Read and encode files, and note in ``done`` what became of the rows."""
-    skipped = done.skipped if skip else None
-    encoder = RowEncoder(
-        run.record.schema_folder,
-        run.feature_map,
-        labels=labels,
-        binary=run.settings["task"] == "binary_classification",
-        skipped=skipped,
-    )
-    done.seen, done.unknown = encoder.seen, encoder.unknown
-    with tqdm(unit=" rows", unit_scale=True, disable=None) as progress:
-        for raw in read_rows(source, encoder, keep, skipped):
-            rows = encoder.encode(raw)
-            if rows.raw.height:
-                yield rows
-            done.rows += rows.raw.height
-            progress.update(rows.raw.height)
-    if not done.rows:
-        raise DataError(f"{source}: no row is left, all {done.skipped.count} are bad")
-
-
-def _batches(run: LoadedRun, rows: EncodedRows) -> Iterator[dict[str, Tensor]]:
-    """Cut rows into batches as the loader serves them: ids int64, numbers float32."""
-    columns = {
-        name: torch.from_numpy(values.astype(np.int64 if values.dtype.kind in "iu" else np.float32))
-        for name, values in rows.columns.items()
-    }
-    size = run.settings["batch_size"]
-    for start in range(0, rows.raw.height, size):
-        yield {name: column[start : start + size] for name, column in columns.items()}
-
-
-def _scores(run: LoadedRun, rows: EncodedRows, names: Sequence[str]) -> dict[str, np.ndarray]:
-    parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    for batch in _batches(run, rows):
-        outputs = run.model(batch)
-        for name in names:
-            if name not in outputs:
-                raise SettingsError(
-                    f"{run.settings.model_class.__name__} as it was trained returns no {name}; "
-                    "only a twin with twin_focus scores its streams"
-                )
-            parts[name].append(outputs[name].reshape(-1))
-    return {name: torch.cat(scores).cpu().numpy() for name, scores in parts.items()}
-
-
-class _Groups:
-    """Tell new groups apart: to a meta column's vocabulary all new ones are one, ``__OOV__``."""
-
-    def __init__(self, run: LoadedRun) -> None:
-        name = run.feature_map.group_id
-        spec = run.feature_map.features.get(name, {})
-        self.columns = [name] if spec.get("type") == "meta" else []
-        self._numbers: dict[Any, int] = {}
-
-    def renumbered(self, rows: EncodedRows) -> EncodedRows:
-        """Number the groups by their raw values, in the order they come in."""
-        columns = dict(rows.columns)
-        for name in self.columns:
-            groups = rows.raw[name].to_list()
-            numbers = [self._numbers.setdefault(each, len(self._numbers)) for each in groups]
-            columns[name] = np.array(numbers, np.int64)
-        return EncodedRows(columns, rows.raw)
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._parquet is not None:
+                self._parquet.close()
+            self._file.close()
+            if error_type is None:
+                os.replace(self._partial, self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ for each expid and one named ``Base`` that holds for all, ``dataset_config`` ali
 a model section may name others in ``inherits``; they are merged in order, its own keys win.
 """
 
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.metrics.whole import needs_group, split_stream
 from fuxictr_tf4ctr.names import nearest, unknown
 from fuxictr_tf4ctr.registry import find_model
-from fuxictr_tf4ctr.runs.observers import tensorboard_problems
 from fuxictr_tf4ctr.settings.keys import FAST_KEYS, KEYS, REQUIRED, normalized
 from fuxictr_tf4ctr.settings.resources import resource_root
 from fuxictr_tf4ctr.training.fast.options import fast_problems
@@ -149,7 +149,7 @@ def validated(
         _metric_problems(params, model_class)
         + _column_problems(params)
         + (_device_problems(params) if runs_here else [])
-        + tensorboard_problems(params["tensorboard"])
+        + _tensorboard_problems(params["tensorboard"])
         + list(sharding_problems(params, runs_here))
     )
     needed = (*FAST_KEYS, "gpu", "batch_size", "optimizer")
@@ -400,6 +400,13 @@ def _columns(params: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
             names = column.get("name", [])
             columns |= dict.fromkeys(names if isinstance(names, list) else [names], column)
     return columns
+
+
+def _tensorboard_problems(wanted: Any) -> list[str]:
+    """Say if TensorBoard is wanted and not installed."""
+    if wanted is not True or importlib.util.find_spec("tensorboard") is not None:
+        return []
+    return ["tensorboard: true needs the package: pip install 'fuxictr-tf4ctr[tensorboard]'"]
 
 
 def _device_problems(params: Mapping[str, Any]) -> list[str]:

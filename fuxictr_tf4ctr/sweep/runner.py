@@ -43,9 +43,8 @@ class SweepOptions:
         seeds: Seeds under which the best settings run in the end; 1 for no repetition.
         best: How many settings that are.
         checkout: Root of a FuxiCTR checkout whose models may be named.
-        engine: "local", or "ray": the runs are trials of Ray Tune, each on a core, or on a GPU
-            where ``devices`` names any; ``workers`` None is as many as there is room for.
-        address: The Ray cluster; None for one of this machine.
+        carrier: Checks the devices and returns what runs the jobs, as child processes of this
+            machine where None.
     """
 
     file: str | os.PathLike[str]
@@ -62,8 +61,7 @@ class SweepOptions:
     seeds: int = 1
     best: int = 1
     checkout: str | os.PathLike[str] | None = None
-    engine: str = "local"
-    address: str | None = None
+    carrier: "Callable[[Tuner, SweepFolder, SweepOptions], Carrier] | None" = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def run_sweep(options: SweepOptions) -> SweepResult:
         raise SettingsError("--seeds, --best and --trials must be at least 1")
     points = _grid_points(tuner, options) if options.search == "grid" else []
     folder = SweepFolder(Path(options.output or Path("sweeps", tuner.name)), tuner.name)
-    carrier = _carrier(tuner, folder, options)
+    carrier = (options.carrier or _children)(tuner, folder, options)
     with sigterm_raises(), folder.begun(tuner, options.resume):
         sweep = _Sweep(tuner, folder, options, carrier)
         if options.search == "grid":
@@ -136,18 +134,8 @@ def _matches(expid: str, parts: Iterable[str]) -> bool:
     return any(f"_{part.strip('_')}_" in f"_{expid}_" for part in parts)
 
 
-def _carrier(tuner: Tuner, folder: SweepFolder, options: SweepOptions) -> Carrier:
-    """Check devices and cluster, and return what runs the jobs there."""
-    if options.engine == "ray":
-        if options.workers is not None and options.workers < 1:
-            raise SettingsError(f"--workers {options.workers}: at least 1 is needed")
-        from fuxictr_tf4ctr.engines.ray.sweeping import RayTrials
-
-        on_gpu = max(options.devices) >= 0
-        trials = RayTrials(
-            folder, tuner.model, on_gpu, options.workers, options.address, options.checkout
-        )
-        return trials.carry_out
+def _children(tuner: Tuner, folder: SweepFolder, options: SweepOptions) -> Carrier:
+    """Check the devices, and return what runs jobs as child processes there."""
     workers = len(options.devices) if options.workers is None else options.workers
     check_devices(options.devices, workers)
     children = Children(folder, options.devices, workers, options.checkout)

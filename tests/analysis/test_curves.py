@@ -8,7 +8,6 @@ import torch
 from helpers import make_feature_map, random_batch
 
 import model_zoo
-from fuxictr_tf4ctr.analysis.compare.statistics import AUC, cross_entropy
 from fuxictr_tf4ctr.analysis.report.curves import (
     agreement,
     calibration_curve,
@@ -21,6 +20,7 @@ from fuxictr_tf4ctr.analysis.report.curves import (
 )
 from fuxictr_tf4ctr.analysis.report.embeddings import field_norms
 from fuxictr_tf4ctr.analysis.report.gates import GateWatch
+from fuxictr_tf4ctr.metrics.statistics import AUC, cross_entropy
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuxictr_tf4ctr.analysis.compare.statistics import AUC, Mean, statistics
 from fuxictr_tf4ctr.metrics.bootstrap import paired_bootstrap
 from fuxictr_tf4ctr.metrics.delong import delong_test
 from fuxictr_tf4ctr.metrics.midranks import group_aucs, mid_ranks
+from fuxictr_tf4ctr.metrics.statistics import AUC, Mean, statistics
 from fuxictr_tf4ctr.metrics.whole import evaluate_metrics
 
 # Few distinct scores make many ties.

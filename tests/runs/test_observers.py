@@ -4,7 +4,9 @@ import importlib.util
 
 import pytest
 
-from fuxictr_tf4ctr.runs.observers import EventFiles, evaluation_row, tensorboard_problems
+from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.runs.observers import EventFiles, evaluation_row
+from fuxictr_tf4ctr.settings.reading import load_settings
 
 EVALUATION = {
     "epoch": 2, "step": 42, "train_loss": 0.5, "metrics": {"AUC": 0.75, "logloss": 0.25},
@@ -43,5 +45,6 @@ def test_event_files_hold_every_number(tmp_path):
 
 def test_a_missing_package_is_told_with_its_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install" in tensorboard_problems(True)[0]
-    assert tensorboard_problems(False) == []
+    with pytest.raises(SettingsError, match=r"tensorboard: true needs .*pip install"):
+        load_settings("DeepFM_demo", overrides={"tensorboard": True})
+    load_settings("DeepFM_demo", overrides={"tensorboard": False})

@@ -12,10 +12,10 @@ from fuxictr_tf4ctr.analysis.compare.scores import (
     refuse_other_rows,
     score_run,
 )
-from fuxictr_tf4ctr.analysis.compare.statistics import statistics
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.metrics.bootstrap import Interval, PairedIntervals, paired_bootstrap
 from fuxictr_tf4ctr.metrics.delong import DeLong, delong_test
+from fuxictr_tf4ctr.metrics.statistics import statistics
 
 # Always compared, whatever metrics the runs themselves name.
 _METRICS = ("AUC", "logloss", "ece", "gAUC")

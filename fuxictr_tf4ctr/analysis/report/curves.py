@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fuxictr_tf4ctr.analysis.compare.statistics import AUC, cross_entropy
 from fuxictr_tf4ctr.metrics.midranks import tie_starts
+from fuxictr_tf4ctr.metrics.statistics import AUC, cross_entropy
 
 # z of a 95 % interval.
 _Z = 1.959964

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from fuxictr_tf4ctr.analysis.compare.statistics import AUC, cross_entropy
 from fuxictr_tf4ctr.analysis.report.curves import (
     agreement,
     complex_nearer,
@@ -19,6 +18,7 @@ from fuxictr_tf4ctr.analysis.report.gates import Gate
 from fuxictr_tf4ctr.analysis.report.parts import Figure, ReportedRun, Section, tiles
 from fuxictr_tf4ctr.analysis.report.plot import Plot, Scale, extent, root_ticks
 from fuxictr_tf4ctr.analysis.report.quality import roc_tips
+from fuxictr_tf4ctr.metrics.statistics import AUC, cross_entropy
 from fuxictr_tf4ctr.twin.fusion.dynamic import WeightedSumFusion
 from fuxictr_tf4ctr.twin.loss import TwinFocusLoss
 

@@ -11,7 +11,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
 from fuxictr_tf4ctr.engines.ray.cluster import connected, in_folder
-from fuxictr_tf4ctr.errors import Terminated, UserError
+from fuxictr_tf4ctr.errors import SettingsError, Terminated, UserError
 from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.settings.reading import load_settings
 from fuxictr_tf4ctr.sweep.children import Job, Outcome
@@ -19,6 +19,8 @@ from fuxictr_tf4ctr.sweep.folder import SweepFolder
 from fuxictr_tf4ctr.sweep.monitoring import monitored, more_is_better
 from fuxictr_tf4ctr.sweep.plan import Plan
 from fuxictr_tf4ctr.sweep.progress import Progress
+from fuxictr_tf4ctr.sweep.runner import SweepOptions
+from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
 # What Tune calls the monitored metric.
 _VALUE = "monitored"
@@ -32,37 +34,36 @@ class RayTrials:
     """Carries out the plans of one sweep on a Ray cluster.
 
     Args:
+        tuner: The base experiment says whether more of the monitored metric is better.
         folder: The sweep's folder, on a file system of all hosts.
-        model: Settings of the base experiment, for the direction of the monitored metric.
-        on_gpu: Whether each run takes a GPU; else it takes a core.
-        workers: Runs at once; None for as many as there is room for.
+        options: Each run takes a GPU where ``devices`` names any, else a core; ``workers`` None
+            is as many runs at once as there is room for.
         address: The cluster; None for one of this machine.
-        checkout: Root of a FuxiCTR checkout.
+
+    Raises:
+        SettingsError: Fewer than one run at once is asked for.
     """
 
     def __init__(
-        self,
-        folder: SweepFolder,
-        model: Mapping[str, Any],
-        on_gpu: bool,
-        workers: int | None,
-        address: str | None,
-        checkout: str | os.PathLike[str] | None,
+        self, tuner: Tuner, folder: SweepFolder, options: SweepOptions, address: str | None
     ) -> None:
+        if options.workers is not None and options.workers < 1:
+            raise SettingsError(f"--workers {options.workers}: at least 1 is needed")
+        on_gpu = max(options.devices) >= 0
         self.folder = SweepFolder(folder.path.resolve(), folder.name)
-        self._mode = "max" if more_is_better(model) else "min"
+        self._mode = "max" if more_is_better(tuner.model) else "min"
         self._resources = {"cpu": 1, "gpu": int(on_gpu)}
-        self._workers = workers
+        self._workers = options.workers
         self._address = address
         self._common = {
             "folder": os.getcwd(),
             "sweep": str(self.folder.path),
             "name": self.folder.name,
             "gpu": 0 if on_gpu else -1,
-            "checkout": None if checkout is None else str(checkout),
+            "checkout": None if options.checkout is None else str(options.checkout),
         }
 
-    def carry_out(self, plan: Plan, progress: Progress, prune: bool) -> list[Outcome]:
+    def __call__(self, plan: Plan, progress: Progress, prune: bool) -> list[Outcome]:
         """Run all jobs of a plan.
 
         Args:
