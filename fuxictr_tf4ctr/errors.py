@@ -21,6 +21,12 @@ class DivergenceError(UserError):
     exit_code = 1
 
 
+class StorageError(UserError):
+    """A file cannot be written or read: the disk is full or read-only, or permission lacks."""
+
+    exit_code = 1
+
+
 class EngineError(UserError):
     """What runs the processes, such as a Ray cluster, lost them."""
 
