@@ -116,7 +116,7 @@ def train(way: str, steps: int, file: Path) -> None:
         everything = sum(weights.numel() for weights in model.parameters())
         tables = None
         if way == "whole":
-            ranks.broadcast(model)
+            ranks.broadcast_model(model)
         else:
             from fuxictr_tf4ctr.distributed.sharding import ShardingOptions
             from fuxictr_tf4ctr.engines.torchrec.sharded_tables import ShardedTables

@@ -96,12 +96,14 @@ class PlayedRank(Ranks):
         super().__init__()
         self.size = size
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         if isinstance(value, torch.Tensor):
             self.bytes_sent += (self.size - 1) * value.nbytes
         return [value] * self.size
 
-    def exchange(self, columns: Sequence[torch.Tensor], target: torch.Tensor) -> list[torch.Tensor]:
+    def all_to_all(
+        self, columns: Sequence[torch.Tensor], target: torch.Tensor
+    ) -> list[torch.Tensor]:
         order = target.argsort()
         columns = [column[order] for column in columns]
         here = int((target == 0).sum())

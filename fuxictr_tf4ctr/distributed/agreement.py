@@ -17,7 +17,7 @@ def check_agreement(ranks: Ranks, facts: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: Some differ; the message names ranks, facts and values.
     """
-    first, *others = ranks.gather(dict(facts))
+    first, *others = ranks.all_gather(dict(facts))
     differences = [
         f"rank {rank} has {name}={theirs.get(name)!r}, rank 0 {first.get(name)!r}"
         for rank, theirs in enumerate(others, 1)

@@ -1,4 +1,4 @@
-"""Tensors of which every rank has some rows, put together on rank 0 and dealt out again."""
+"""Tensors of which every rank has some rows, gathered on rank 0 and scattered again."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class _Description(NamedTuple):
 
 
 @torch.no_grad()
-def put_together(pieces: Sequence[Piece], ranks: JoinedRanks) -> dict[str, Tensor]:
+def gather(pieces: Sequence[Piece], ranks: JoinedRanks) -> dict[str, Tensor]:
     """Put the pieces of all ranks together, in the memory of rank 0's host.
 
     Args:
@@ -58,7 +58,7 @@ def put_together(pieces: Sequence[Piece], ranks: JoinedRanks) -> dict[str, Tenso
 
 
 @torch.no_grad()
-def deal_out(whole: Mapping[str, Tensor], pieces: Sequence[Piece], ranks: JoinedRanks) -> None:
+def scatter(whole: Mapping[str, Tensor], pieces: Sequence[Piece], ranks: JoinedRanks) -> None:
     """Fill the pieces of all ranks from whole tensors.
 
     Args:
@@ -85,7 +85,7 @@ def deal_out(whole: Mapping[str, Tensor], pieces: Sequence[Piece], ranks: Joined
 
 def _described(pieces: Sequence[Piece], ranks: JoinedRanks) -> list[list[_Description]]:
     own = [_Description(name, start, rows.shape, rows.dtype) for name, start, rows in pieces]
-    return ranks.gather(own)
+    return ranks.all_gather(own)
 
 
 def _empty(described: Sequence[_Description]) -> dict[str, Tensor]:

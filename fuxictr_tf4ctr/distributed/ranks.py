@@ -66,7 +66,7 @@ class Ranks:
         """
         return 1.0
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Add tensors up over the ranks, in place.
 
         Args:
@@ -77,15 +77,15 @@ class Ranks:
         """Return for each flag whether any rank has raised it."""
         return list(flags)
 
-    def share(self, make: Callable[[], Any]) -> Any:
+    def broadcast(self, make: Callable[[], Any]) -> Any:
         """Let rank 0 make a value, and return it on every rank; so does an error it raises."""
         return make()
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, on every rank."""
         return [value]
 
-    def gather_rows(self, columns: Sequence[Tensor]) -> list[Tensor]:
+    def gather(self, columns: Sequence[Tensor]) -> list[Tensor]:
         """Join the rows of all ranks on rank 0, in the order of the data.
 
         Args:
@@ -96,7 +96,7 @@ class Ranks:
         """
         return list(columns)
 
-    def exchange(self, columns: Sequence[Tensor], target: Tensor) -> list[Tensor]:
+    def all_to_all(self, columns: Sequence[Tensor], target: Tensor) -> list[Tensor]:
         """Send each row to a rank, and return the rows that were sent to this one.
 
         Args:
@@ -108,7 +108,7 @@ class Ranks:
         """
         return list(columns)
 
-    def broadcast(self, model: nn.Module) -> None:
+    def broadcast_model(self, model: nn.Module) -> None:
         """Give every rank the parameters and buffers that rank 0 has."""
 
 
@@ -137,19 +137,19 @@ class JoinedRanks(Ranks):
         return rows / total.item()
 
     @torch.no_grad()
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         small = [tensor for tensor in tensors if tensor.numel() <= _LARGE]
         if small:
             flat = torch.cat([tensor.reshape(-1) for tensor in small])
-            self._add_up(flat)
+            self._all_reduce(flat)
             parts = flat.split([tensor.numel() for tensor in small])
             for tensor, part in zip(small, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
         for tensor in tensors:
             if tensor.numel() > _LARGE:
-                self._add_up(tensor)
+                self._all_reduce(tensor)
 
-    def _add_up(self, tensor: Tensor) -> None:
+    def _all_reduce(self, tensor: Tensor) -> None:
         dist.all_reduce(tensor)
         self.bytes_sent += tensor.numel() * tensor.element_size()
 
@@ -158,7 +158,7 @@ class JoinedRanks(Ranks):
         dist.all_reduce(raised, dist.ReduceOp.MAX, group=self.control)
         return [bool(flag) for flag in raised]
 
-    def share(self, make: Callable[[], Any]) -> Any:
+    def broadcast(self, make: Callable[[], Any]) -> Any:
         result: list[Any] = [None, None]
         if self.leads:
             try:
@@ -171,13 +171,13 @@ class JoinedRanks(Ranks):
             raise error
         return value
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def gather_rows(self, columns: Sequence[Tensor]) -> list[Tensor]:
-        rows = self.gather(len(columns[0]))
+    def gather(self, columns: Sequence[Tensor]) -> list[Tensor]:
+        rows = self.all_gather(len(columns[0]))
         return [self._gather_column(column.cpu(), rows) for column in columns]
 
     def _gather_column(self, column: Tensor, rows: Sequence[int]) -> Tensor:
@@ -190,20 +190,20 @@ class JoinedRanks(Ranks):
         # Rank by rank they are r, r + size, …: side by side they are in order, padding last.
         return torch.stack(parts, dim=1).flatten()[: sum(rows)]
 
-    def exchange(self, columns: Sequence[Tensor], target: Tensor) -> list[Tensor]:
+    def all_to_all(self, columns: Sequence[Tensor], target: Tensor) -> list[Tensor]:
         order = target.argsort()
         sent = target.bincount(minlength=self.size)
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent, group=self.control)
         sizes = received.tolist(), sent.tolist()
-        return [self._exchange_column(column[order], *sizes) for column in columns]
+        return [self._all_to_all_column(column[order], *sizes) for column in columns]
 
-    def _exchange_column(self, column: Tensor, received: list[int], sent: list[int]) -> Tensor:
+    def _all_to_all_column(self, column: Tensor, received: list[int], sent: list[int]) -> Tensor:
         result = column.new_empty(sum(received))
         dist.all_to_all_single(result, column, received, sent, group=self.control)
         return result
 
-    def broadcast(self, model: nn.Module) -> None:
+    def broadcast_model(self, model: nn.Module) -> None:
         for tensor in _tensors(model):
             dist.broadcast(tensor.detach(), src=0)
 

@@ -74,14 +74,14 @@ def sharding_problems(params: Mapping[str, Any], runs_here: bool = True) -> Iter
 
 
 class Tables:
-    """Embedding tables that every rank has whole: nothing needs to be gathered or dealt."""
+    """Embedding tables that every rank has whole: nothing to gather or scatter."""
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """While in context, rank 0's ``state_dict`` has whole tables; all ranks enter it."""
         yield
 
-    def deal(self) -> None:
+    def scatter(self) -> None:
         """Give every rank its part of the tables that rank 0 has loaded; all ranks call this."""
 
     def state(self) -> dict[str, Any]:

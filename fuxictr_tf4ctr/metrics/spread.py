@@ -66,7 +66,7 @@ def evaluate_spread(
     if grouped:
         sums |= _of_whole_groups(y_true, y_pred, group_id.cpu(), grouped, ranks)
     counts = {"AUC": _counts_in_range(y_true, y_pred, ranks)} if "AUC" in metrics else {}
-    everybodys = ranks.gather((sums, counts))
+    everybodys = ranks.all_gather((sums, counts))
     total = {name: sum(their[name] for their, _ in everybodys) for name in sums}
     if counts:
         total["AUC"] = _joined_ranges([their["AUC"] for _, their in everybodys])
@@ -81,7 +81,7 @@ def _of_whole_groups(
     # Which rank a group goes to; equal groups have equal numbers, and -0.0 is 0.0.
     scattered = (group_id.double().numpy() + 0.0).view(np.uint64) * _SCATTER
     target = torch.from_numpy((scattered >> np.uint64(33)).astype(np.int64) % ranks.size)
-    columns = ranks.exchange([y_true, y_pred, group_id, row], target)
+    columns = ranks.all_to_all([y_true, y_pred, group_id, row], target)
     if not len(columns[0]):
         return {name: np.zeros(3) for name in metrics}
     order = columns.pop().argsort()
@@ -98,10 +98,10 @@ def _counts_in_range(y_true: Tensor, y_pred: Tensor, ranks: Ranks) -> np.ndarray
     """
     ascending = y_pred.sort().values
     places = torch.linspace(0, len(ascending) - 1, ranks.size).long()
-    samples = torch.cat(ranks.gather(ascending[places])).sort().values
+    samples = torch.cat(ranks.all_gather(ascending[places])).sort().values
     bounds = samples[ranks.size // 2 :: ranks.size][1:].contiguous()
     target = torch.searchsorted(bounds, y_pred, right=True)  # equal scores stay together
-    y_true, y_pred = ranks.exchange([y_true, y_pred], target)
+    y_true, y_pred = ranks.all_to_all([y_true, y_pred], target)
     if not len(y_true):
         return np.zeros(3)
     return auc_counts(y_true.double().numpy(), y_pred.double().numpy())

@@ -81,8 +81,8 @@ def evaluate(
     if ranks.size > 1 and not own:
         values = metrics_of(collected, partial(evaluate_spread, ranks=ranks))
     if values is None:
-        rows = ranks.gather_rows(collected)
-        values = ranks.share(lambda: metrics_of(rows))
+        rows = ranks.gather(collected)
+        values = ranks.broadcast(lambda: metrics_of(rows))
     logger.info("[Metrics] " + " - ".join(f"{name}: {v:.6f}" for name, v in values.items()))
     return values
 

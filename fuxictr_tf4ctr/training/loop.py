@@ -136,9 +136,9 @@ def fit(
         model._eval_steps if eval_steps is None else eval_steps, len(train_gen)
     )
     _set_fuxictr_attributes(model, valid_gen, max_gradient_norm, len(train_gen))
-    keeps_state = ranks.share(lambda: checkpoints is not None)
+    keeps_state = ranks.broadcast(lambda: checkpoints is not None)
     signals = sigterm_noted() if keeps_state else nullcontext(_never)
-    ranks.broadcast(model)
+    ranks.broadcast_model(model)
     with training_step(model, fast, ranks) as step, signals as check_signals:
         loop = _Loop(
             model, train_gen, interval, on_evaluation, progress, checkpoints, ranks, tables
@@ -293,8 +293,8 @@ class _Loop:
             logger.info(f"Load best model: {model.checkpoint}")
             if self.ranks.leads:
                 _load(model)
-            self.ranks.broadcast(model)
-            self.tables.deal()
+            self.ranks.broadcast_model(model)
+            self.tables.scatter()
 
     def _recorded(self) -> bool:
         """Whether the last step has been evaluated."""
@@ -397,7 +397,7 @@ class _Loop:
     def _save_state(self) -> None:
         """Save all that decides how the run goes on, with the generators of every rank."""
         model = self.model
-        generators = self.ranks.gather(rng_state(model.device))
+        generators = self.ranks.all_gather(rng_state(model.device))
         tables = self.tables.state()
         if self.checkpoints is None:
             return
@@ -437,7 +437,7 @@ class _Loop:
                 tables.update(state.pop("tables", {}))
             return state
 
-        return self.ranks.share(read), tables
+        return self.ranks.broadcast(read), tables
 
 
 class _Watched:

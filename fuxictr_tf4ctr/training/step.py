@@ -159,7 +159,7 @@ class TrainingStep:
         self.terms = {name: portion * term + torch.zeros_like(loss) for name, term in terms.items()}
         loss = portion * (loss + regularization)
         gradients = self._gradients()
-        self.ranks.add_up([*gradients, loss, *self.terms.values()])
+        self.ranks.all_reduce([*gradients, loss, *self.terms.values()])
         clip_gradients(gradients, model._max_gradient_norm)
         for tables in self.tables:
             tables.update()

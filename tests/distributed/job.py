@@ -21,7 +21,7 @@ from fuxictr_tf4ctr.distributed import (  # noqa: E402
     joined_ranks,
     synchronise_batch_norm,
 )
-from fuxictr_tf4ctr.distributed.pieces import Piece, deal_out, put_together  # noqa: E402
+from fuxictr_tf4ctr.distributed.pieces import Piece, gather, scatter  # noqa: E402
 from fuxictr_tf4ctr.distributed.sharding import WHOLE  # noqa: E402
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError  # noqa: E402
 from fuxictr_tf4ctr.metrics.spread import evaluate_spread  # noqa: E402
@@ -142,17 +142,17 @@ def pieces_of(whole: torch.Tensor, ranks: Ranks) -> list[Piece]:
     ]
 
 
-def dealt_and_gathered(ranks: Ranks) -> dict[str, torch.Tensor]:
+def scattered_and_gathered(ranks: Ranks) -> dict[str, torch.Tensor]:
     whole = torch.arange(22.0).view(11, 2) if ranks.leads else torch.zeros(11, 2)
     mine = pieces_of(torch.zeros(11, 2), ranks)
-    deal_out({"rows": whole, "table": whole}, mine, ranks)
-    return put_together(mine, ranks)
+    scatter({"rows": whole, "table": whole}, mine, ranks)
+    return gather(mine, ranks)
 
 
 def exchanged(ranks: Ranks) -> list[int]:
     """Send the number n of a row to rank n mod size, but none to rank 1."""
     numbers = torch.arange(9) + 100 * ranks.rank
-    (received,) = ranks.exchange([numbers], numbers % ranks.size * (numbers % ranks.size != 1))
+    (received,) = ranks.all_to_all([numbers], numbers % ranks.size * (numbers % ranks.size != 1))
     return received.sort().values.tolist()
 
 
@@ -211,19 +211,19 @@ def metrics_among(ranks: Ranks, case: str) -> dict[str, float] | str:
 def main(folder: Path) -> None:
     with joined_ranks(on_gpu=False, seconds=60) as ranks:
         mine = [torch.tensor([1.0 + ranks.rank]), torch.full((1 << 19,), 2.0)]
-        ranks.add_up(mine)
+        ranks.all_reduce(mine)
         result = {
             "portion": ranks.portion(ranks.rank + 1),
             "sums": [mine[0].item(), mine[1].unique().tolist()],
             "bytes": ranks.bytes_sent,
             "agreed": ranks.agree(ranks.rank == 1, False),
-            "shared": ranks.share(lambda: f"of {ranks.rank}"),
-            "shared error": error_of(lambda: ranks.share(undefined)),
-            "rows": ranks.gather_rows([torch.arange(11)[ranks.rank :: ranks.size]])[0].tolist(),
+            "shared": ranks.broadcast(lambda: f"of {ranks.rank}"),
+            "shared error": error_of(lambda: ranks.broadcast(undefined)),
+            "rows": ranks.gather([torch.arange(11)[ranks.rank :: ranks.size]])[0].tolist(),
             "metrics": {case: metrics_among(ranks, case) for case in CASES},
             "exchanged": exchanged(ranks),
             "diverged": error_of(lambda: evaluate_diverged(folder, ranks)),
-            "pieces": dealt_and_gathered(ranks),
+            "pieces": scattered_and_gathered(ranks),
             "agree": error_of(lambda: check_agreement(ranks, {"lr": 1, "data": "a"})),
             "differ": error_of(lambda: check_agreement(ranks, {"lr": ranks.rank, "data": "a"})),
             "refused": steps_refused(folder, ranks),

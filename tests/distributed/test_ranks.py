@@ -197,7 +197,7 @@ def test_an_incomplete_environment_is_told(monkeypatch):
 def test_without_an_environment_a_process_is_alone():
     with joined_ranks(on_gpu=False) as ranks:
         assert ranks is ALONE
-    assert ALONE.gather_rows([torch.arange(3)])[0].tolist() == [0, 1, 2]
+    assert ALONE.gather([torch.arange(3)])[0].tolist() == [0, 1, 2]
 
 
 @pytest.mark.skipif(

@@ -21,7 +21,7 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-from fuxictr_tf4ctr.distributed.pieces import Piece, deal_out, put_together
+from fuxictr_tf4ctr.distributed.pieces import Piece, gather, scatter
 from fuxictr_tf4ctr.distributed.ranks import JoinedRanks
 from fuxictr_tf4ctr.distributed.sharding import ShardingOptions, Tables
 from fuxictr_tf4ctr.errors import DataError, SettingsError
@@ -161,7 +161,7 @@ class ShardedTables(Tables):
 
     Pretrained embeddings, and tables beside those layers, stay whole on every rank. The model's
     ``state_dict`` lacks the divided tables but on rank 0 while :meth:`gathered`;
-    ``load_state_dict`` takes them on rank 0, until :meth:`deal`.
+    ``load_state_dict`` takes them on rank 0, until :meth:`scatter`.
 
     Args:
         model: Compiled model, its tables in the host's memory; afterwards it is on its device.
@@ -198,7 +198,7 @@ class ShardedTables(Tables):
         self._check_used_once(model)
         _forget(optimizer, self._whole)
         self._divide(tables, options, model.device)
-        self.deal()
+        self.scatter()
         model.to(model.device)
         # PyTorch marks the first hook, which a bound method would not allow.
         model.register_state_dict_post_hook(partial(self._add_whole))
@@ -212,19 +212,19 @@ class ShardedTables(Tables):
         finally:
             self._whole = {}
 
-    def deal(self) -> None:
-        deal_out(self._whole, list(self._weights()), self.ranks)
+    def scatter(self) -> None:
+        scatter(self._whole, list(self._weights()), self.ranks)
         self._whole = {}
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         return {
             "weights": self._gathered_weights(),
-            "optimizer": put_together(list(self._optimizer_state()), self.ranks),
+            "optimizer": gather(list(self._optimizer_state()), self.ranks),
         }
 
     def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        deal_out(state.get("weights", {}), list(self._weights()), self.ranks)
-        deal_out(state.get("optimizer", {}), list(self._optimizer_state()), self.ranks)
+        scatter(state.get("weights", {}), list(self._weights()), self.ranks)
+        scatter(state.get("optimizer", {}), list(self._optimizer_state()), self.ranks)
 
     def pieces(self) -> list[Piece]:
         """Return the rows and the optimizer state that this rank has, not copied."""
@@ -320,7 +320,7 @@ class ShardedTables(Tables):
             yield from collection.members.values()
 
     def _gathered_weights(self) -> dict[str, Tensor]:
-        whole = put_together(list(self._weights()), self.ranks)
+        whole = gather(list(self._weights()), self.ranks)
         return whole and {name: whole[names[0]] for names in self._names() for name in names}
 
     def _add_whole(
