@@ -74,10 +74,11 @@ def fast_noise(noise: Tensor, probability: float) -> None:
     """Fill from a generator that PyTorch's seeds; probabilities are whole multiples of 2^-16."""
     generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
     limit = np.int16(max(round(probability * 2**16), 1) - 2**15 - 1)  # read as signed, inclusive
-    scale = np.float32(1 / probability)
+    scale = 1 / probability
     for part in noise.split(_BLOCK):
         draws = generator.integers(0, 2**64, len(part) // 4 + 1, np.uint64).view(np.int16)
-        np.multiply(draws[: len(part)] <= limit, scale, out=part.numpy())
+        kept = torch.from_numpy(draws[: len(part)] <= limit)
+        torch.mul(kept, scale, out=part)
 
 
 def _fill(noise: Tensor, probability: float, generator: np.random.Generator) -> None:

@@ -126,7 +126,8 @@ def test_readme_lists_the_data_sets_that_have_a_config():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_file_holds_the_data_set_it_is_named_after(path):
     sections = list(yaml.safe_load(path.read_text(encoding="utf-8")))
-    assert sections in ([path.stem], [path.stem, f"{path.stem}_bars"])
+    assert sections[0] == path.stem
+    assert all(name.startswith(f"{path.stem}_") for name in sections[1:])
 
 
 @pytest.mark.parametrize("dataset_id", DATASET_IDS)
@@ -223,6 +224,28 @@ def test_demo_splits_share_no_row(make_demo):
     drawn = pl.concat(splits.values())["row"]
     assert list(splits) == list(SPLITS)
     assert drawn.n_unique() == drawn.len() == 30_000
+
+
+def test_ml_1m_7_drops_neutral_ratings_whatever_the_order_of_the_files(tmp_path):
+    make = runpy.run_path(str(ROOT / "data" / "make_ml_1m_7.py"))
+    ratings = [f"{user}::{movie}::{1 + (user + movie) % 5}::9" for user in (1, 2, 10) for movie in
+               (1, 9, 20)]  # fmt: skip
+    made = []
+    for order in (ratings, ratings[::-1]):
+        (tmp_path / "ratings.dat").write_text("\n".join(order) + "\n")
+        users = "".join(f"{user}::F::25::0::0{user}-1\n" for user in (1, 2, 10))
+        (tmp_path / "users.dat").write_text(users)
+        movies = "".join(f"{m}::Ran (1) :: (19{m:02d})::War\n" for m in (1, 9, 20))
+        (tmp_path / "movies.dat").write_bytes(movies.replace(" :: ", " \xe9 ").encode("latin-1"))
+        make["make_ml_1m_7"](tmp_path, tmp_path / "made")
+        made.append([(tmp_path / "made" / f"{split}.csv").read_text() for split in SPLITS])
+    assert made[0] == made[1]
+    lines = [line for text in made[0] for line in text.splitlines()[1:]]
+    assert len(set(lines)) == len(lines) == sum("::3::9" not in rating for rating in ratings)
+    assert "1,2,F,25,0,02-1,1,1901,War" in lines
+    (tmp_path / "movies.dat").write_text("1,Ran,War\n")
+    with pytest.raises(ValueError, match=r"movies\.dat is not MovieLens-1M's"):
+        make["make_ml_1m_7"](tmp_path, tmp_path / "made")
 
 
 def test_make_demo_refuses_another_csv(make_demo, tmp_path):
