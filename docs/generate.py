@@ -11,7 +11,8 @@ from typing import Any
 
 from fuxictr_tf4ctr.cli import build_parser
 from fuxictr_tf4ctr.registry import MODELS, list_models
-from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, FAST_KEYS, REQUIRED, TRAINING_KEYS, Key
+from fuxictr_tf4ctr.schema import REQUIRED, Key
+from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, FAST_KEYS, TRAINING_KEYS
 from fuxictr_tf4ctr.twin import ENCODERS, FUSIONS, SAMPLE_SELECTIONS, TwinModel
 from fuxictr_tf4ctr.twin.encoders.base import encoder_options
 

@@ -1,34 +1,53 @@
 """Tables of named classes: one lookup for encoders, sample selections, fusions and models."""
 
 import difflib
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fuxictr_tf4ctr.errors import SettingsError
 
 T = TypeVar("T", bound=type)
 
+# No name is longer; what is longer resembles none, and comparing it takes long.
+_LONGEST_NAME = 200
+_MOST_LISTED = 100
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxstring, _repr.maxother = 3, 80, 80
 
-def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+
+def shown(value: Any) -> str:
+    """Write a value for a message: as ``repr`` does, but never long, whatever it holds."""
+    try:
+        return _repr.repr(value)
+    except ValueError:  # a number of thousands of digits, which Python refuses to write
+        return f"a very large {type(value).__name__}"
+
+
+def nearest(name: Any, known: Iterable[str], limit: int = 3) -> list[str]:
     """Return the known names most like ``name``, best first, ignoring case.
 
     Args:
-        name: The name that was not found.
+        name: The name that was not found; what is no text resembles none.
         known: The names there are.
         limit: How many to return at most.
     """
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        return []
     by_lower = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(str(name).lower(), by_lower, n=limit, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
     return [by_lower[match] for match in close]
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown(kind: str, name: Any, known: Iterable[str]) -> str:
     """Say that ``name`` is no known ``kind`` and which names come nearest."""
-    known = sorted(known)
+    known = sorted(map(str, known))
     close = nearest(name, known)
     if close:
-        return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, close))}?"
-    return f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}"
+        return f"unknown {kind} {shown(name)}; did you mean {' or '.join(map(shown, close))}?"
+    listed = ", ".join(known[:_MOST_LISTED]) or "none"
+    more = f", … ({len(known)} in all)" if len(known) > _MOST_LISTED else ""
+    return f"unknown {kind} {shown(name)}; known: {listed}{more}"
 
 
 class NameTable(Mapping[str, T]):
@@ -64,7 +83,7 @@ class NameTable(Mapping[str, T]):
             raise SettingsError(unknown(self.kind, name, self._classes)) from None
 
     def __contains__(self, name: object) -> bool:
-        return name in self._classes
+        return isinstance(name, str) and name in self._classes
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._classes)

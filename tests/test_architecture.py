@@ -11,6 +11,7 @@ PACKAGE = Path(fuxictr_tf4ctr.__file__).parent
 LAYERS = (
     ("errors", "fuxictr_imports", "__version__"),
     ("files", "names"),
+    ("schema",),
     ("registry",),
     ("datasets", "distributed"),
     ("metrics",),

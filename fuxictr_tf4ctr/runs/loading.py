@@ -24,6 +24,7 @@ from fuxictr_tf4ctr.datasets.new_rows import RowEncoder
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
+from fuxictr_tf4ctr.schema import ANYTHING, Record
 from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.reading import Settings
 from fuxictr_tf4ctr.training import load_weights
@@ -212,11 +213,7 @@ def _gpu_index(device: str | torch.device) -> int:
 
 def _check(params: dict[str, Any], file: Path) -> None:
     """Check settings read back from a file: FuxiCTR would evaluate some of these texts as code."""
-    problems = [
-        f"{key}={value!r} must be {expected}"
-        for key, value in params.items()
-        if value is not None and key in KEYS and (expected := KEYS[key].check(value))
-    ]
+    problems = Record(KEYS, others=ANYTHING).problems(params)
     if problems:
         raise DataError(f"{file}: its settings are not valid: {'; '.join(problems)}")
 

@@ -23,7 +23,8 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.metrics.whole import needs_group, split_stream
 from fuxictr_tf4ctr.names import nearest, unknown
 from fuxictr_tf4ctr.registry import find_model
-from fuxictr_tf4ctr.settings.keys import FAST_KEYS, KEYS, REQUIRED, normalized
+from fuxictr_tf4ctr.schema import REQUIRED
+from fuxictr_tf4ctr.settings.keys import FAST_KEYS, KEYS, normalized
 from fuxictr_tf4ctr.settings.resources import resource_root
 from fuxictr_tf4ctr.training.fast.options import fast_problems
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
@@ -136,9 +137,8 @@ def validated(
             own_problems = model_class.problems(params)
             problems += own_problems or model_class.column_problems(_columns(params), params)
     for key, value in params.items():
-        expected = KEYS[key].check(value) if key in KEYS else None
-        if expected and not (value is None and KEYS[key].default is None):
-            problems.append(f"{key}={value!r} must be {expected}")
+        if key in KEYS and not (value is None and KEYS[key].default is REQUIRED):
+            problems += KEYS[key].value.problems(value, key)
     defaults = {
         key: entry.default
         for key, entry in KEYS.items()
@@ -153,7 +153,7 @@ def validated(
         + list(sharding_problems(params, runs_here))
     )
     needed = (*FAST_KEYS, "gpu", "batch_size", "optimizer")
-    if not any(KEYS[key].check(params.get(key)) for key in needed if key in params):
+    if not any(KEYS[key].value.problems(params[key]) for key in needed if key in params):
         problems += fast_problems(params, model_class)
     params, missing_files = _with_paths(params, config_dir)
     problems += missing_files
@@ -338,7 +338,7 @@ def _unknown_keys(params: Mapping[str, Any], model_class: type[BaseModel]) -> li
 def _metric_problems(params: Mapping[str, Any], model_class: type[BaseModel] | None) -> list[str]:
     """Find metrics that lack what they are computed from: groups, or scores of the streams."""
     # Ill-formed metrics and monitors are reported by their keys' own checks.
-    if KEYS["metrics"].check(params["metrics"]) or KEYS["monitor"].check(params["monitor"]):
+    if any(KEYS[key].value.problems(params[key]) for key in ("metrics", "monitor")):
         return []
     monitor = params["monitor"]
     names = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]

@@ -6,7 +6,8 @@ from typing import Any
 
 from fuxictr_tf4ctr.analysis.report.elements import Markup, count, duration, element
 from fuxictr_tf4ctr.analysis.report.parts import ReportedRun, Section, dot, table
-from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, KEYS, REQUIRED
+from fuxictr_tf4ctr.schema import REQUIRED
+from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, KEYS
 
 # Named elsewhere on the page, or of no meaning without the machine.
 _UNSAID = {"model", "model_id", "model_root", "gpu", "verbose"}
