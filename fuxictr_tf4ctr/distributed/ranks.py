@@ -4,12 +4,14 @@ Each rank has the whole model and its share of every batch. Rank 0 leads: it wri
 write.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from fuxictr_tf4ctr.errors import SettingsError
 
 # Tensors of more numbers than this are added up where they are; smaller ones share a message.
 _LARGE = 1 << 18
@@ -211,3 +213,27 @@ class JoinedRanks(Ranks):
 def _tensors(model: nn.Module) -> Iterable[Tensor]:
     yield from model.parameters()
     yield from model.buffers()
+
+
+def check_agreement(ranks: Ranks, facts: Mapping[str, Any]) -> None:
+    """Compare what must be the same on all ranks with rank 0.
+
+    Args:
+        ranks: The ranks.
+        facts: Name -> value: settings, data fingerprint, versions.
+
+    Raises:
+        SettingsError: Some differ; the message names ranks, facts and values.
+    """
+    first, *others = ranks.all_gather(dict(facts))
+    differences = [
+        f"rank {rank} has {name}={theirs.get(name)!r}, rank 0 {first.get(name)!r}"
+        for rank, theirs in enumerate(others, 1)
+        for name in sorted(first.keys() | theirs.keys())
+        if theirs.get(name) != first.get(name)
+    ]
+    if differences:
+        raise SettingsError(
+            "the ranks differ, start all with the same settings, data and packages:\n"
+            + "\n".join(f"- {difference}" for difference in differences)
+        )

@@ -21,9 +21,9 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-from fuxictr_tf4ctr.distributed.pieces import Piece, gather, scatter
 from fuxictr_tf4ctr.distributed.ranks import JoinedRanks
 from fuxictr_tf4ctr.distributed.sharding import ShardingOptions, Tables
+from fuxictr_tf4ctr.engines.torchrec.pieces import Piece, gather, scatter
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.training.lookups import check_range
 from fuxictr_tf4ctr.training.tables import is_plain
