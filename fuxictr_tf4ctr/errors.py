@@ -1,4 +1,4 @@
-"""The errors a user can cause, each with the exit status the command line gives it."""
+"""The errors a user can cause or meet, each with the exit status the command line gives it."""
 
 
 class UserError(Exception):
@@ -29,6 +29,12 @@ class StorageError(UserError):
 
 class EngineError(UserError):
     """What runs the processes, such as a Ray cluster, lost them."""
+
+    exit_code = 1
+
+
+class MemoryShortage(UserError):
+    """What was asked for does not fit into memory."""
 
     exit_code = 1
 

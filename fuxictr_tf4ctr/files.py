@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fuxictr_tf4ctr.errors import StorageError
+from fuxictr_tf4ctr.errors import MemoryShortage, StorageError, UserError
 
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _PARTIAL = re.compile(rf"\..+\.{_HOST}-(\d+)-\d+\.tmp")
@@ -247,6 +247,44 @@ def storage_error(
         )
     reason = _REASONS.get(error.errno) or error.strerror or str(error)
     return StorageError(f"{where}{reason}")
+
+
+# Libraries in C++ and Rust hand the system's reason on in a text.
+_NUMBER = re.compile(r"os error (\d+)|[Ee]rrno[ =]+(\d+)")
+_TEXTS = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, *_REASONS)}
+_NO_MEMORY = re.compile(
+    "not enough memory|can't allocate memory|Unable to allocate|bad_alloc|out of memory", re.I
+)
+
+
+def system_error(error: BaseException | None) -> UserError | None:
+    """Say in one message what the system refused, if an error or one of its causes tells so.
+
+    Args:
+        error: Whatever was raised, by Python or by a library.
+
+    Returns:
+        What to show in its place, None where the system is not to blame.
+    """
+    seen = []
+    while error is not None and error not in seen:
+        text = str(error).strip()
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+            return MemoryShortage(
+                f"out of memory{': ' * bool(text)}{text[:200]}; make batch_size, embedding_dim or "
+                "the data smaller, or use a machine with more memory"
+            )
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None and (found := _NUMBER.search(text)):
+            number = int(found[1] or found[2])
+        if number is None:
+            number = next((each for said, each in _TEXTS.items() if said in text), None)
+        if number is not None:
+            name = getattr(error, "filename", None)
+            return storage_error(OSError(number, os.strerror(number)), name)
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _megabytes(count: int) -> str:

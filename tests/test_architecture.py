@@ -10,7 +10,7 @@ PACKAGE = Path(fuxictr_tf4ctr.__file__).parent
 # From the ground up; rooms of one line do not know each other.
 LAYERS = (
     ("errors", "fuxictr_imports", "__version__"),
-    ("files", "names"),
+    ("files", "names", "stopping"),
     ("schema",),
     ("registry",),
     ("datasets", "distributed"),

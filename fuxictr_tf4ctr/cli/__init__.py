@@ -11,13 +11,19 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from fuxictr_tf4ctr import __version__
 from fuxictr_tf4ctr.cli import data, export, judging, listing, predict, run, sweeps
 from fuxictr_tf4ctr.errors import Terminated, UserError
+from fuxictr_tf4ctr.files import system_error
+from fuxictr_tf4ctr.stopping import end_with_parent, signals_raise
 
 # In the order of the help.
 _COMMANDS = (run, predict, export, judging, data, listing, sweeps)
+
+# A longer message is cut: its beginning says what matters.
+_LINES, _CHARACTERS = 40, 2000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,22 +34,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = build_parser().parse_args(argv, argparse.Namespace(argv=argv))
-    try:
-        return arguments.call(arguments)
-    except UserError as error:
-        rank = os.environ.get("RANK")
-        print(f"fuxictr{f' rank {rank}' if rank else ''}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("fuxictr: interrupted", file=sys.stderr)
-        return 130
-    except Terminated as stop:
-        print("fuxictr: terminated; go on with --resume", file=sys.stderr)
-        return stop.exit_code
-    except BrokenPipeError:
-        # The reader of a listing closed the pipe; nothing is left to say.
-        sys.stderr.close()
+    with signals_raise() as asked:
+        end_with_parent()
+        try:
+            status = arguments.call(arguments)
+            sys.stdout.flush()
+            return status
+        except BaseException as error:
+            return _ended_by(asked[0] if asked else error)
+
+
+def _ended_by(error: BaseException) -> int:
+    """Say why a command ended early and return its exit status; raise what nobody can mend."""
+    if isinstance(error, OSError):
+        with suppress(OSError):  # what is still to be printed cannot be: closing tells once
+            sys.stdout.close()
+    if isinstance(error, BrokenPipeError):  # the reader of a listing has seen enough
         return 0
+    if isinstance(error, KeyboardInterrupt):
+        return _say("interrupted", 130)
+    if isinstance(error, Terminated):
+        return _say("terminated; a run or sweep goes on with --resume", error.exit_code)
+    known = error if isinstance(error, UserError) else system_error(error)
+    if known is None:
+        raise error
+    return _say(str(known), known.exit_code)
+
+
+def _say(message: str, status: int) -> int:
+    rank = os.environ.get("RANK")
+    lines = [line[:_CHARACTERS] for line in message.splitlines()]
+    if len(lines) > _LINES:
+        lines[_LINES - 1 :] = [f"… and {len(lines) - _LINES + 1} more lines"]
+    with suppress(OSError):  # nobody may be listening any more
+        print(f"fuxictr{f' rank {rank}' if rank else ''}:", "\n".join(lines), file=sys.stderr)
+    return status
 
 
 def build_parser() -> argparse.ArgumentParser:

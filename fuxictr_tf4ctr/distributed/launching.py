@@ -1,9 +1,16 @@
 """Start several ranks on this host by PyTorch's own launcher."""
 
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
+
+from fuxictr_tf4ctr.errors import Terminated
+from fuxictr_tf4ctr.stopping import as_parent
+
+# How long ranks may take to save their state once they are asked to end.
+_PATIENCE_SECONDS = 60
 
 
 def started_by_launcher() -> bool:
@@ -21,12 +28,17 @@ def launch(arguments: Sequence[str], workers: int, max_restarts: int) -> int:
 
     Returns:
         Exit status: that of the rank that failed first, or 0.
+
+    Raises:
+        KeyboardInterrupt, Terminated: SIGINT or SIGTERM came; all ranks have ended.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # The ranks share the cores; torchrun would give each one thread, however many cores there are.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    os.environ.update(as_parent())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -36,9 +48,12 @@ def launch(arguments: Sequence[str], workers: int, max_restarts: int) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=max_restarts,
         monitor_interval=0.5,
+        shutdown_timeout=_PATIENCE_SECONDS,
     )
     try:
         elastic_launch(config, sys.executable)("-m", "fuxictr_tf4ctr", *arguments)
+    except SignalException as stop:
+        raise (KeyboardInterrupt if stop.sigval == signal.SIGINT else Terminated) from stop
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         status = failure.exitcode

@@ -31,11 +31,11 @@ from fuxictr_tf4ctr.distributed.sharding import (
 from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated
 from fuxictr_tf4ctr.runs.loading import keep_schema
 from fuxictr_tf4ctr.runs.observers import EventFiles, evaluation_row
-from fuxictr_tf4ctr.runs.records import RunRecord, held, logging_to, new_run, read_run, versions
+from fuxictr_tf4ctr.runs.records import RunRecord, logging_to, new_run, read_run, versions
 from fuxictr_tf4ctr.runs.resume import refuse_other_data, resumed_run
 from fuxictr_tf4ctr.settings.reading import Settings
+from fuxictr_tf4ctr.stopping import sigterm_raises
 from fuxictr_tf4ctr.training import Checkpoints, FastOptions, evaluate, fit
-from fuxictr_tf4ctr.training.termination import sigterm_raises
 
 
 def run_experiment(
@@ -160,16 +160,17 @@ def _facts(settings: Settings, record: RunRecord, dataset: EncodedDataset) -> di
 def _record(settings: Settings, resume: bool | Path, ranks: Ranks) -> Iterator[RunRecord]:
     """Begin a run or take one up, and hold its folder; all but one rank throw theirs away."""
     if not ranks.leads:
-        with TemporaryDirectory() as folder:
-            yield new_run(settings.expid, {**settings.params, "model_root": folder})
-        return
-    if resume:
+        with (
+            TemporaryDirectory() as folder,
+            new_run(settings.expid, {**settings.params, "model_root": folder}) as record,
+        ):
+            yield record
+    elif resume:
         with resumed_run(settings, resume if isinstance(resume, Path) else None) as record:
             yield record
-        return
-    record = new_run(settings.expid, settings.params)
-    with held(record.folder):
-        yield record
+    else:
+        with new_run(settings.expid, settings.params) as record:
+            yield record
 
 
 def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> BaseModel:

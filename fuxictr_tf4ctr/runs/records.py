@@ -6,14 +6,16 @@
 overwritten.
 """
 
+import errno
 import json
 import logging
 import os
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -21,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
-from fuxictr_tf4ctr.errors import DataError
+from fuxictr_tf4ctr import files
+from fuxictr_tf4ctr.errors import DataError, StorageError
 
 RECORD_FORMAT = 1
 _PACKAGES = (
@@ -101,10 +103,7 @@ class RunRecord:
         """Write run.json, so that a reader sees the old content or the new, never a part."""
         content = {"format": RECORD_FORMAT, **vars(self), "folder": None}
         del content["folder"]
-        temporary = self.json_file.with_suffix(".tmp")
-        text = json.dumps(content, indent=2, default=plain)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, self.json_file)
+        files.write_whole(self.json_file, json.dumps(content, indent=2, default=plain) + "\n")
 
     def csv_line(self) -> str:
         """Return FuxiCTR's result line, which begins with the time of the run's start."""
@@ -116,36 +115,93 @@ class RunRecord:
         )
 
     def append_csv_line(self) -> Path:
-        """Append FuxiCTR's result line to ``<model_root>/results.csv`` and return its path."""
+        """Append FuxiCTR's result line to ``<model_root>/results.csv`` and return its path.
+
+        A run that was taken up may have left its line before it was killed.
+        """
         path = Path(self.settings["model_root"]) / "results.csv"
-        with path.open("a", encoding="utf-8") as results:
-            results.write(self.csv_line())
+        line = self.csv_line().encode()
+        with files.storage_errors(path), path.open("a+b", buffering=0) as results:
+            size = results.seek(0, os.SEEK_END)
+            results.seek(0)
+            if self.resumed and line in results.read():
+                return path
+            if results.write(line) < len(line):
+                results.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return path
 
 
-def new_run(expid: str, settings: Mapping[str, Any]) -> RunRecord:
-    """Make the folder of a new run and its record.
+@contextmanager
+def new_run(expid: str, settings: Mapping[str, Any]) -> Iterator[RunRecord]:
+    """Make the folder of a new run and its record, and hold the folder while in context.
 
     Args:
         expid: Name of the experiment.
         settings: Its parameters; ``model_root`` and ``dataset_id`` say where the folder goes.
 
     Raises:
-        OSError: The folder cannot be written.
+        StorageError: The folder cannot be written.
     """
     parent = Path(settings["model_root"]) / settings["dataset_id"] / expid
-    parent.mkdir(parents=True, exist_ok=True)
+    with files.storage_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        sweep_up(parent)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     for attempt in range(1000):
-        folder = parent / (stamp if attempt == 0 else f"{stamp}-{attempt}")
-        try:
+        with _made(parent / (stamp if attempt == 0 else f"{stamp}-{attempt}")) as folder:
+            if folder is None:
+                continue
+            record = RunRecord(expid, folder, dict(settings))
+            try:
+                record.save()
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            yield record
+            return
+    raise StorageError(f"{parent} holds a thousand runs of this second")
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[Path | None]:
+    """Make and hold a folder; None where another process has it, or swept it up as left over."""
+    try:
+        with files.storage_errors(folder):
             folder.mkdir()
-        except FileExistsError:
-            continue
-        record = RunRecord(expid, folder, dict(settings))
-        record.save()
-        return record
-    raise FileExistsError(f"{parent} holds a thousand runs of this second")
+    except StorageError:
+        if not folder.exists():
+            raise
+        yield None
+        return
+    with files.held(folder / ".lock") as ours:
+        yield folder if ours else None
+
+
+def sweep_up(parent: Path) -> None:
+    """Remove what killed runs of an experiment left and no run needs.
+
+    Args:
+        parent: The folder of the experiment's runs.
+    """
+    for folder in [path for path in parent.iterdir() if path.is_dir()]:
+        files.sweep_up(folder)
+        if _left_over(folder):
+            with files.held(folder / ".lock") as ours:  # nobody is about to write into it
+                for left in _left_over(folder) if ours else ():
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+def _left_over(folder: Path) -> list[Path]:
+    """Return the folder of a run that never began, or the states of one that is finished."""
+    if not {path.name for path in folder.iterdir()} - {".lock"}:
+        return [folder]
+    state = folder / "state"
+    if not state.is_dir():
+        return []
+    with suppress(DataError):
+        return [state] if read_run(folder).status == "finished" else []
+    return []
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -168,7 +224,7 @@ def read_run(folder: Path) -> RunRecord:
 def logging_to(file: Path, on_stderr: bool = True) -> Iterator[None]:
     """Send log lines, in FuxiCTR's format, to a file and to standard error while in context."""
     line_format = logging.Formatter("%(asctime)s P%(process)d %(levelname)s %(message)s")
-    handlers: list[logging.Handler] = [logging.FileHandler(file, encoding="utf-8")]
+    handlers: list[logging.Handler] = [_LogFile(file, encoding="utf-8")]
     handlers += [logging.StreamHandler()] if on_stderr else []
     root = logging.getLogger()
     level = root.level
@@ -182,26 +238,15 @@ def logging_to(file: Path, on_stderr: bool = True) -> Iterator[None]:
         root.setLevel(level)
         for handler in handlers:
             root.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # of a line that could not be written, and was raised for then
+                handler.close()
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Hold a run's folder against other processes while in context.
+class _LogFile(logging.FileHandler):
+    """A log that ends the run where it cannot be written, in place of a traceback per line."""
 
-    Yields:
-        Whether it is ours. A process that was killed holds nothing.
-    """
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
 
 
 def utc_now() -> str:

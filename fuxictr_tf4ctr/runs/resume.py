@@ -8,7 +8,8 @@ from typing import Any
 
 from fuxictr_tf4ctr.datasets import EncodedDataset
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.runs.records import RunRecord, held, plain, read_run, utc_now
+from fuxictr_tf4ctr.files import held
+from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run, sweep_up, utc_now
 from fuxictr_tf4ctr.settings.reading import Settings
 
 # Settings that change nothing about the result of a run.
@@ -35,12 +36,14 @@ def resumed_run(settings: Settings, folder: Path | None = None) -> Iterator[RunR
             settings differ; the message lists the differences.
         DataError: The folder is none of a run.
     """
+    if _parent(settings).is_dir():
+        sweep_up(_parent(settings))
     candidates = [folder] if folder is not None else _latest_first(settings)
     for candidate in candidates:
         record = _unfinished(candidate)
         if record is None:
             continue
-        with held(candidate) as ours:
+        with held(candidate / ".lock") as ours:
             if not ours:
                 continue
             _refuse_other_settings(record, settings)

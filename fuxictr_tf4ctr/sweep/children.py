@@ -13,6 +13,7 @@ import torch
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.runs.records import RunRecord
+from fuxictr_tf4ctr.stopping import as_parent
 from fuxictr_tf4ctr.sweep.folder import SweepFolder
 
 # How long a child may take to save its state and end.
@@ -85,10 +86,9 @@ class Children:
         self.running: list[Child] = []
         self._free = [devices[i % len(devices)] for i in range(workers)]
         self._checkout = checkout
-        self._environment = dict(os.environ)
         # Workers that each take every core only wait for each other.
         threads = max(1, (os.cpu_count() or 1) // workers)
-        self._environment.setdefault("OMP_NUM_THREADS", str(threads))
+        self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **as_parent()}
         self._pruned: set[Job] = set()
 
     @property

@@ -6,7 +6,6 @@ FuxiCTR's result lines; ``sweep.json``, ``ranking.csv``, ``ranking.md``; ``study
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from typing import Any
 import yaml
 
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.runs.records import RunRecord, held, plain, read_run
+from fuxictr_tf4ctr.files import held, write_whole
+from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run
 from fuxictr_tf4ctr.sweep.points import Point
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
@@ -78,7 +78,7 @@ class SweepFolder:
                 "--output"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        with held(self.path) as ours:
+        with held(self.path / ".lock") as ours:
             if not ours:
                 raise SettingsError(f"another process sweeps in {self.path}: wait, or stop it")
             if tuner.file != self.tuner_file.resolve():
@@ -98,17 +98,17 @@ class SweepFolder:
                     "dataset_id": point.dataset_id,
                 }
         self.config.mkdir(exist_ok=True)
-        _replace(self.config / "dataset_config.yaml", _yaml(datasets))
-        _replace(self.config / "model_config.yaml", _yaml(models))
+        write_whole(self.config / "dataset_config.yaml", _yaml(datasets))
+        write_whole(self.config / "model_config.yaml", _yaml(models))
 
     def write_json(self, content: Mapping[str, Any]) -> None:
         """Write ``sweep.json``."""
         text = json.dumps({"format": SWEEP_FORMAT, "name": self.name, **content}, default=plain)
-        _replace(self.json_file, text + "\n")
+        write_whole(self.json_file, text + "\n")
 
     def write(self, name: str, text: str) -> Path:
         """Write a file of the folder whole, and return its path."""
-        _replace(self.path / name, text)
+        write_whole(self.path / name, text)
         return self.path / name
 
     def latest(self, dataset_id: str, expid: str, seed: int) -> RunRecord | None:
@@ -150,10 +150,3 @@ class _Dumper(yaml.SafeDumper):
 def _yaml(content: Mapping[str, Any]) -> str:
     plain_content = json.loads(json.dumps(content, default=plain))
     return yaml.dump(plain_content, Dumper=_Dumper, default_flow_style=None, indent=4)
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write so that a child that starts now reads the old content or the new, never a part."""
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)

@@ -11,6 +11,7 @@ from fuxictr_tf4ctr.analysis.tables import as_csv, as_markdown
 from fuxictr_tf4ctr.datasets import encode_dataset
 from fuxictr_tf4ctr.errors import SettingsError, UserError
 from fuxictr_tf4ctr.runs.records import RunRecord
+from fuxictr_tf4ctr.stopping import sigterm_raises
 from fuxictr_tf4ctr.sweep.children import Children, Job, Outcome, check_devices
 from fuxictr_tf4ctr.sweep.folder import SweepFolder
 from fuxictr_tf4ctr.sweep.plan import FixedPlan, Plan, carry_out
@@ -18,7 +19,6 @@ from fuxictr_tf4ctr.sweep.points import Point, grid, grid_size
 from fuxictr_tf4ctr.sweep.progress import Progress
 from fuxictr_tf4ctr.sweep.ranking import ranking, seed_table
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner, read_tuner
-from fuxictr_tf4ctr.training.termination import sigterm_raises
 
 Carrier = Callable[[Plan, Progress, bool], list[Outcome]]
 """Runs all jobs of a plan and shows them; the flag says whether to stop hopeless ones."""

@@ -1,12 +1,14 @@
 """Model weights on disk: whole or not at all, and readable by FuxiCTR."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from fuxictr.pytorch.models import BaseModel
 
+from fuxictr_tf4ctr import files
 from fuxictr_tf4ctr.errors import DataError
 
 
@@ -26,19 +28,24 @@ def write_whole(content: Any, path: str | os.PathLike[str]) -> None:
     Args:
         content: Tensors and plain Python containers.
         path: File to write; its folder is created if missing.
+
+    Raises:
+        StorageError: The disk is too full for it, or it cannot be written there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps apart runs that share a folder.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole_file(path, needs=_bytes(content)) as output:
+        torch.save(content, output)
+
+
+def _bytes(content: Any) -> int:
+    """Return about how many bytes ``torch.save`` makes of it."""
+    if isinstance(content, torch.Tensor):
+        return content.numel() * content.element_size()
+    if isinstance(content, Mapping):
+        return sum(map(_bytes, content.values()))
+    return 0
 
 
 def load_weights(model: BaseModel, path: str | os.PathLike[str]) -> None:

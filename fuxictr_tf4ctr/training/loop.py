@@ -25,6 +25,7 @@ from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.distributed.sharding import WHOLE, Tables
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
 from fuxictr_tf4ctr.metrics.whole import check_metric, needs_group
+from fuxictr_tf4ctr.stopping import sigterm_noted
 from fuxictr_tf4ctr.training import checkpoint
 from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
 from fuxictr_tf4ctr.training.fast import EXACT, FastOptions
@@ -38,7 +39,6 @@ from fuxictr_tf4ctr.training.state import (
     rng_state,
 )
 from fuxictr_tf4ctr.training.step import Step, training_step
-from fuxictr_tf4ctr.training.termination import sigterm_noted
 from fuxictr_tf4ctr.training.transfer import to_device
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from types import MappingProxyType, SimpleNamespace
 import pytest
 
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.runs.records import RunRecord, held
+from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.runs.resume import differences, refuse_other_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,10 +151,3 @@ def test_other_data_are_refused(tmp_path):
     record.data = {"fingerprint": "old", "rows": {"train": 8}}
     with pytest.raises(SettingsError, match=r"old then, new now; rows {'train': 8} then"):
         refuse_other_data(record, dataset)
-
-
-def test_a_folder_is_held_by_one_at_a_time(tmp_path):
-    with held(tmp_path) as first, held(tmp_path) as second:
-        assert (first, second) == (True, False)
-    with held(tmp_path) as later:
-        assert later

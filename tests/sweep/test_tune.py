@@ -15,7 +15,7 @@ import yaml
 from small_sweep import write_project, write_tuner
 
 from fuxictr_tf4ctr.cli import main
-from fuxictr_tf4ctr.runs.records import held
+from fuxictr_tf4ctr.files import held
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = [round(0.1 * i, 1) for i in range(11)]
@@ -141,7 +141,7 @@ def test_one_sweep_per_folder(folder, capsys):
     file = write_tuner(folder, {"c": [0.5]})
     output = folder / "mine"
     output.mkdir()
-    with held(output) as ours:
+    with held(output / ".lock") as ours:
         assert ours
         assert "another process sweeps" in refused(capsys, "--config", file, "--output", output)
     (output / "kept.txt").write_text("the user's")

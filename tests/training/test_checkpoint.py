@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_model import build_model
 
-from fuxictr_tf4ctr.errors import DataError
+from fuxictr_tf4ctr.errors import DataError, StorageError
 from fuxictr_tf4ctr.training import load_weights, save_weights
 
 
@@ -61,7 +61,7 @@ def test_a_failed_write_leaves_the_previous_checkpoint(
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", fail_half_way)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="disk full"):
         save_weights(make_model(), path)
     model = make_model()
     load_weights(model, path)
