@@ -8,61 +8,407 @@ on with what is missing. The table beside it, ``<study>.md``, is written anew fr
 ``--rows`` and ``--seeds`` restrict the runs, so that two processes can share a study's work.
 ``train_seconds`` in the results is wall-clock time, whatever else the machine did meanwhile: the
 table leaves it out. ``--time`` measures seconds per epoch, on a machine that does nothing else.
+
+A study with a ``search`` tunes its rows first (``--search``), all under one budget: TPE over one
+space, runs without hope on the validation data pruned. The rows take turns, so that a search that
+is stopped has spent as much on each. Every trial is added to ``<study>_trials.json``, from which
+the search goes on, on another machine too. Then the rows run with what each one's best trial has,
+under seeds that the search did not see.
+
+Nothing runs before all rows, spaces and data have been checked: an unknown expid or setting, or
+results that another data set gave, stop the script.
 """
 
 import argparse
 import json
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+import optuna
 import yaml
 from filelock import FileLock
+from scipy.stats import t as student
 
+from fuxictr_tf4ctr.datasets import encode_dataset
+from fuxictr_tf4ctr.errors import DataError, SettingsError, UserError
 from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.runs.records import RunRecord
-from fuxictr_tf4ctr.settings.reading import load_settings
+from fuxictr_tf4ctr.settings.reading import Settings, load_settings
+from fuxictr_tf4ctr.sweep.search import as_choice, suggest
+from fuxictr_tf4ctr.sweep.space import Space, read_space
 
 RESULTS = Path(__file__).parent / "results"
 TIMED_EPOCHS = 3
+# As in ``fuxictr tune``: trials that end, and evaluations of each, before one can be pruned.
+FULL_TRIALS_FIRST, EVALUATIONS_FIRST = 4, 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path, help="YAML file of the study")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[2023, 2024, 2025])
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: those of the study, or 3")
     parser.add_argument("--rows", nargs="+", help="only these rows of the study")
     parser.add_argument("--output", default="checkpoints/studies", help="folder of the runs")
+    parser.add_argument("--search", action="store_true", help="tune the rows, then run them")
     parser.add_argument("--time", action="store_true", help="measure seconds per epoch instead")
+    parser.add_argument("--table", action="store_true", help="only write the table anew")
     arguments = parser.parse_args()
-    rows = yaml.safe_load(arguments.study.read_text())
-    file = RESULTS / f"{arguments.study.stem}.json"
-    names = arguments.rows or list(rows)
-    if arguments.time:
-        for name in names:
-            add_time(file, name, run(rows[name], 2023, arguments.output, epochs=TIMED_EPOCHS), rows)
-    else:
-        for seed in arguments.seeds:
+    try:
+        study = read_study(arguments.study, arguments.output)
+        names = arguments.rows or list(study.rows)
+        if not arguments.table:
+            study.check(names)
+        if arguments.search:
+            study.tune(names)
+        if arguments.time:
             for name in names:
-                if not any(r["row"] == name and r["seed"] == seed for r in read(file)):
-                    add(file, name, seed, run(rows[name], seed, arguments.output), rows)
-    print(table(file, rows))
+                study.add_time(name)
+        elif not arguments.table:
+            study.run(names, arguments.seeds or study.seeds)
+    except UserError as error:
+        parser.error(str(error))
+    study.write_table()
+    print(study.table())
 
 
-def run(row: dict[str, Any], seed: int, output: str, **overrides: Any) -> RunRecord:
-    """Train one row of a study under one seed."""
-    overrides = {"seed": seed, "model_root": output, "verbose": 0} | row | overrides
-    return run_experiment(load_settings(overrides.pop("expid"), overrides=overrides))
+@dataclass(frozen=True)
+class Search:
+    """How the rows of a study are tuned.
+
+    Attributes:
+        trials: Trials of each row.
+        cpu_seconds: Processor seconds of each row, after which no trial of it starts.
+        seed: Seed of all trials; the runs that count have others.
+        objective: Weights of the validation metrics whose sum is maximised.
+        space: What all rows vary.
+        twin_space: What rows with a Twin Focus Loss vary beside.
+        first: Points that each row tries first; keys that they leave out are drawn.
+    """
+
+    trials: int
+    cpu_seconds: float
+    seed: int
+    objective: dict[str, float]
+    space: Space
+    twin_space: Space = field(default_factory=dict)
+    first: list[dict[str, Any]] = field(default_factory=list)
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """Return what metrics on the validation data are worth."""
+        return sum(weight * metrics[name] for name, weight in self.objective.items())
 
 
-def summary(name: str, seed: int, record: RunRecord) -> dict[str, Any]:
-    """Return what is kept of a run."""
+@dataclass(frozen=True)
+class Study:
+    """Rows of a table, their results so far, and how to get the others.
+
+    Attributes:
+        name: Name of its files of results.
+        rows: Row -> expid and what it overrides.
+        output: Folder of the runs.
+        seeds: Seeds under which the rows run.
+        pairs: Rows to compare seed by seed, the first minus the second.
+        search: How rows are tuned before, if they are.
+    """
+
+    name: str
+    rows: dict[str, dict[str, Any]]
+    output: str
+    seeds: list[int]
+    pairs: list[list[str]] = field(default_factory=list)
+    search: Search | None = None
+
+    @property
+    def file(self) -> Path:
+        """The results."""
+        return RESULTS / f"{self.name}.json"
+
+    @property
+    def trials_file(self) -> Path:
+        """The trials of the search."""
+        return RESULTS / f"{self.name}_trials.json"
+
+    @property
+    def times_file(self) -> Path:
+        """Seconds per epoch."""
+        return RESULTS / f"{self.name}_seconds.json"
+
+    def check(self, names: list[str]) -> None:
+        """Raise UserError unless all rows can run, on the data of the results so far."""
+        for name in names:
+            if name not in self.rows:
+                raise SettingsError(f"the study has no row {name!r}: {', '.join(self.rows)}")
+            for values in self.edges(name):
+                self.settings(name, 0, values)
+            fingerprint = encode_dataset(self.settings(name, 0).params).fingerprint
+            for file in (self.file, self.trials_file):
+                others = {
+                    run["data"]["fingerprint"] for run in read(file) if run["row"] == name
+                } - {fingerprint}
+                if others:
+                    raise DataError(
+                        f"{file} holds runs of {name!r} on data {', '.join(sorted(others))}, this "
+                        f"is {fingerprint}: give the data set of the results, or another study"
+                    )
+
+    def settings(self, name: str, seed: int, values: dict[str, Any] | None = None) -> Settings:
+        """Return the checked settings of a row.
+
+        Args:
+            name: The row.
+            seed: The seed.
+            values: What the row overrides beside; None for what its best trial has.
+        """
+        values = self.best(name) if values is None else values
+        overrides = {"seed": seed, "model_root": self.output, "verbose": 0}
+        overrides |= self.rows[name] | values
+        return load_settings(overrides.pop("expid"), overrides=overrides)
+
+    # The search ---------------------------------------------------------------------------------
+
+    @cached_property
+    def spaces(self) -> dict[str, Space]:
+        """Row -> what the search varies."""
+        if self.search is None:
+            return {name: {} for name in self.rows}
+        both = self.search.space | self.search.twin_space
+        return {name: both if self.is_twin(name) else self.search.space for name in self.rows}
+
+    def is_twin(self, name: str) -> bool:
+        """Whether a row has a Twin Focus Loss."""
+        settings = self.settings(name, 0, {})
+        with_defaults = getattr(settings.model_class, "with_defaults", dict)
+        return bool(with_defaults(settings.params).get("twin_focus"))
+
+    def edges(self, name: str) -> Iterator[dict[str, Any]]:
+        """Return points that show whether a row takes what its space holds."""
+        space = self.spaces[name]
+        lists = [values if isinstance(values, list) else [values.low] for values in space.values()]
+        for i in range(max(map(len, lists), default=1)):
+            yield {k: v[min(i, len(v) - 1)] for k, v in zip(space, lists, strict=True)}
+
+    def tune(self, names: list[str]) -> None:
+        """Make the trials that are missing, the rows in turns."""
+        if self.search is None:
+            raise SettingsError("the study has no section search")
+        while due := [name for name in names if self.has_budget(name)]:
+            fewest = min(due, key=lambda name: len(self.trials(name)))
+            self.add_trial(fewest)
+
+    def has_budget(self, name: str) -> bool:
+        """Whether another trial of a row may start."""
+        trials = self.trials(name)
+        spent = sum(trial["cpu_seconds"] for trial in trials)
+        return len(trials) < self.search.trials and spent < self.search.cpu_seconds
+
+    def trials(self, name: str) -> list[dict[str, Any]]:
+        """Return the trials of a row so far."""
+        return [trial for trial in read(self.trials_file) if trial["row"] == name]
+
+    def best(self, name: str) -> dict[str, Any]:
+        """Return what the best trial of a row overrides, nothing before any has finished."""
+        if self.search is None:
+            return {}
+        finished = [trial for trial in self.trials(name) if trial["state"] == "finished"]
+        best = max(finished, key=lambda each: self.search.score(each["valid"]), default=None)
+        return best["values"] if best else {}
+
+    def add_trial(self, name: str) -> None:
+        """Ask TPE for the next trial of a row, make it, and keep what came of it."""
+        trials, space = self.trials(name), self.spaces[name]
+        asked = replayed(self.search, trials, space)
+        trial = asked.ask()
+        values = suggested(trial, space)
+        scores: list[float] = []
+
+        def on_evaluation(evaluation: dict[str, Any]) -> None:
+            scores.append(self.search.score(evaluation["metrics"]))
+            trial.report(scores[-1], len(scores))
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        start, cpu_start = time.perf_counter(), time.process_time()
+        settings = self.settings(name, self.search.seed, values)
+        entry: dict[str, Any] = {"row": name, "expid": settings.expid, "values": values}
+        try:
+            record = run_experiment(settings, on_evaluation=on_evaluation)
+            entry |= {"state": "finished"} | reached(record)
+        except optuna.TrialPruned:
+            fingerprint = encode_dataset(settings.params).fingerprint
+            entry |= {"state": "pruned", "data": {"fingerprint": fingerprint}}
+        entry |= {
+            "scores": scores,
+            "seconds": round(time.perf_counter() - start, 1),
+            "cpu_seconds": round(time.process_time() - cpu_start, 1),
+        }
+        add(self.trials_file, entry)
+
+    # The runs that count ------------------------------------------------------------------------
+
+    def run(self, names: list[str], seeds: list[int]) -> None:
+        """Make the runs that are missing, the rows in turns."""
+        for seed in seeds:
+            for name in names:
+                if not any(result["seed"] == seed for result in self.results(name)):
+                    record = run_experiment(self.settings(name, seed))
+                    entry = {"row": name, "expid": record.expid, "settings": self.overrides(name)}
+                    add(self.file, entry | {"seed": seed} | reached(record))
+                    self.write_table()
+
+    def overrides(self, name: str) -> dict[str, Any]:
+        """Return what a row overrides, its tuned settings included."""
+        own = {key: value for key, value in self.rows[name].items() if key != "expid"}
+        return own | self.best(name)
+
+    def results(self, name: str) -> list[dict[str, Any]]:
+        """Return the runs of a row under its settings of today; others are kept, but not shown."""
+        settings = json.loads(json.dumps(self.overrides(name)))
+        return [
+            result
+            for result in read(self.file)
+            if result["row"] == name and result["settings"] == settings
+        ]
+
+    def add_time(self, name: str) -> None:
+        """Write the seconds a row trains per epoch, without its evaluations."""
+        settings = self.settings(name, 2023, self.best(name) | {"epochs": TIMED_EPOCHS})
+        record = run_experiment(settings)
+        entry = {
+            "row": name,
+            "seconds_per_epoch": round(median(e["seconds"] for e in record.evaluations), 2),
+            "load": round(os.getloadavg()[0], 2),
+            "machine": record.machine,
+            "versions": record.versions,
+        }
+        others = [time for time in read(self.times_file) if time["row"] != name]
+        replace(self.times_file, json.dumps([*others, entry], indent=1) + "\n")
+
+    # The tables ---------------------------------------------------------------------------------
+
+    def write_table(self) -> None:
+        """Write the table beside the results."""
+        replace(self.file.with_suffix(".md"), self.table())
+
+    def table(self) -> str:
+        """Format mean ± standard deviation of each row, and the differences, in Markdown."""
+        parts = [markdown(self.means()), markdown(self.differences()), markdown(self.searched())]
+        return "\n".join(part for part in parts if part)
+
+    def means(self) -> list[dict[str, str]]:
+        """Return one line per row of the study that has results."""
+        seconds = {time["row"]: time["seconds_per_epoch"] for time in read(self.times_file)}
+        return [
+            {
+                "": name,
+                "parameters": f"{runs[0]['parameters']:,}",
+                "seeds": str(len(runs)),
+                "s/epoch": f"{seconds[name]:.1f}" if name in seconds else "",
+                "epochs": spread([run["epochs"] for run in runs], 1),
+                "valid AUC": spread([run["valid"]["AUC"] for run in runs]),
+                **{
+                    f"test {metric}": spread([run["test"][metric] for run in runs])
+                    for metric in runs[0]["test"]
+                },
+            }
+            for name in self.rows
+            if (runs := self.results(name))
+        ]
+
+    def differences(self) -> list[dict[str, str]]:
+        """Return one line per pair of rows that share two seeds, with 95 % t intervals."""
+        lines = []
+        for first, second in self.pairs:
+            one, other = (
+                {run["seed"]: run["test"] for run in self.results(name)} for name in (first, second)
+            )
+            seeds = sorted(one.keys() & other.keys())
+            if len(seeds) > 1:
+                line = {"difference on test": f"{first} − {second}", "seeds": str(len(seeds))}
+                for metric in one[seeds[0]]:
+                    line[metric] = interval([one[s][metric] - other[s][metric] for s in seeds])
+                lines.append(line)
+        return lines
+
+    def searched(self) -> list[dict[str, str]]:
+        """Return one line per row that was tuned: what it cost and what it found."""
+        lines = []
+        for name in self.rows if self.search else ():
+            if trials := self.trials(name):
+                found = ", ".join(f"{key} {value}" for key, value in self.best(name).items())
+                pruned = sum(trial["state"] == "pruned" for trial in trials)
+                seconds = sum(trial["cpu_seconds"] for trial in trials)
+                line = {"search": name, "trials": str(len(trials)), "pruned": str(pruned)}
+                lines.append(line | {"CPU seconds": f"{seconds:,.0f}", "best": found})
+        return lines
+
+
+def read_study(file: Path, output: str = "checkpoints/studies") -> Study:
+    """Read the YAML file of a study: its rows, or ``rows`` beside ``search``, ``seeds``, ``pairs``.
+
+    Raises:
+        SettingsError: A section is not known, or the space is not valid.
+    """
+    content = yaml.safe_load(file.read_text())
+    if "rows" not in content:
+        content = {"rows": content}
+    content = {"output": output, "seeds": [2023, 2024, 2025]} | content
+    try:
+        if search := content.get("search"):
+            spaces = {
+                key: read_space(search[key], f"{file}: search: {key}")
+                for key in ("space", "twin_space")
+                if key in search
+            }
+            content["search"] = Search(**{**search, **spaces})
+        return Study(file.stem, **content)
+    except TypeError as error:  # names the section that is missing or not known
+        raise SettingsError(f"{file}: {error}") from error
+
+
+def replayed(search: Search, trials: list[dict[str, Any]], space: Space) -> optuna.Study:
+    """Return a study of Optuna's that knows these trials and what to try next."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        direction="maximize",
+        # A search that goes on must not draw again what it drew before.
+        sampler=optuna.samplers.TPESampler(seed=search.seed + len(trials)),
+        pruner=optuna.pruners.MedianPruner(FULL_TRIALS_FIRST, EVALUATIONS_FIRST),
+    )
+    for past in trials:
+        study.enqueue_trial(encoded(past["values"], space))
+        trial = study.ask()
+        suggested(trial, space)
+        for step, score in enumerate(past["scores"], start=1):
+            trial.report(score, step)
+        if past["state"] == "finished":
+            study.tell(trial, search.score(past["valid"]))
+        else:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    for point in search.first[len(trials) :]:
+        study.enqueue_trial(encoded({k: v for k, v in point.items() if k in space}, space))
+    return study
+
+
+def encoded(values: dict[str, Any], space: Space) -> dict[str, Any]:
+    """Return values as Optuna has them: choices as text."""
+    return {k: as_choice(v) if isinstance(space[k], list) else v for k, v in values.items()}
+
+
+def suggested(trial: optuna.Trial, space: Space) -> dict[str, Any]:
+    """Return the values of a trial, in our spelling."""
+    values = {key: suggest(trial, key, each) for key, each in space.items()}
+    return {k: json.loads(v) if isinstance(space[k], list) else v for k, v in values.items()}
+
+
+def reached(record: RunRecord) -> dict[str, Any]:
+    """Return what is kept of a run, its settings apart."""
     return {
-        "row": name,
-        "expid": record.expid,
-        "seed": seed,
         "parameters": record.parameters,
         "epochs": len(record.evaluations),
         "train_seconds": round(record.seconds["train"], 1),
@@ -74,34 +420,10 @@ def summary(name: str, seed: int, record: RunRecord) -> dict[str, Any]:
     }
 
 
-def add(file: Path, name: str, seed: int, record: RunRecord, order: Iterable[str]) -> None:
-    """Add a run to the file and write its table, safe against another process doing the same."""
-    file.parent.mkdir(exist_ok=True)
+def add(file: Path, entry: dict[str, Any]) -> None:
+    """Add a run to a file of results, safe against another process doing the same."""
     with FileLock(file.with_suffix(".lock")):
-        results = [*read(file), summary(name, seed, record)]
-        replace(file, json.dumps(results, indent=1) + "\n")
-        replace(file.with_suffix(".md"), table(file, order))
-
-
-def add_time(file: Path, name: str, record: RunRecord, order: Iterable[str]) -> None:
-    """Write the seconds a row trains per epoch, without its evaluations, and the table."""
-    times = [
-        *(time for time in read(times_file(file)) if time["row"] != name),
-        {
-            "row": name,
-            "seconds_per_epoch": round(median(e["seconds"] for e in record.evaluations), 2),
-            "load": round(os.getloadavg()[0], 2),
-            "machine": record.machine,
-            "versions": record.versions,
-        },
-    ]
-    replace(times_file(file), json.dumps(times, indent=1) + "\n")
-    replace(file.with_suffix(".md"), table(file, order))
-
-
-def times_file(file: Path) -> Path:
-    """Return where the times beside a file of results are."""
-    return file.with_name(f"{file.stem}_seconds.json")
+        replace(file, json.dumps([*read(file), entry], indent=1) + "\n")
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -109,29 +431,13 @@ def read(file: Path) -> list[dict[str, Any]]:
     return json.loads(file.read_text()) if file.exists() else []
 
 
-def table(file: Path, order: Iterable[str]) -> str:
-    """Format mean ± standard deviation of each row as a Markdown table."""
-    results = read(file)
-    seconds = {time["row"]: time["seconds_per_epoch"] for time in read(times_file(file))}
-    metrics = list(results[0]["test"]) if results else []
-    head = ["", "parameters", "seeds", "s/epoch", "epochs", "valid AUC"]
-    head += [f"test {metric}" for metric in metrics]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name in order:
-        runs = [result for result in results if result["row"] == name]
-        if not runs:
-            continue
-        cells = [
-            name,
-            f"{runs[0]['parameters']:,}",
-            str(len(runs)),
-            f"{seconds[name]:.1f}" if name in seconds else "",
-            spread([r["epochs"] for r in runs], 1),
-            spread([r["valid"]["AUC"] for r in runs]),
-            *(spread([r["test"][metric] for r in runs]) for metric in metrics),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+def markdown(lines: list[dict[str, str]]) -> str:
+    """Format lines of the same columns as a Markdown table."""
+    if not lines:
+        return ""
+    rows = [list(lines[0]), *(list(line.values()) for line in lines)]
+    texts = ["| " + " | ".join(cells) + " |" for cells in rows]
+    return "\n".join([texts[0], "|---" * len(lines[0]) + "|", *texts[1:]]) + "\n"
 
 
 def spread(values: list[float], digits: int = 5) -> str:
@@ -139,6 +445,14 @@ def spread(values: list[float], digits: int = 5) -> str:
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
     return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+
+
+def interval(differences: list[float]) -> str:
+    """Format the mean of paired differences with its 95 % confidence interval by Student's t."""
+    count = len(differences)
+    half = student.ppf(0.975, count - 1) * stdev(differences) / count**0.5
+    middle = mean(differences)
+    return f"{middle:+.5f} [{middle - half:+.5f}, {middle + half:+.5f}]"
 
 
 def replace(file: Path, text: str) -> None:

@@ -177,7 +177,7 @@ class Search:
         if all(key in defaults and _within(defaults[key], space[key]) for key in space):
             self._study.enqueue_trial(
                 {
-                    key: _text(defaults[key]) if isinstance(choices, list) else defaults[key]
+                    key: as_choice(defaults[key]) if isinstance(choices, list) else defaults[key]
                     for key, choices in space.items()
                 }
             )
@@ -188,7 +188,7 @@ class Search:
         return len(tried) - len(self._study.user_attrs["tried_again"])
 
     def _values(self, trial: optuna.Trial) -> dict[str, Any]:
-        suggested = {key: _suggest(trial, key, each) for key, each in self._tuner.space.items()}
+        suggested = {key: suggest(trial, key, each) for key, each in self._tuner.space.items()}
         return self._decoded(suggested)
 
     def _decoded(self, suggested: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,9 +208,9 @@ class Search:
         return True
 
 
-def _suggest(trial: optuna.Trial, key: str, choices: list[Any] | Range) -> Any:
+def suggest(trial: optuna.Trial, key: str, choices: list[Any] | Range) -> Any:
     if isinstance(choices, list):  # as JSON: Optuna stores no lists
-        return trial.suggest_categorical(key, [_text(choice) for choice in choices])
+        return trial.suggest_categorical(key, [as_choice(choice) for choice in choices])
     suggest = trial.suggest_int if choices.whole else trial.suggest_float
     step = choices.step or (1 if choices.whole else None)
     return suggest(key, choices.low, choices.high, step=step, log=choices.log)
@@ -226,5 +226,5 @@ def _within(value: Any, choices: list[Any] | Range) -> bool:
     return abs(steps - round(steps)) < 1e-9
 
 
-def _text(value: Any) -> str:
+def as_choice(value: Any) -> str:
     return json.dumps(value, default=plain)
