@@ -1,5 +1,6 @@
-"""Fixtures shared by all tests."""
+"""What all tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,12 @@ from helpers import SHARED
 from hypothesis import settings
 
 import fuxictr_tf4ctr  # noqa: F401  before fuxictr: keeps Ray out of tests that do not need it
+
+# Processes that tests start run this clone's code, on one thread.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 # No test judges by time: the machine may be busy.
 settings.register_profile("untimed", deadline=None)

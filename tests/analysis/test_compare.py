@@ -1,9 +1,6 @@
 """``fuxictr compare`` on finished runs, and what it refuses."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -13,8 +10,6 @@ from trained_runs import changed_copy
 from fuxictr_tf4ctr.analysis.compare import compare_runs
 from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.runs.records import read_run
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_metrics_are_those_the_runs_recorded(runs):
@@ -36,17 +31,11 @@ def test_a_run_compared_with_itself_does_not_differ(runs):
     assert all(pair.difference.low == pair.difference.high == 0 for pair in found.metrics.values())
 
 
-def test_the_command_prints_a_table_or_json(runs):
+def test_the_command_prints_a_table_or_json(runs, capsys):
     def compare(*options):
-        arguments = ["compare", runs["base"], runs["twin"], "--resamples", "40", *options]
-        return subprocess.run(
-            [sys.executable, "-m", "fuxictr_tf4ctr", *map(str, arguments)],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        ).stdout
+        both = [str(runs["base"]), str(runs["twin"])]
+        assert main(["compare", *both, "--resamples", "40", *options]) == 0
+        return capsys.readouterr().out
 
     table, content = compare(), json.loads(compare("--json"))
     for word in ("AUC", "gAUC", "logloss", "DeLong", "parameters", "300 test rows"):

@@ -1,7 +1,6 @@
 """The command line as a user meets it: a process, its output, its exit status, its files."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,29 +11,29 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from programs import FUXICTR, Program, run_program
+
+from fuxictr_tf4ctr.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--set", "epochs=1", "--set", "embedding_dim=4", "--set", "complex_hidden_units=[4]"]
 
 
-def fuxictr(*arguments, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "fuxictr_tf4ctr", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def python(*words, cwd):
+    """Run Python as a shell does, with nothing imported yet."""
+    return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
+
+
+def fuxictr(*arguments, cwd):
+    return run_program(*FUXICTR, *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """A folder in which the demo was run twice, and both processes."""
     folder = tmp_path_factory.mktemp("demo")
-    runs = [fuxictr("run", "--expid", "TF4CTR_DCNv2_demo", *QUICK, cwd=folder) for _ in range(2)]
-    return folder, runs
+    command = [*FUXICTR, "run", "--expid", "TF4CTR_DCNv2_demo", *QUICK]
+    return folder, [start(*command, cwd=folder) for start in (python, run_program)]
 
 
 def test_the_demo_runs_from_any_directory(demo):
@@ -116,41 +115,34 @@ def test_training_from_h5_never_imports_ray_and_a_foreign_config_folder_works(de
         f"status = main(['run', '--expid', 'mine', '--config', {str(config)!r}]); "
         "print('ray' in sys.modules); sys.exit(status)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_program("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def test_listing(tmp_path):
-    done = fuxictr("list", "expids", "*_frappe", cwd=tmp_path)
-    names = [line.split()[0] for line in done.stdout.splitlines()]
+def test_listing(capsys):
+    def listed(*arguments):
+        assert main(["list", *arguments]) == 0
+        return capsys.readouterr().out
+
+    names = [line.split()[0] for line in listed("expids", "*_frappe").splitlines()]
     assert {"TF4CTR_frappe", "TF4CTR_DCNv2_frappe", "DCNv2_frappe"} <= set(names)
     assert all(name.endswith("_frappe") for name in names)
-    models = fuxictr("list", "models", cwd=tmp_path).stdout
+    models = listed("models")
     assert "TF4CTR_xDeepFM" in models and "TransAct" in models
-    assert "cross_net_v2" in fuxictr("list", "encoders", cwd=tmp_path).stdout
-    assert fuxictr("list", "models", "nothing*", cwd=tmp_path).returncode == 2
+    assert "cross_net_v2" in listed("encoders")
+    assert main(["list", "models", "nothing*"]) == 2
 
 
 def test_help_is_quick_to_import(tmp_path):
-    done = fuxictr("--help", cwd=tmp_path)
+    done = python(*FUXICTR, "--help", cwd=tmp_path)
     assert done.returncode == 0 and "run" in done.stdout
     code = (
         "import sys; from fuxictr_tf4ctr.cli import build_parser; build_parser(); "
         "print(*sys.modules)"
     )
-    modules = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert "torch" not in modules and "ray" not in modules
+    modules = python("-c", code, cwd=tmp_path).stdout.split()
+    assert "fuxictr_tf4ctr" in modules and not {"torch", "ray"} & set(modules)
 
 
 USER_ERRORS = {
@@ -169,10 +161,17 @@ USER_ERRORS = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), USER_ERRORS.values(), ids=USER_ERRORS)
-def test_user_errors_exit_with_2_and_leave_nothing(arguments, message, tmp_path):
-    done = fuxictr(*arguments, cwd=tmp_path, FUXICTR_DATA="")
-    assert done.returncode == 2
-    assert message in done.stderr and "Traceback" not in done.stderr
+def test_user_errors_exit_with_2_and_leave_nothing(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FUXICTR_DATA", "")
+    try:
+        status = main(arguments)
+    except SystemExit as stop:  # the parser's own way
+        status = stop.code
+    assert status == 2
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,14 +203,10 @@ def test_a_diverging_run_stops_and_says_where(demo):
 
 def test_interrupting_ends_cleanly_and_keeps_what_was_reached(demo):
     folder, _ = demo
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fuxictr_tf4ctr", "run", "--expid", "TF4CTR_DCNv2_demo",
-         "--set", "epochs=1000", "--set", "early_stop_patience=1000", "--set", "embedding_dim=4",
-         "--output", "stopped"],
+    process = Program(
+        *FUXICTR, "run", "--expid", "TF4CTR_DCNv2_demo", "--output", "stopped",
+        "--set", "epochs=1000", "--set", "early_stop_patience=1000", "--set", "embedding_dim=4",
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     reached = False

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import Program
 
 from fuxictr_tf4ctr.datasets import encode_dataset, load_feature_map, read_columns
 from fuxictr_tf4ctr.errors import DataError, SettingsError
@@ -21,14 +21,8 @@ from fuxictr_tf4ctr.datasets import encode, encode_dataset
 RUN = "encode_dataset(json.loads(sys.argv[1]))\n"
 
 
-def start(code, params, **options):
-    return subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(params)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,
-    )
+def start(code, params):
+    return Program("-c", code, json.dumps(params), cwd=Path(params["train_data"]).parent)
 
 
 def state(folder: Path):

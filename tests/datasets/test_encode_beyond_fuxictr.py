@@ -3,8 +3,6 @@
 import gzip
 import json
 import os
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from fuxictr.preprocess.tokenizer import Tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import run_program
 
 from fuxictr_tf4ctr.datasets import (
     decode_rows,
@@ -333,9 +332,7 @@ def test_a_full_disk_leaves_nothing(params):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
         "encode_dataset(json.loads(sys.argv[1]))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(params)], capture_output=True, text=True
-    )
+    done = run_program("-c", code, json.dumps(params), cwd=Path(params["train_data"]).parent)
     assert "errors.DataError: " in done.stderr and "cannot be encoded" in done.stderr
     assert not (Path(params["data_root"]) / "small").exists()
 

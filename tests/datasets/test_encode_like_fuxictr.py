@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from programs import run_program
 from small_data import small_params
 
 from fuxictr_tf4ctr.datasets import H5DataLoader, encode_dataset, load_feature_map, read_columns
@@ -190,16 +191,14 @@ def test_the_whole_way_to_a_prediction(params):
     assert batch[feature_map.group_id].shape == (9,)
 
 
-def test_ray_is_never_imported(params):
+def test_ray_is_never_imported(params, tmp_path):
     code = (
         "import json, sys\n"
         "from fuxictr_tf4ctr.datasets import H5DataLoader, encode_dataset, load_feature_map\n"
-        "params = json.loads(sys.stdin.read())\n"
+        "params = json.loads(sys.argv[1])\n"
         "dataset = encode_dataset(params)\n"
         "next(iter(H5DataLoader(load_feature_map(dataset, params), dataset.train)))\n"
         "assert 'ray' not in sys.modules\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(params), text=True, capture_output=True
-    )
+    done = run_program("-c", code, json.dumps(params), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
