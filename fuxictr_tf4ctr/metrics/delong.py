@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fuxictr_tf4ctr.metrics.midranks import mid_ranks
+from fuxictr_tf4ctr.metrics.definitions import Ranking, middles, steps
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def delong_test(y_true: np.ndarray, first: np.ndarray, second: np.ndarray) -> De
             f"DeLong's test needs two rows of each class, not {num_positives} positive and "
             f"{num_negatives} negative"
         )
-    pairs = zip(_placements(positive, first), _placements(positive, second), strict=True)
+    pairs = zip(*(_placements(positive, scores) for scores in (first, second)), strict=True)
     of_positives, of_negatives = map(np.array, pairs)
     covariance = np.cov(of_positives) / num_positives + np.cov(of_negatives) / num_negatives
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
@@ -65,8 +65,9 @@ def _placements(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
         For each positive, the share of negatives below it; for each negative, the share of
         positives above it. The mean of either is the AUC.
     """
-    ranks = mid_ranks(scores)
-    positives, negatives = scores[positive], scores[~positive]
-    below = (ranks[positive] - mid_ranks(positives)) / len(negatives)
-    above = 1 - (ranks[~positive] - mid_ranks(negatives)) / len(positives)
-    return below, above
+    ranking = Ranking.of(positive.astype(np.float64), scores)
+    below = np.empty((2, len(scores)))  # positives and negatives below each row
+    for class_, corners in enumerate(ranking.corners()):
+        below[class_, ranking.order] = np.repeat(middles(corners), steps(ranking.ties + 1))
+    positives, negatives = below / [[positive.sum()], [(~positive).sum()]]
+    return negatives[positive], 1 - positives[~positive]

@@ -14,15 +14,9 @@ from torch import Tensor
 
 from fuxictr_tf4ctr.distributed.ranks import Ranks
 from fuxictr_tf4ctr.errors import UserError
-from fuxictr_tf4ctr.metrics.whole import (
-    auc_counts,
-    check_binary,
-    checked_columns,
-    needs_group,
-    sums_over_groups,
-    sums_over_rows,
-    value_from,
-)
+from fuxictr_tf4ctr.metrics.definitions import sums_of, value_from
+from fuxictr_tf4ctr.metrics.evaluate import checked_columns
+from fuxictr_tf4ctr.metrics.names import needs_group
 
 # An odd number whose multiples scatter: 2^64 over the golden ratio.
 _SCATTER = np.uint64(0x9E3779B97F4A7C15)
@@ -54,22 +48,20 @@ def evaluate_spread(
     grouped = [name for name in metrics if needs_group(name)]
     y_true, y_pred = y_true.cpu(), y_pred.cpu()
     try:
-        labels, scores = checked_columns(y_true, y_pred)
-        if any("AUC" in name for name in metrics):
-            check_binary(labels)
-        sums = sums_over_rows(labels, scores, metrics)
+        labels, scores = checked_columns(y_true, y_pred, metrics)
         sound = not grouped or group_id is not None
     except UserError:
         sound = False
     if any(ranks.agree(not sound)):
         return None
+    sums = sums_of([m for m in metrics if m != "AUC" and m not in grouped], labels, scores)
     if grouped:
         sums |= _of_whole_groups(y_true, y_pred, group_id.cpu(), grouped, ranks)
-    counts = {"AUC": _counts_in_range(y_true, y_pred, ranks)} if "AUC" in metrics else {}
+    counts = _counts_in_range(y_true, y_pred, ranks) if "AUC" in metrics else None
     everybodys = ranks.all_gather((sums, counts))
     total = {name: sum(their[name] for their, _ in everybodys) for name in sums}
-    if counts:
-        total["AUC"] = _joined_ranges([their["AUC"] for _, their in everybodys])
+    if counts is not None:
+        total["AUC"] = _joined_ranges([theirs for _, theirs in everybodys])
     return {name: value_from(name, total[name]) for name in metrics}
 
 
@@ -87,7 +79,7 @@ def _of_whole_groups(
     order = columns.pop().argsort()
     y_true, y_pred, group_id = (column[order] for column in columns)
     columns = y_true.double().numpy(), y_pred.double().numpy(), group_id.numpy()
-    return sums_over_groups(*columns, metrics)
+    return sums_of(metrics, *columns)
 
 
 def _counts_in_range(y_true: Tensor, y_pred: Tensor, ranks: Ranks) -> np.ndarray:
@@ -104,11 +96,11 @@ def _counts_in_range(y_true: Tensor, y_pred: Tensor, ranks: Ranks) -> np.ndarray
     y_true, y_pred = ranks.all_to_all([y_true, y_pred], target)
     if not len(y_true):
         return np.zeros(3)
-    return auc_counts(y_true.double().numpy(), y_pred.double().numpy())
+    return sums_of(["AUC"], y_true.double().numpy(), y_pred.double().numpy())["AUC"]
 
 
 def _joined_ranges(counts: Sequence[np.ndarray]) -> np.ndarray:
-    """Join the :func:`auc_counts` of ranges of scores, the lowest first."""
+    """Join the pair counts of ranges of scores, the lowest first."""
     positives = negatives = above = 0.0
     for more_positives, more_negatives, within in counts:
         above += within + more_positives * negatives

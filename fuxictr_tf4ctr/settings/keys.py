@@ -12,7 +12,7 @@ import torch
 
 from fuxictr_tf4ctr.datasets.h5 import COMPRESSIONS
 from fuxictr_tf4ctr.distributed.sharding import SHARDINGS, TABLE_OPTIMIZERS
-from fuxictr_tf4ctr.metrics.whole import check_metric
+from fuxictr_tf4ctr.metrics.names import check_metric
 from fuxictr_tf4ctr.schema import (
     ANYTHING,
     FLAG,

@@ -20,7 +20,7 @@ from fuxictr.pytorch.models import BaseModel
 from fuxictr_tf4ctr.datasets.feature_specs import check_dtype, check_feature_encoder
 from fuxictr_tf4ctr.distributed.sharding import sharding_problems
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.metrics.whole import needs_group, split_stream
+from fuxictr_tf4ctr.metrics.names import needs_group, split_stream
 from fuxictr_tf4ctr.names import nearest, unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.schema import REQUIRED

@@ -1,6 +1,7 @@
 """Training and evaluation of FuxiCTR models."""
 
-from fuxictr_tf4ctr.metrics.whole import check_metric, evaluate_metrics, needs_group
+from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics
+from fuxictr_tf4ctr.metrics.names import check_metric, needs_group
 from fuxictr_tf4ctr.training.checkpoint import load_weights, save_weights
 from fuxictr_tf4ctr.training.evaluation import evaluate, predict
 from fuxictr_tf4ctr.training.fast import FastOptions

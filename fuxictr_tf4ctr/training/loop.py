@@ -24,7 +24,7 @@ from torch import Tensor
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.distributed.sharding import WHOLE, Tables
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
-from fuxictr_tf4ctr.metrics.whole import check_metric, needs_group
+from fuxictr_tf4ctr.metrics.names import check_metric, needs_group
 from fuxictr_tf4ctr.stopping import sigterm_noted
 from fuxictr_tf4ctr.training import checkpoint
 from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar

@@ -13,7 +13,7 @@ from job import METRICS, ROWS, fuxictr_model, scored_rows, train, twin, write_da
 
 from fuxictr_tf4ctr.distributed import ALONE, joined_ranks, synchronise_batch_norm
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.metrics.whole import evaluate_metrics
+from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics
 
 JOB = Path(__file__).with_name("job.py")
 

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuxictr_tf4ctr.metrics.bootstrap import paired_bootstrap
+from fuxictr_tf4ctr.metrics.definitions import Ranking, auc, group_aucs, middles
 from fuxictr_tf4ctr.metrics.delong import delong_test
-from fuxictr_tf4ctr.metrics.midranks import group_aucs, mid_ranks
-from fuxictr_tf4ctr.metrics.statistics import AUC, Mean, statistics
-from fuxictr_tf4ctr.metrics.whole import evaluate_metrics
+from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics
+from fuxictr_tf4ctr.metrics.resampled import paired_bootstrap, resampled_mean, statistics
 
 # Few distinct scores make many ties.
 ROWS = st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 4)), min_size=4).filter(
@@ -98,7 +97,7 @@ def test_a_resampled_auc_is_that_of_the_rows_drawn(rows, seed):
     y_true, y_pred, _ = columns(rows)
     drawn = np.random.default_rng(seed).integers(len(y_true), size=len(y_true))
     counts = np.bincount(drawn, minlength=len(y_true)).astype(float)
-    found = AUC(y_true, y_pred)(counts)
+    found = Ranking.of(y_true, y_pred).auc(counts)
     if 0 < y_true[drawn].sum() < len(drawn):
         assert found == pytest.approx(brute_force_auc(y_true[drawn], y_pred[drawn]))
     else:
@@ -117,7 +116,7 @@ def test_statistics_of_all_rows_are_the_metrics(rows):
     prepared = statistics(y_true, y_pred, [*names, "MRR"], group_id)
     assert list(prepared) == names
     for name, statistic in prepared.items():
-        assert statistic(np.ones(statistic.units)) == pytest.approx(expected[name]), name
+        assert statistic.of(np.ones(statistic.units)) == pytest.approx(expected[name]), name
 
 
 @given(ROWS)
@@ -128,16 +127,24 @@ def test_group_aucs_and_ranks(rows):
         for g in np.unique(group)
         if len(set(y_true[group == g])) == 2
     ]
-    found = list(zip(*group_aucs(y_true, y_pred, group), strict=True))
+    found = list(zip(*group_aucs(Ranking.of(y_true, y_pred, group)), strict=True))
     assert np.allclose(found, expected)
-    below = [(y_pred < value).sum() + ((y_pred == value).sum() + 1) / 2 for value in y_pred]
-    assert np.array_equal(mid_ranks(y_pred), below)
+    # Negatives below each distinct score, half of the tied ones.
+    below = [
+        (y_pred[y_true == 0] < value).sum() + (y_pred[y_true == 0] == value).sum() / 2
+        for value in np.unique(y_pred)
+    ]
+    assert np.array_equal(middles(Ranking.of(y_true, y_pred).corners()[1]), below)
+    assert auc(y_true, y_pred) == pytest.approx(brute_force_auc(y_true, y_pred))
 
 
 def test_the_bootstrap_of_a_mean_has_the_width_theory_gives():
     values = np.random.default_rng(2).normal(size=(2, 400))
     found = paired_bootstrap(
-        {"mean": Mean(values[0])}, {"mean": Mean(values[0] + 0.5 + 0.1 * values[1])}, 2000, seed=3
+        {"mean": resampled_mean(values[0])},
+        {"mean": resampled_mean(values[0] + 0.5 + 0.1 * values[1])},
+        2000,
+        seed=3,
     )["mean"]
     half_width = 1.96 * values[0].std() / 20
     assert found.first.high - found.first.low == pytest.approx(2 * half_width, rel=0.1)
@@ -149,7 +156,7 @@ def test_the_bootstrap_of_a_mean_has_the_width_theory_gives():
 
 def test_the_bootstrap_is_seeded_and_draws_rows_and_groups_apart():
     values = np.arange(30.0)
-    pair = {"rows": Mean(values), "groups": Mean(values[:7])}
+    pair = {"rows": resampled_mean(values), "groups": resampled_mean(values[:7])}
     first, again, other = (paired_bootstrap(pair, pair, 50, seed) for seed in (1, 1, 2))
     assert first == again != other
     assert first["groups"].difference.high == 0  # the same draws for both models

@@ -13,9 +13,8 @@ from fuxictr_tf4ctr.analysis.compare.scores import (
     score_run,
 )
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.metrics.bootstrap import Interval, PairedIntervals, paired_bootstrap
 from fuxictr_tf4ctr.metrics.delong import DeLong, delong_test
-from fuxictr_tf4ctr.metrics.statistics import statistics
+from fuxictr_tf4ctr.metrics.resampled import Interval, PairedIntervals, paired_bootstrap, statistics
 
 # Always compared, whatever metrics the runs themselves name.
 _METRICS = ("AUC", "logloss", "ece", "gAUC")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.metrics.whole import STREAMS
+from fuxictr_tf4ctr.metrics.names import STREAMS
 from fuxictr_tf4ctr.runs.loading import LoadedRun, load_run
 from fuxictr_tf4ctr.training.transfer import to_device
 

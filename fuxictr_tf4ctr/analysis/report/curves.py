@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fuxictr_tf4ctr.metrics.midranks import tie_starts
-from fuxictr_tf4ctr.metrics.statistics import AUC, cross_entropy
+from fuxictr_tf4ctr.metrics.definitions import Ranking, auc, cross_entropy, truth_probability
 
 # z of a 95 % interval.
 _Z = 1.959964
@@ -23,12 +22,10 @@ def roc_curve(y_true: np.ndarray, y_pred: np.ndarray, points: int = 160) -> np.n
         [P, 2] false and true positive rates, both ascending. Where points are left out, the curve
         runs through the others.
     """
-    order = np.argsort(-y_pred)
-    labels = y_true[order]
-    # Ties are passed in one stroke: the curve has a point after each distinct score.
-    lasts = np.append(tie_starts(y_pred[order])[1:], len(labels)) - 1
-    true_rate = np.cumsum(labels)[lasts] / labels.sum()
-    false_rate = np.cumsum(1 - labels)[lasts] / (1 - labels).sum()
+    # Ties are passed in one stroke: a corner at each distinct score, from the highest on.
+    positives, negatives = Ranking.of(y_true, y_pred).corners()
+    true_rate = 1 - np.append(0, positives[:-1])[::-1] / positives[-1]
+    false_rate = 1 - np.append(0, negatives[:-1])[::-1] / negatives[-1]
     # Evenly along the curve, not along x: a good model's curve is almost all at x = 0.
     along = true_rate + false_rate
     kept = np.unique(np.searchsorted(along, np.linspace(0, 2, points), side="left"))
@@ -82,11 +79,6 @@ def shares(values: np.ndarray, edges: np.ndarray, weights: np.ndarray | None = N
     return counts / max(counts.sum(), np.finfo(float).tiny)
 
 
-def truth_probability(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
-    """Return p_t: the [N] probabilities given to the true class."""
-    return np.where(y_true == 1, y_pred, 1 - y_pred)
-
-
 def difficulty_deciles(p_t: np.ndarray) -> list[np.ndarray]:
     """Divide rows into ten parts of about the same size, from the hardest (least p_t) on.
 
@@ -98,7 +90,7 @@ def difficulty_deciles(p_t: np.ndarray) -> list[np.ndarray]:
 
 def decile_auc(y_true: np.ndarray, y_pred: np.ndarray, deciles: list[np.ndarray]) -> np.ndarray:
     """Return the AUC within each decile, NaN where it holds one class only."""
-    return np.array([AUC(y_true[d], y_pred[d])(np.ones(len(d))) for d in deciles])
+    return np.array([auc(y_true[d], y_pred[d]) for d in deciles])
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from fuxictr_tf4ctr.analysis.report.curves import (
     decile_auc,
     decile_gain,
     difficulty_deciles,
-    truth_probability,
 )
 from fuxictr_tf4ctr.analysis.report.elements import number, signed
 from fuxictr_tf4ctr.analysis.report.parts import Figure, ReportedRun, Section, run_legend
 from fuxictr_tf4ctr.analysis.report.plot import Plot, extent
+from fuxictr_tf4ctr.metrics.definitions import truth_probability
 
 _AXIS = "decile: 1 hardest, 10 easiest for the base model"
 

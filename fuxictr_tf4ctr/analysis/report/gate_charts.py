@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from fuxictr_tf4ctr.analysis.report.curves import difficulty_deciles, shares, truth_probability
+from fuxictr_tf4ctr.analysis.report.curves import difficulty_deciles, shares
 from fuxictr_tf4ctr.analysis.report.gates import Gate
 from fuxictr_tf4ctr.analysis.report.parts import Figure, ReportedRun
 from fuxictr_tf4ctr.analysis.report.plot import Plot, extent
+from fuxictr_tf4ctr.metrics.definitions import truth_probability
 
 _EDGES = np.linspace(0, 1, 41)
 _MIDDLES = (_EDGES[1:] + _EDGES[:-1]) / 2

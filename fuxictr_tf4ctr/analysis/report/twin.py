@@ -10,7 +10,6 @@ from fuxictr_tf4ctr.analysis.report.curves import (
     complex_nearer,
     roc_curve,
     shares,
-    truth_probability,
 )
 from fuxictr_tf4ctr.analysis.report.elements import Markup, count, number, signed
 from fuxictr_tf4ctr.analysis.report.gate_charts import gate_by_difficulty, gate_values
@@ -18,7 +17,7 @@ from fuxictr_tf4ctr.analysis.report.gates import Gate
 from fuxictr_tf4ctr.analysis.report.parts import Figure, ReportedRun, Section, tiles
 from fuxictr_tf4ctr.analysis.report.plot import Plot, Scale, extent, root_ticks
 from fuxictr_tf4ctr.analysis.report.quality import roc_tips
-from fuxictr_tf4ctr.metrics.statistics import AUC, cross_entropy
+from fuxictr_tf4ctr.metrics.definitions import auc, cross_entropy, truth_probability
 from fuxictr_tf4ctr.twin.fusion.dynamic import WeightedSumFusion
 from fuxictr_tf4ctr.twin.loss import TwinFocusLoss
 
@@ -57,14 +56,13 @@ def _p_t(run: ReportedRun) -> dict[str, np.ndarray]:
 
 
 def _stream_tiles(run: ReportedRun) -> Markup:
-    rows = np.ones(len(run.y_true))
-    final = AUC(run.y_true, run.y_pred)(rows)
+    final = auc(run.y_true, run.y_pred)
     entries = []
     for role, scores in run.scores.streams.items():
-        auc = AUC(run.y_true, scores)(rows)
+        alone = auc(run.y_true, scores)
         loss = cross_entropy(run.y_true, scores).mean()
-        remark = f"{signed(auc - final, 5)} vs both fused, logloss {number(loss)}"
-        entries.append((f"AUC, {role} encoder alone", number(auc, 5), remark))
+        remark = f"{signed(alone - final, 5)} vs both fused, logloss {number(loss)}"
+        entries.append((f"AUC, {role} encoder alone", number(alone, 5), remark))
     simple, complex_ = run.scores.streams["simple"], run.scores.streams["complex"]
     correlation = float(np.corrcoef(simple, complex_)[0, 1])
     opposed = float(((simple > 0.5) != (complex_ > 0.5)).mean())

@@ -14,7 +14,7 @@ from fuxictr_tf4ctr.analysis.report.elements import (
 )
 from fuxictr_tf4ctr.analysis.report.parts import ReportedRun, Section, named, table
 from fuxictr_tf4ctr.analysis.report.plot import Scale
-from fuxictr_tf4ctr.metrics.bootstrap import Interval, PairedIntervals
+from fuxictr_tf4ctr.metrics.resampled import Interval, PairedIntervals
 
 _LESS_IS_BETTER = {"logloss", "ece"}
 _BAR = 150

@@ -1,0 +1,275 @@
+"""What each metric is, once: for numpy arrays on the host and for tensors on any device.
+
+A metric is made of sums: over rows (logloss, ece, pcoc), over pairs of rows (AUC), over groups
+(gAUC, MRR, …); :func:`value_from` turns the sums into its value. Sums of rows that lie on several
+ranks are added up first; in those of resampled rows each counts as often as it was drawn. Where
+FuxiCTR leaves the order of tied scores to an unstable sort (MRR, NDCG), the order here is fixed: of
+rows with equal scores, the later row of the input ranks first, which is
+``np.argsort(y_pred, kind="stable")[::-1]``.
+
+Shapes: N rows, T distinct scores (within their groups), G groups.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fuxictr_tf4ctr.errors import DataError
+from fuxictr_tf4ctr.metrics.names import ndcg_places, needs_group
+
+Array = np.ndarray | Tensor
+
+# As in Guo et al., arXiv 1706.04599.
+_CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Rows in the order of their groups and, within each, of ascending score.
+
+    Attributes:
+        order: [N] the rows in that order.
+        y_true: [N] their labels, float64.
+        ties: [T] place of the last row of each run of equal scores.
+        groups: [G] place of the last row of each group.
+    """
+
+    order: Array
+    y_true: Array
+    ties: Array
+    groups: Array
+
+    @classmethod
+    def of(cls, y_true: Array, y_pred: Array, group_id: Array | None = None) -> "Ranking":
+        """Sort [N] rows; without ``group_id`` they are one group.
+
+        Tied rows of one of several groups stay in the order of the input; those of a single group
+        come in any, as the faster sort leaves them.
+        """
+        if group_id is None:
+            order = y_pred.argsort()
+        elif isinstance(y_pred, Tensor):
+            order = y_pred.argsort(stable=True)
+            order = order[group_id[order].argsort(stable=True)]
+        else:
+            order = np.lexsort((y_pred, group_id))
+        y_true, y_pred = y_true[order], y_pred[order]
+        new_score = y_pred[1:] != y_pred[:-1]
+        if group_id is None:
+            ties = _lasts(new_score)
+            return cls(order, y_true, ties, ties[-1:])
+        group_id = group_id[order]
+        new_group = group_id[1:] != group_id[:-1]
+        return cls(order, y_true, _lasts(new_score | new_group), _lasts(new_group))
+
+    def corners(self, weights: Array | None = None) -> tuple[Array, Array]:
+        """Return the corners of the ROC curve: positives and negatives up to each distinct score.
+
+        Args:
+            weights: [N] how often each row counts; None for once.
+
+        Returns:
+            [T] each, added up over all groups, the lowest scores first.
+        """
+        if weights is None:
+            positives = self.y_true.cumsum(0)[self.ties]
+            return positives, self.ties + 1 - positives
+        weights = weights[self.order]
+        positives = (self.y_true * weights).cumsum(0)[self.ties]
+        return positives, weights.cumsum(0)[self.ties] - positives
+
+    def pair_counts(self, weights: Array | None = None) -> tuple[Array, Array, Array]:
+        """Return [G] positives, negatives, and pairs of a positive above a negative, ties a half.
+
+        That is the area of the trapezoids under the ROC curve. All are halves of whole numbers:
+        exact in float64, in whatever order they are added up.
+        """
+        positives, negatives = self.corners(weights)
+        above = (steps(positives) * middles(negatives)).cumsum(0)
+        last = _module(self.ties).searchsorted(self.ties, self.groups)
+        positives, negatives, above = positives[last], negatives[last], above[last]
+        own, own_negatives = steps(positives), steps(negatives)
+        # A group's positives were counted as above the negatives of the groups before it too.
+        return own, own_negatives, steps(above) - own * (negatives - own_negatives)
+
+    def auc(self, weights: Array | None = None) -> float:
+        """Return the AUC of rows of one group, NaN where there is one class only."""
+        positives, negatives, above = (float(each[0]) for each in self.pair_counts(weights))
+        return above / (positives * negatives) if positives and negatives else math.nan
+
+    def sizes(self) -> Array:
+        """[G] rows of each group."""
+        return steps(self.groups + 1)
+
+    def places(self) -> np.ndarray:
+        """[N] place of each row in its group, the highest score in place 1; on the host."""
+        return np.repeat(self.groups, self.sizes()) + 1 - np.arange(len(self.order))
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """[G] sums over each group of [N] values; on the host."""
+        return np.add.reduceat(values, self.groups + 1 - self.sizes())
+
+
+def auc(y_true: Array, y_pred: Array) -> float:
+    """Return the area under the ROC curve of [N] scores, NaN where there is one class only."""
+    return Ranking.of(y_true, y_pred).auc()
+
+
+def truth_probability(y_true: Array, y_pred: Array) -> Array:
+    """Return p_t: the [N] probabilities given to the true class."""
+    return _module(y_pred).where(y_true == 1, y_pred, 1 - y_pred)
+
+
+def cross_entropy(y_true: Array, y_pred: Array) -> Array:
+    """Return the binary cross entropy of [N] rows, clipped as in scikit-learn's ``log_loss``."""
+    eps = np.finfo(np.float64).eps
+    return -_module(y_pred).log(truth_probability(y_true, y_pred).clip(eps, 1 - eps))
+
+
+class Calibration:
+    """Predicted against observed clicks in 15 even parts of [0, 1], each with its lower bound.
+
+    Args:
+        y_true: [N] labels, 0 or 1.
+        y_pred: [N] probabilities.
+    """
+
+    def __init__(self, y_true: np.ndarray, y_pred: np.ndarray) -> None:
+        bins = (y_pred * _CALIBRATION_BINS).astype(np.int64)
+        self._bins = np.minimum(bins, _CALIBRATION_BINS - 1)
+        self._surplus = y_pred - y_true
+
+    def sums(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """Return [16] predicted less observed clicks of each part, and rows.
+
+        Args:
+            weights: [N] how often each row counts; None for once.
+        """
+        surplus = self._surplus if weights is None else weights * self._surplus
+        rows = len(surplus) if weights is None else weights.sum()
+        return np.append(np.bincount(self._bins, surplus, minlength=_CALIBRATION_BINS), rows)
+
+
+def sums_of(
+    metrics: Sequence[str], y_true: Array, y_pred: Array, group_id: Array | None = None
+) -> dict[str, Array]:
+    """Return what rows add to each metric.
+
+    Args:
+        metrics: Names of metrics, without a stream.
+        y_true: [N] labels, float64.
+        y_pred: [N] scores, float64.
+        group_id: [N] group of each row, for metrics within groups: gAUC (DIN, arXiv 1706.06978,
+            section 6), avgAUC, MRR, NDCG. All rows of a group must be among these.
+
+    Returns:
+        Name -> a few numbers. For AUC: positives, negatives, pairs of a positive above a negative,
+        ties a half. For logloss, and for pcoc: numerator, denominator, rows. For ece as
+        :class:`Calibration`. Within groups: the groups' values by their weights, those weights, and
+        how many groups there are.
+    """
+    grouped = [name for name in metrics if needs_group(name)]
+    ranking = Ranking.of(y_true, y_pred, group_id) if grouped else None
+    return {
+        name: _group_sums(name, ranking) if name in grouped else _row_sums(name, y_true, y_pred)
+        for name in metrics
+    }
+
+
+def _row_sums(name: str, y_true: Array, y_pred: Array) -> Array:
+    if name == "AUC":
+        return _module(y_true).concatenate(Ranking.of(y_true, y_pred).pair_counts())
+    if name == "ece":
+        return Calibration(y_true, y_pred).sums()
+    if name == "pcoc":
+        return np.array([y_pred.sum(), y_true.sum(), len(y_true)])
+    entropy = cross_entropy(y_true, y_pred).sum()
+    return _module(y_pred).stack([entropy, entropy * 0 + len(y_pred)])
+
+
+def _group_sums(name: str, ranking: Ranking) -> Array:
+    if name in ("gAUC", "avgAUC"):
+        values, sizes = group_aucs(ranking)
+        weights = sizes if name == "gAUC" else sizes * 0 + 1
+    else:
+        values = _mrr(ranking) if name == "MRR" else _ndcg(ranking, ndcg_places(name))
+        weights = np.ones(len(values))
+    total = weights.sum() * 1.0
+    return _module(values).stack([(values * weights).sum(), total, total * 0 + len(ranking.groups)])
+
+
+def group_aucs(ranking: Ranking) -> tuple[Array, Array]:
+    """Return AUC and rows of the groups that hold both classes: the others have no say."""
+    positives, negatives, above = ranking.pair_counts()
+    pairs = positives * negatives
+    mixed = pairs > 0
+    return above[mixed] / pairs[mixed], ranking.sizes()[mixed]
+
+
+def _mrr(ranking: Ranking) -> np.ndarray:
+    """Mean reciprocal places of each group's positives, 0 where there are none."""
+    reciprocal_sums = ranking.sum(ranking.y_true / ranking.places())
+    return reciprocal_sums / (ranking.sum(ranking.y_true) + 1e-12)
+
+
+def _ndcg(ranking: Ranking, k: int) -> np.ndarray:
+    """Discounted gains of each group's first k places, over the best there are."""
+    places = ranking.places()
+    discounts = np.where(places <= k, 1 / np.log2(places + 1), 0)
+    groups = np.repeat(np.arange(len(ranking.groups)), ranking.sizes())
+    ideal = ranking.y_true[np.lexsort((ranking.y_true, groups))]
+    gains = ranking.sum((np.exp2(ranking.y_true) - 1) * discounts)
+    return gains / (ranking.sum((np.exp2(ideal) - 1) * discounts) + 1e-12)
+
+
+def value_from(name: str, sums: Sequence[float]) -> float:
+    """Return a metric's value.
+
+    Args:
+        name: The metric.
+        sums: What all rows, pairs or groups add to it.
+
+    Raises:
+        DataError: The rows leave the metric undefined.
+    """
+    if name == "AUC":
+        positives, negatives, above = sums
+        if not positives or not negatives:
+            label = 1 if positives else 0
+            raise DataError(f"AUC is undefined: all {positives + negatives:.0f} labels are {label}")
+        return float(above / (positives * negatives))
+    if name == "ece":
+        return float(np.abs(sums[:-1]).sum() / sums[-1])
+    if sums[1] == 0:
+        if name == "pcoc":
+            raise DataError(f"pcoc is undefined: all {sums[2]:.0f} labels are 0")
+        raise DataError(
+            f"gAUC and avgAUC are undefined: each of the {sums[2]:.0f} groups holds one class only"
+        )
+    return float(sums[0] / sums[1])
+
+
+def steps(cumulated: Array) -> Array:
+    """Return by how much [N] sums grow with each entry, from 0 on."""
+    return _module(cumulated).diff(cumulated, prepend=cumulated[:1] * 0)
+
+
+def middles(cumulated: Array) -> Array:
+    """Return [N] sums with half of each entry's own: what lies below it, ties counted one half."""
+    return cumulated - steps(cumulated) / 2
+
+
+def _lasts(differs: Array) -> Array:
+    """Return the last places of runs in [N] entries, by whether [N - 1] differ from the next."""
+    places = _module(differs).argwhere(differs).reshape(-1)
+    last = places[:0].sum().reshape(1) + len(differs)
+    return _module(differs).concatenate([places, last])
+
+
+def _module(array: Array) -> ModuleType:
+    return torch if isinstance(array, Tensor) else np

@@ -1,0 +1,124 @@
+"""FuxiCTR's metrics of whole columns: no loop over groups, no process pool, no ``eval``."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError
+from fuxictr_tf4ctr.metrics.definitions import sums_of, value_from
+from fuxictr_tf4ctr.metrics.names import needs_group
+
+# Those that a GPU computes where the scores are; their labels are 0 or 1.
+_ON_DEVICE = frozenset({"AUC", "gAUC", "logloss", "binary_crossentropy"})
+_OF_PROBABILITIES = {"logloss", "binary_crossentropy", "ece"}
+
+
+def evaluate_metrics(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    metrics: Sequence[str],
+    group_id: ArrayLike | None = None,
+) -> dict[str, float]:
+    """Compute metrics of scores against labels.
+
+    Args:
+        y_true: [N] labels, 0 or 1 (MRR and NDCG also take graded relevance).
+        y_pred: [N] scores; probabilities for logloss and ece.
+        metrics: Names known to :func:`check_metric`, without a stream.
+        group_id: [N] group of each row (a user, say), for the metrics that rank within groups.
+
+    Returns:
+        Metric values, keyed by the names as given and in their order.
+
+    Raises:
+        SettingsError: A name is unknown, or needs ``group_id`` and there is none.
+        DataError: The columns disagree in length, are empty, or leave a metric undefined.
+        DivergenceError: A score is not a finite number.
+    """
+    grouped = [name for name in metrics if needs_group(name)]
+    if grouped and group_id is None:
+        raise SettingsError(
+            f"metric {grouped[0]} ranks rows within groups, but no group_id is set: "
+            "name the group's column as group_id, or drop the metric"
+        )
+    y_true, y_pred = checked_columns(y_true, y_pred, metrics)
+    if grouped:
+        group_id = np.asarray(group_id).ravel()
+        if len(group_id) != len(y_true):
+            raise DataError(f"{len(y_true)} labels but {len(group_id)} group ids")
+    sums = sums_of(metrics, y_true, y_pred, group_id)
+    return {name: value_from(name, each) for name, each in sums.items()}
+
+
+def evaluate_on_device(
+    y_true: Tensor, y_pred: Tensor, metrics: Sequence[str], group_id: Tensor | None = None
+) -> dict[str, float] | None:
+    """Compute metrics where the scores are, on a GPU, without a copy to the host.
+
+    Args:
+        y_true: [N] labels.
+        y_pred: [N] scores, float32 or float64.
+        metrics: Names of metrics.
+        group_id: [N] whole numbers, the group of each row, on any device.
+
+    Returns:
+        Metric values by name. None where one of them, or the columns, are left to
+        :func:`evaluate_metrics`, which also says what is wrong with columns that have no metrics.
+
+    Raises:
+        DataError: The rows leave a metric undefined.
+    """
+    if not _ON_DEVICE.issuperset(metrics) or y_pred.numel() == 0:
+        return None
+    if "gAUC" in metrics and group_id is None:
+        return None
+    y_true, y_pred = y_true.to(y_pred.device, torch.float64), y_pred.double()
+    probabilities = (y_pred >= 0) & (y_pred <= 1)
+    sound = (((y_true == 0) | (y_true == 1)) & probabilities).all()
+    group_id = group_id if group_id is None else group_id.to(y_pred.device)
+    sums = sums_of(metrics, y_true, y_pred, group_id)
+    # One look at the device for all that was computed there.
+    *numbers, sound = torch.cat([*sums.values(), sound.double().reshape(1)]).tolist()
+    if not sound:
+        return None
+    found = iter(numbers)
+    return {name: value_from(name, [next(found) for _ in each]) for name, each in sums.items()}
+
+
+def checked_columns(
+    y_true: ArrayLike, y_pred: ArrayLike, metrics: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and scores as float64 columns of one length that the metrics are defined for.
+
+    Raises:
+        DataError: The columns disagree in length, are empty, or hold a label or score that a metric
+            is not defined for.
+        DivergenceError: A score is not a finite number.
+    """
+    y_true = np.asarray(y_true, np.float64).ravel()
+    y_pred = np.asarray(y_pred, np.float64).ravel()
+    if len(y_true) != len(y_pred):
+        raise DataError(f"{len(y_true)} labels but {len(y_pred)} predictions")
+    if len(y_true) == 0:
+        raise DataError("no rows to evaluate: the data set is empty")
+    finite = np.isfinite(y_pred)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise DivergenceError(
+            f"{np.count_nonzero(~finite)} of {len(y_pred)} predictions are not finite numbers "
+            f"(first: {y_pred[row]} in row {row}): the model has diverged, lower the learning rate"
+        )
+    binary = (y_true == 0) | (y_true == 1)
+    if not binary.all() and not all(name.startswith(("MRR", "NDCG")) for name in metrics):
+        row = int(np.argmin(binary))
+        raise DataError(f"labels must be 0 or 1, found {y_true[row]} in row {row}")
+    for metric in _OF_PROBABILITIES.intersection(metrics):
+        if y_pred.min() < 0 or y_pred.max() > 1:
+            raise DataError(
+                f"{metric} needs probabilities, but the predictions reach from {y_pred.min():.6g} "
+                f"to {y_pred.max():.6g}: use task binary_classification, or drop the metric"
+            )
+    return y_true, y_pred
