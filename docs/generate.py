@@ -31,6 +31,12 @@ every experiment of the folder. A model section may list others in `inherits`; t
 order and its own keys win. The data set's section wins over the model's, `--set key=value` over
 both.
 
+Experiments of twins need no section: `TF4CTR_DCNv2_mine` is the twin on the data set `mine`,
+`DCNv2_mine` its base model. What follows from the twin's class is merged over a section `mine` of
+the model configuration (with `dataset_id` and what the data set asks of any model), or stands with
+the bare `dataset_id: mine`. In such a section, `encoder_options` holds options for the twins whose
+encoders have them. A section `TF4CTR_DCNv2_mine` without `model` and `inherits` adds what differs.
+
 ## Data set
 
 {_key_table(DATASET_KEYS)}

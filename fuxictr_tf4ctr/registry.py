@@ -97,6 +97,12 @@ def list_models(checkout: str | os.PathLike[str] | None = None) -> dict[str, Mod
     return entries
 
 
+def find_twins() -> dict[str, type[BaseModel]]:
+    """Return the twins by name: those of the zoo and all registered since."""
+    _model_zoo()
+    return dict(MODELS)
+
+
 def describe_models(checkout: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:
     """Return name and one line of description of every model, for a listing.
 

@@ -25,11 +25,14 @@ def _add_tune(commands: Any) -> None:
         "makes what is missing.",
     )
     tune.add_argument("--config", required=True, metavar="FILE", help="the tuner file (YAML)")
+    tune.add_argument("--expid", help="experiment to vary (default: the file's base_expid)")
     tune.add_argument(
         "--zoo", metavar="DIR", help="FuxiCTR checkout with more models (default: $FUXICTR_HOME)"
     )
     tune.add_argument(
-        "--output", metavar="DIR", help="folder of the sweep (default: sweeps/<name of FILE>)"
+        "--output",
+        metavar="DIR",
+        help="folder of the sweep (default: sweeps/<name of FILE>, EXPID before it)",
     )
     tune.add_argument(
         "--gpu", type=int, nargs="+", default=[-1], metavar="N",
@@ -78,6 +81,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     result = run_sweep(
         SweepOptions(
             file=arguments.config,
+            expid=arguments.expid,
             output=arguments.output,
             devices=arguments.gpu,
             workers=arguments.workers,

@@ -7,7 +7,7 @@ a model section may name others in ``inherits``; they are merged in order, its o
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from fuxictr_tf4ctr.names import nearest, unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.schema import REQUIRED
 from fuxictr_tf4ctr.settings.keys import FAST_KEYS, KEYS, normalized
+from fuxictr_tf4ctr.settings.resolver import Experiments, Sections, active_columns
 from fuxictr_tf4ctr.settings.resources import resource_root
 from fuxictr_tf4ctr.training.fast.options import fast_problems
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
@@ -33,8 +34,6 @@ DATA_VARIABLE = "FUXICTR_DATA"
 # libyaml reads the same several times as fast, where PyYAML was built with it.
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FEATURE_TYPES = ("categorical", "numeric", "sequence", "embedding", "meta")
-
-Sections = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,9 @@ def load_settings(
         SettingsError: Nothing was found under that expid, or its settings are not valid; the
             message lists all problems.
     """
-    folder, models = _find_config(expid, config_dir)
+    folder, experiments = _find_config(expid, config_dir)
     overrides = dict(overrides or {})
-    params = _merged(expid, models, folder) | overrides
+    params = experiments.merged(expid) | overrides
     dataset_id = params.get("dataset_id")
     if not isinstance(dataset_id, str) or dataset_id == "TBD":
         raise SettingsError(
@@ -135,7 +134,7 @@ def validated(
         (problems if strict else warnings).extend(_unknown_keys(params, model_class))
         if strict:
             own_problems = model_class.problems(params)
-            problems += own_problems or model_class.column_problems(_columns(params), params)
+            problems += own_problems or model_class.column_problems(active_columns(params), params)
     for key, value in params.items():
         if key in KEYS and not (value is None and KEYS[key].default is REQUIRED):
             problems += KEYS[key].value.problems(value, key)
@@ -171,11 +170,8 @@ def list_expids(config_dir: str | os.PathLike[str] | None = None) -> dict[str, d
     """
     found: dict[str, dict[str, Any]] = {}
     for folder in _config_dirs(config_dir):
-        sections = read_sections(folder, "model_config")
-        for expid in sections:
-            merged = _merged(expid, sections, folder)
-            if expid != "Base" and "model" in merged and merged.get("dataset_id", "TBD") != "TBD":
-                found.setdefault(expid, merged)
+        for expid, section in _experiments(folder).expids().items():
+            found.setdefault(expid, section)
     return found
 
 
@@ -191,8 +187,8 @@ def model_section(
     Raises:
         SettingsError: There is no such section.
     """
-    folder, models = _find_config(expid, config_dir)
-    return folder, _merged(expid, models, folder)
+    folder, experiments = _find_config(expid, config_dir)
+    return folder, experiments.merged(expid)
 
 
 def list_datasets(config_dir: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:
@@ -282,12 +278,19 @@ def _config_dirs(config_dir: str | os.PathLike[str] | None) -> list[Path]:
     return list(dict.fromkeys([local, packaged] if holds_models else [packaged]))
 
 
-def _find_config(expid: str, config_dir: str | os.PathLike[str] | None) -> tuple[Path, Sections]:
+def _experiments(folder: Path) -> Experiments:
+    # The names of experiments can be told without data sets.
+    data = (folder / "dataset_config.yaml").is_file() or (folder / "dataset_config").is_dir()
+    datasets = read_sections(folder, "dataset_config") if data else {}
+    return Experiments(read_sections(folder, "model_config"), datasets, folder)
+
+
+def _find_config(expid: str, config_dir: str | os.PathLike[str] | None) -> tuple[Path, Experiments]:
     folders = _config_dirs(config_dir)
     for folder in folders:
-        sections = read_sections(folder, "model_config")
-        if expid in sections:
-            return folder, sections
+        experiments = _experiments(folder)
+        if expid in experiments:
+            return folder, experiments
     known = list_expids(config_dir)
     close = nearest(expid, known, limit=5)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
@@ -295,25 +298,6 @@ def _find_config(expid: str, config_dir: str | os.PathLike[str] | None) -> tuple
     raise SettingsError(
         f"expid {expid!r} is not in {searched}{hint} (fuxictr list expids shows all {len(known)})"
     )
-
-
-def _merged(expid: str, sections: Sections, folder: Path) -> dict[str, Any]:
-    return {**sections.get("Base", {}), **_inherited(expid, sections, folder, ())}
-
-
-def _inherited(name: str, sections: Sections, folder: Path, heirs: Sequence[str]) -> dict[str, Any]:
-    if name in heirs:
-        raise SettingsError(f"{folder}: {' inherits '.join((*heirs, name))}: a circle")
-    if name not in sections:
-        raise SettingsError(
-            f"{folder}: {heirs[-1]!r} inherits an {unknown('section', name, sections)}"
-        )
-    section = dict(sections[name])
-    parents = section.pop("inherits", [])
-    merged: dict[str, Any] = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
-        merged |= _inherited(parent, sections, folder, (*heirs, name))
-    return merged | section
 
 
 def _missing(params: Mapping[str, Any]) -> list[str]:
@@ -389,17 +373,6 @@ def _column_problems(params: Mapping[str, Any]) -> list[str]:
         if params.get(f"{split}_size") and params.get(f"{split}_data"):
             problems.append(f"{split}_size and {split}_data are both given; give one")
     return problems
-
-
-def _columns(params: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the active feature columns by name, meta columns left out."""
-    columns = {}
-    for column in params.get("feature_cols") or ():
-        usable = isinstance(column, Mapping) and column.get("type") != "meta"
-        if usable and column.get("active", True):
-            names = column.get("name", [])
-            columns |= dict.fromkeys(names if isinstance(names, list) else [names], column)
-    return columns
 
 
 def _tensorboard_problems(wanted: Any) -> list[str]:

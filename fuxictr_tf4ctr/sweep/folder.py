@@ -6,7 +6,6 @@ FuxiCTR's result lines; ``sweep.json``, ``ranking.csv``, ``ranking.md``; ``study
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ class SweepFolder:
             if not ours:
                 raise SettingsError(f"another process sweeps in {self.path}: wait, or stop it")
             if tuner.file != self.tuner_file.resolve():
-                shutil.copyfile(tuner.file, self.tuner_file)
+                self.write(self.tuner_file.name, tuner.text)
             yield
 
     def write_config(self, points: Iterable[Point]) -> None:

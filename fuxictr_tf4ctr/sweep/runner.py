@@ -30,7 +30,9 @@ class SweepOptions:
 
     Attributes:
         file: The tuner file.
-        output: Folder of the sweep; None for ``sweeps/<name of the file>``.
+        expid: The experiment to vary; None for the file's ``base_expid``.
+        output: Folder of the sweep; None for ``sweeps/<name of the file>``, the name of an
+            ``expid`` before it.
         devices: GPU indices, -1 for the CPU.
         workers: Runs at once; None for one per device.
         resume: Go on with the sweep in the folder.
@@ -48,6 +50,7 @@ class SweepOptions:
     """
 
     file: str | os.PathLike[str]
+    expid: str | None = None
     output: str | os.PathLike[str] | None = None
     devices: Sequence[int] = (-1,)
     workers: int | None = None
@@ -93,11 +96,12 @@ def run_sweep(options: SweepOptions) -> SweepResult:
         DataError: A record in the folder is another version's.
         KeyboardInterrupt, Terminated: The sweep was asked to end; ``resume`` goes on with it.
     """
-    tuner = read_tuner(options.file, options.checkout)
+    tuner = read_tuner(options.file, options.checkout, options.expid)
     if min(options.seeds, options.best, options.trials) < 1:
         raise SettingsError("--seeds, --best and --trials must be at least 1")
     points = _grid_points(tuner, options) if options.search == "grid" else []
-    folder = SweepFolder(Path(options.output or Path("sweeps", tuner.name)), tuner.name)
+    name = "_".join(filter(None, (options.expid, tuner.name)))
+    folder = SweepFolder(Path(options.output or Path("sweeps", name)), name)
     carrier = (options.carrier or _children)(tuner, folder, options)
     with sigterm_raises(), folder.begun(tuner, options.resume):
         sweep = _Sweep(tuner, folder, options, carrier)

@@ -11,7 +11,7 @@ import yaml
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
-from fuxictr_tf4ctr.registry import find_model
+from fuxictr_tf4ctr.registry import find_model, find_twins
 from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.published import (
     PUBLISHED_KEYS,
@@ -40,6 +40,7 @@ class Tuner:
         model: Merged model section of the base experiment.
         dataset: Section of the data set.
         space: Choices or range of each key that is varied.
+        text: The file's content, which the sweep keeps.
         checkout: Root of a FuxiCTR checkout whose models may be named.
     """
 
@@ -50,6 +51,7 @@ class Tuner:
     model: dict[str, Any]
     dataset: dict[str, Any]
     space: Space
+    text: str
     checkout: str | os.PathLike[str] | None = None
 
     @property
@@ -59,7 +61,9 @@ class Tuner:
 
 
 def read_tuner(
-    file: str | os.PathLike[str], checkout: str | os.PathLike[str] | None = None
+    file: str | os.PathLike[str],
+    checkout: str | os.PathLike[str] | None = None,
+    expid: str | None = None,
 ) -> Tuner:
     """Read a tuner file of FuxiCTR's form, its own model and data set sections included.
 
@@ -67,6 +71,7 @@ def read_tuner(
         file: The YAML file; looked for in the working directory, then where the package's
             configuration lies.
         checkout: Root of a FuxiCTR checkout whose models may be named.
+        expid: The experiment to vary, on its own data set, in place of the file's.
 
     Raises:
         SettingsError: The file, its base experiment or its data set is not there, or the space
@@ -74,8 +79,13 @@ def read_tuner(
     """
     path = _find_file(Path(file).expanduser())
     content = _read(path)
+    if expid is not None:
+        content = {key: content[key] for key in content if key != "dataset_id"}
+        content["base_expid"] = expid
+    if "base_expid" not in content:
+        raise SettingsError(f"{path} names no base_expid: say by --expid which experiment to vary")
     space = read_space(content["tuner_space"], str(path))
-    folder = _base_folder(path, content.get("base_config"))
+    folder = _base_folder(path, content)
     base_expid, folder, model, space = _base(path, content, folder, space)
     dataset_id = content.get("dataset_id", model.get("dataset_id"))
     if not isinstance(dataset_id, str) or dataset_id == "TBD":
@@ -85,7 +95,8 @@ def read_tuner(
     model = {key: value for key, value in model.items() if key != "model_id"}
     model["dataset_id"] = dataset_id
     dataset = _dataset(path, content, folder, dataset_id)
-    tuner = Tuner(path, base_expid, dataset_id, folder, model, dataset, space, checkout)
+    text = path.read_text(encoding="utf-8") if expid is None else yaml.safe_dump(content)
+    tuner = Tuner(path, base_expid, dataset_id, folder, model, dataset, space, text, checkout)
     _refuse_unknown_keys(tuner)
     return tuner
 
@@ -95,6 +106,11 @@ def _find_file(file: Path) -> Path:
     for path in candidates:
         if path.is_file():
             return path.resolve()
+    if file.parent.name == "tuner" and file.stem in find_twins():
+        raise SettingsError(
+            f"there is no tuner file {file}: one grid serves all twins, "
+            f"--config {file.with_stem('authors')} --expid {file.stem}_frappe"
+        )
     looked_for = ", ".join(str(path.absolute()) for path in candidates)
     raise SettingsError(f"there is no tuner file {file} (looked for {looked_for})")
 
@@ -107,16 +123,24 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise SettingsError(f"{path} must be a mapping with base_expid and tuner_space")
     problems = [unknown("key", key, _KEYS) for key in content if key not in _KEYS]
-    problems += [f"{key} is missing" for key in ("base_expid", "tuner_space") if key not in content]
+    problems += [] if "tuner_space" in content else ["tuner_space is missing"]
     if problems:
         raise SettingsError(f"{path} is no tuner file: {'; '.join(problems)}")
     return content
 
 
-def _base_folder(path: Path, base_config: Any) -> Path:
-    """Find ``base_config`` from the working directory, the file's folders, or the package's."""
+def _base_folder(path: Path, content: Mapping[str, Any]) -> Path | None:
+    """Find ``base_config`` from the working directory, the file's folders, or the package's.
+
+    A file without one is beside its experiments, or holds them, or means those that every command
+    finds, for which None stands.
+    """
+    base_config = content.get("base_config")
     if base_config is None:
-        return path.parent
+        beside = (
+            path.with_name("model_config.yaml").is_file() or path.with_name("model_config").is_dir()
+        )
+        return path.parent if beside or "model_config" in content else None
     roots = (Path.cwd(), *path.parents, resource_root())
     candidates = [Path(folder, str(base_config)) for folder in roots]
     for folder in candidates:
@@ -129,7 +153,7 @@ def _base_folder(path: Path, base_config: Any) -> Path:
 
 
 def _base(
-    path: Path, content: Mapping[str, Any], folder: Path, space: Space
+    path: Path, content: Mapping[str, Any], folder: Path | None, space: Space
 ) -> tuple[str, Path, dict[str, Any], Space]:
     """Return name, folder and section of the base experiment, and the space in its spelling."""
     expid = str(content["base_expid"])

@@ -138,6 +138,27 @@ def test_ranges_are_no_grid(folder):
         grid_size(read_tuner(write_tuner(folder, {"c": {"low": 0.1, "high": 1}})))
 
 
+def test_one_grid_for_any_experiment(folder, monkeypatch):
+    """authors.yaml names no experiment and no folder: --expid does, the package's are found."""
+    authors = "config/tuner/authors.yaml"
+    with pytest.raises(SettingsError, match="names no base_expid: say by --expid"):
+        read_tuner(authors)
+    tuner = read_tuner(authors, expid="TF4CTR_FCN_frappe")
+    assert (tuner.base_expid, tuner.dataset_id) == ("TF4CTR_FCN_frappe", "frappe_x1")
+    assert tuner.model["model"] == "TF4CTR_FCN" and grid_size(tuner) == 72
+    assert yaml.safe_load(tuner.text)["base_expid"] == "TF4CTR_FCN_frappe"  # the sweep keeps which
+    monkeypatch.chdir(folder)  # ./config comes first, as for every command
+    assert read_tuner(authors, expid="mine_exp").config_dir == folder / "config"
+    file = write_tuner(folder, {"c": [0.5]}, base_expid="other", dataset_id="other")
+    assert read_tuner(file, expid="mine_exp").dataset_id == "mine"
+
+
+def test_a_removed_tuner_file_says_what_to_write():
+    with pytest.raises(SettingsError) as error:
+        read_tuner("config/tuner/TF4CTR_DCNv2.yaml")
+    assert "config/tuner/authors.yaml --expid TF4CTR_DCNv2_frappe" in str(error.value)
+
+
 # The authors' files ------------------------------------------------------------------------------
 
 # Where author_runs.csv has a model key of another name.
