@@ -1,14 +1,12 @@
 """A run or a sweep's best settings as a folder of the BARS leaderboard."""
 
 import csv
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.files import whole_folder, write_whole
 from fuxictr_tf4ctr.leaderboard import bars
 from fuxictr_tf4ctr.leaderboard.protocols import PROTOCOLS, Protocol, find_protocol, rule_breaks
 from fuxictr_tf4ctr.names import unknown
@@ -126,16 +124,10 @@ def _write_folder(folder: Path, files: dict[str, str]) -> None:
     """Write all files or none; nothing that is there is overwritten."""
     if folder.exists():
         raise SettingsError(f"{folder} is there already: move it, or choose another --to")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".submission-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as staging:
         for name, text in files.items():
             (staging / name).parent.mkdir(exist_ok=True)
             (staging / name).write_text(text, encoding="utf-8")
-        staging.chmod(0o755)
-        os.rename(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _append_row(file: Path, row: str) -> None:
@@ -143,7 +135,7 @@ def _append_row(file: Path, row: str) -> None:
     before = file.read_text(encoding="utf-8") if file.is_file() else f"{bars.ROW_HEADER}\n"
     if row not in before.splitlines():
         separator = "" if before.endswith("\n") else "\n"
-        file.write_text(f"{before}{separator}{row}\n", encoding="utf-8")
+        write_whole(file, f"{before}{separator}{row}\n")
 
 
 def _notes(study: bars.Study, contributor: str) -> list[str]:

@@ -22,6 +22,7 @@ from fuxictr_tf4ctr.datasets import (
 )
 from fuxictr_tf4ctr.datasets.new_rows import RowEncoder
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.files import whole_file
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.schema import ANYTHING, Record
@@ -193,9 +194,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        partial = target.with_name(f"{target.name}.tmp")
-        shutil.copyfile(source, partial)
-        os.replace(partial, target)
+        with source.open("rb") as original, whole_file(target) as copy:
+            shutil.copyfileobj(original, copy)
 
 
 def _gpu_index(device: str | torch.device) -> int:

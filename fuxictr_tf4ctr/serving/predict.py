@@ -1,15 +1,15 @@
 """Raw files scored into a file, block by block; it appears when it is complete."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 import polars as pl
 import pyarrow.parquet as pq
 import torch
 
-from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.files import whole_file
 from fuxictr_tf4ctr.runs.loading import LoadedRun
 from fuxictr_tf4ctr.runs.scoring import STREAMS, ScoredRows, encoded, scored
 
@@ -43,64 +43,46 @@ def predict_files(
     clash = set(keep) & set(names)
     if clash:
         raise SettingsError(f"column {clash.pop()!r} cannot be kept: scores are so named")
-    writer = FrameWriter(output)
     done = ScoredRows()
-    with writer, torch.no_grad():
+    with frame_file(output) as append, torch.no_grad():
         for rows in encoded(run, source, done, keep, labels=False, skip=skip_bad_rows):
             scores = scored(run, rows, names)
-            writer.append(rows.raw.select(keep).with_columns(**scores))
+            append(rows.raw.select(keep).with_columns(**scores))
     return done
 
 
-class FrameWriter:
-    """Write one file.
+@contextmanager
+def frame_file(path: str | Path) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Lend a function that writes the next rows of one file, the columns those of the first frame.
 
     Args:
         path: Its name ends in .csv or .parquet. An existing file is replaced at the end.
 
     Raises:
         SettingsError: It ends otherwise, or its folder does not exist.
+        StorageError: The disk is full, or the file cannot be written.
     """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise SettingsError(f"{path}: the name of the output must end in .csv or .parquet")
+    if not path.parent.is_dir():
+        raise SettingsError(f"{path}: the folder does not exist")
+    parquet: pq.ParquetWriter | None = None
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if self.path.suffix not in SUFFIXES:
-            raise SettingsError(f"{path}: the name of the output must end in .csv or .parquet")
-        if not self.path.parent.is_dir():
-            raise SettingsError(f"{path}: the folder does not exist")
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._parquet: pq.ParquetWriter | None = None
-        self._begun = False
-
-    def __enter__(self) -> "FrameWriter":
-        try:
-            self._file = self._partial.open("wb")
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be written: {error}") from error
-        return self
-
-    def append(self, frame: pl.DataFrame) -> None:
-        """Write the next rows; the columns are those of the first frame."""
-        if self.path.suffix == ".csv":
-            frame.write_csv(self._file, include_header=not self._begun)
+    def append(frame: pl.DataFrame) -> None:
+        nonlocal parquet
+        if path.suffix == ".csv":
+            # Not by polars into the file itself, past its keeping of errors.
+            file.write(frame.write_csv(include_header=not file.written).encode())
         else:
             table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-            if self._parquet is None:
-                self._parquet = pq.ParquetWriter(self._file, table.schema)
-            self._parquet.write_table(table)
-        self._begun = True
+            parquet = parquet or pq.ParquetWriter(file, table.schema)
+            parquet.write_table(table)
+        file.check()
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    with whole_file(path) as file:
         try:
-            if self._parquet is not None:
-                self._parquet.close()
-            self._file.close()
-            if error_type is None:
-                os.replace(self._partial, self.path)
+            yield append
         finally:
-            self._partial.unlink(missing_ok=True)
+            if parquet is not None:
+                parquet.close()

@@ -1,6 +1,5 @@
 """``fuxictr report``: finished runs as one self-contained HTML page."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from fuxictr_tf4ctr.analysis.report.quality import quality_section
 from fuxictr_tf4ctr.analysis.report.twin import twin_section
 from fuxictr_tf4ctr.analysis.report.versus import versus_section
 from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.files import write_whole
 
 
 def write_report(
@@ -38,21 +38,15 @@ def write_report(
         seed: Seed of the resamples.
 
     Raises:
-        SettingsError: A run is not there or not finished, or the file cannot be written.
+        SettingsError: A run is not there or not finished.
+        StorageError: The file cannot be written.
         DataError: The runs' test data are gone or differ.
     """
     output = Path(output)
     if not output.parent.is_dir():
         raise SettingsError(f"--output {output}: the folder {output.parent} does not exist")
     page = make_report(folders, resamples, seed)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, output)
-    except OSError as error:
-        raise SettingsError(f"--output {output}: cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(output, page)
 
 
 def make_report(folders: Sequence[str | Path], resamples: int = 1000, seed: int = 0) -> str:

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.files import whole_folder
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.runs.loading import LoadedRun
 from fuxictr_tf4ctr.runs.records import plain, utc_now, versions
@@ -48,7 +47,7 @@ class Artefact:
 
 def export_run(
     run: LoadedRun,
-    output: str | os.PathLike[str],
+    output: str | Path,
     kind: str = "onnx",
     tolerance: float = TOLERANCE,
 ) -> Artefact:
@@ -94,13 +93,8 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         raise SettingsError(f"{folder}: is in use; name a new folder")
     if not folder.absolute().parent.is_dir():
         raise SettingsError(f"{folder.absolute().parent}: no such folder")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
-    try:
+    with whole_folder(folder) as temporary:
         yield temporary
-        temporary.chmod(0o755)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _real_rows(run: LoadedRun, names: list[str]) -> list[dict[str, Tensor]]:
