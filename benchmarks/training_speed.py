@@ -24,7 +24,7 @@ import torch
 
 import model_zoo
 from fuxictr_tf4ctr.datasets import H5DataLoader, encode_dataset, load_feature_map
-from fuxictr_tf4ctr.datasets.h5 import H5Writer, read_columns
+from fuxictr_tf4ctr.datasets.stored import H5Writer, read_columns
 from fuxictr_tf4ctr.runs.records import machine, versions
 from fuxictr_tf4ctr.settings.reading import load_settings
 from fuxictr_tf4ctr.training import FastOptions, evaluate, fit

@@ -23,7 +23,7 @@ import torch
 from fuxictr.features import FeatureMap
 
 from fuxictr_tf4ctr.datasets import H5DataLoader
-from fuxictr_tf4ctr.datasets.h5 import H5Writer
+from fuxictr_tf4ctr.datasets.stored import H5Writer
 from fuxictr_tf4ctr.distributed import Ranks
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics
 from fuxictr_tf4ctr.metrics.spread import evaluate_spread

@@ -14,14 +14,14 @@ import torch
 from fuxictr.features import FeatureMap
 from torch import Tensor
 
-from fuxictr_tf4ctr.datasets.columns import (
+from fuxictr_tf4ctr.datasets.feature_map import (
     LABEL_DTYPE,
     check_lengths,
     column_dtype,
     row_shape,
     typed_columns,
 )
-from fuxictr_tf4ctr.datasets.h5 import CHUNK_ROWS, column_lengths, read_blocks
+from fuxictr_tf4ctr.datasets.stored import CHUNK_ROWS, column_lengths, read_blocks
 from fuxictr_tf4ctr.errors import DataError
 
 Block = tuple[Path, int, int]

@@ -22,13 +22,12 @@ from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_tf4ctr import __version__
 from fuxictr_tf4ctr.datasets import manifest
-from fuxictr_tf4ctr.datasets.columns import LABEL_DTYPE, column_dtype
+from fuxictr_tf4ctr.datasets.feature_map import LABEL_DTYPE, column_dtype
 from fuxictr_tf4ctr.datasets.fitted import save_encoder
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, empty_frame
-from fuxictr_tf4ctr.datasets.h5 import H5Writer, count_rows, part_files
 from fuxictr_tf4ctr.datasets.job import SPLITS, EncodingJob, plan_encoding
-from fuxictr_tf4ctr.datasets.passes import HERE, Passes
-from fuxictr_tf4ctr.datasets.splits import Split, open_splits, warn_of_missing_labels
+from fuxictr_tf4ctr.datasets.splits import HERE, Passes, Split, open_splits, warn_of_missing_labels
+from fuxictr_tf4ctr.datasets.stored import H5Writer, count_rows, part_files
 from fuxictr_tf4ctr.datasets.transform import column_encoders
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown

@@ -18,8 +18,8 @@ from fuxictr.preprocess import FeatureProcessor
 from fuxictr_tf4ctr.datasets import manifest
 from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
 from fuxictr_tf4ctr.datasets.fitting import counting_processor, replaced_methods
-from fuxictr_tf4ctr.datasets.h5 import COMPRESSIONS
 from fuxictr_tf4ctr.datasets.raw import SUFFIXES
+from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
 

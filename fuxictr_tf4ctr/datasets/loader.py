@@ -12,8 +12,8 @@ from fuxictr.features import FeatureMap
 from torch import Tensor
 
 from fuxictr_tf4ctr.datasets.blocks import BlockReader, Rows
-from fuxictr_tf4ctr.datasets.h5 import part_files
 from fuxictr_tf4ctr.datasets.prefetch import prefetched
+from fuxictr_tf4ctr.datasets.stored import part_files
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
 

@@ -11,12 +11,11 @@ import polars as pl
 from fuxictr.features import FeatureMap
 from fuxictr.preprocess import FeatureProcessor
 
-from fuxictr_tf4ctr.datasets.columns import typed_columns
-from fuxictr_tf4ctr.datasets.csv_blocks import CsvFile
+from fuxictr_tf4ctr.datasets.csv_files import CsvFile, SkippedRows, SkippingCsvFile
+from fuxictr_tf4ctr.datasets.feature_map import typed_columns
 from fuxictr_tf4ctr.datasets.fitted import read_encoder, restored_processor
 from fuxictr_tf4ctr.datasets.job import raw_files
 from fuxictr_tf4ctr.datasets.raw import DTYPES, ParquetFile, check_source_columns, separator_of
-from fuxictr_tf4ctr.datasets.skipping import SkippedRows, SkippingCsvFile
 from fuxictr_tf4ctr.datasets.transform import column_encoders, encode_columns
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from fuxictr_tf4ctr.datasets.csv_blocks import CsvFile
+from fuxictr_tf4ctr.datasets.csv_files import CsvFile
 from fuxictr_tf4ctr.errors import DataError
 from fuxictr_tf4ctr.names import nearest
 

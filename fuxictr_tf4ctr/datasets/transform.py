@@ -11,7 +11,7 @@ import polars as pl
 from fuxictr.preprocess import FeatureProcessor
 from fuxictr.preprocess.tokenizer import Tokenizer
 
-from fuxictr_tf4ctr.datasets.columns import LABEL_DTYPE, column_dtype
+from fuxictr_tf4ctr.datasets.feature_map import LABEL_DTYPE, column_dtype
 from fuxictr_tf4ctr.datasets.fitting import HASH_BUCKET
 from fuxictr_tf4ctr.errors import DataError
 

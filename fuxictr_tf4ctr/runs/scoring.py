@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fuxictr_tf4ctr.datasets.csv_files import SkippedRows
 from fuxictr_tf4ctr.datasets.new_rows import EncodedRows, RawRows, RowEncoder, read_rows
-from fuxictr_tf4ctr.datasets.skipping import SkippedRows
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.training import evaluate
 

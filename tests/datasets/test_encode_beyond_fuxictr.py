@@ -220,7 +220,7 @@ def test_gzip_tsv_folders_and_patterns_encode_alike(params, tmp_path):
 
 def test_small_blocks_do_not_show(params, tmp_path, monkeypatch):
     whole = encode_dataset(params)
-    monkeypatch.setattr("fuxictr_tf4ctr.datasets.csv_blocks._BLOCK_BYTES", 100)
+    monkeypatch.setattr("fuxictr_tf4ctr.datasets.csv_files._BLOCK_BYTES", 100)
     cut = encode_dataset(params | {"data_root": str(tmp_path / "cut")})
     for name in ("feature_map.json", "feature_vocab.json"):
         assert (whole.data_dir / name).read_bytes() == (cut.data_dir / name).read_bytes()
@@ -240,7 +240,7 @@ def test_preprocessing_sees_all_rows(plain_params, tmp_path, monkeypatch):
         "        return (pl.col(name) > pl.col(name).mean()).cast(pl.Int64)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("fuxictr_tf4ctr.datasets.csv_blocks._BLOCK_BYTES", 64)
+    monkeypatch.setattr("fuxictr_tf4ctr.datasets.csv_files._BLOCK_BYTES", 64)
     numbers = range(200)
     Path(plain_params["train_data"]).write_text(
         "color,click\n" + "".join(f"{n},{n % 2}\n" for n in numbers)
@@ -272,7 +272,7 @@ BAD_BYTES = {
 @pytest.mark.parametrize(("content", "message"), BAD_BYTES.values(), ids=BAD_BYTES)
 @pytest.mark.parametrize("block", [8, 1 << 20])
 def test_bad_lines_are_named_in_any_block(plain_params, monkeypatch, content, message, block):
-    monkeypatch.setattr("fuxictr_tf4ctr.datasets.csv_blocks._BLOCK_BYTES", block)
+    monkeypatch.setattr("fuxictr_tf4ctr.datasets.csv_files._BLOCK_BYTES", block)
     Path(plain_params["train_data"]).write_bytes(content)
     with pytest.raises(DataError, match=rf"plain\.csv: {message}"):
         encode_dataset(plain_params)

@@ -13,7 +13,7 @@ from programs import run_program
 from small_data import small_params
 
 from fuxictr_tf4ctr.datasets import H5DataLoader, encode_dataset, load_feature_map, read_columns
-from fuxictr_tf4ctr.datasets.columns import id_dtype
+from fuxictr_tf4ctr.datasets.feature_map import id_dtype
 
 SPLITS = ("train", "valid", "test")
 NO_RAY = 42

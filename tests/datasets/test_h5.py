@@ -4,7 +4,13 @@ import h5py
 import numpy as np
 import pytest
 
-from fuxictr_tf4ctr.datasets.h5 import CHUNK_ROWS, H5Writer, count_rows, part_files, read_columns
+from fuxictr_tf4ctr.datasets.stored import (
+    CHUNK_ROWS,
+    H5Writer,
+    count_rows,
+    part_files,
+    read_columns,
+)
 from fuxictr_tf4ctr.errors import DataError
 
 

@@ -14,7 +14,7 @@ from tiny_model import EmbeddingMLP, build_feature_map  # noqa: E402
 
 import model_zoo  # noqa: E402
 from fuxictr_tf4ctr.datasets import H5DataLoader  # noqa: E402
-from fuxictr_tf4ctr.datasets.h5 import H5Writer  # noqa: E402
+from fuxictr_tf4ctr.datasets.stored import H5Writer  # noqa: E402
 from fuxictr_tf4ctr.distributed import (  # noqa: E402
     Ranks,
     check_agreement,

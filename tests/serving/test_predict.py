@@ -49,7 +49,7 @@ def test_every_way_in_and_out_gives_the_same_scores(run_and_csv, tmp_path):
 
 def test_small_blocks_do_not_show(mixed_run, mixed_csv, tmp_path, monkeypatch):
     predict_files(mixed_run, mixed_csv, tmp_path / "whole.csv", keep=["user"])
-    monkeypatch.setattr("fuxictr_tf4ctr.datasets.csv_blocks._BLOCK_BYTES", 300)
+    monkeypatch.setattr("fuxictr_tf4ctr.datasets.csv_files._BLOCK_BYTES", 300)
     predict_files(mixed_run, mixed_csv, tmp_path / "cut.csv", keep=["user"])
     whole, cut = (pl.read_csv(tmp_path / name) for name in ("whole.csv", "cut.csv"))
     assert whole["user"].equals(cut["user"])

@@ -17,10 +17,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from fuxictr_tf4ctr.datasets import EncodedDataset, encode_dataset
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics
-from fuxictr_tf4ctr.datasets.h5 import H5Writer, read_blocks
 from fuxictr_tf4ctr.datasets.job import EncodingJob
-from fuxictr_tf4ctr.datasets.passes import HERE, count_split
-from fuxictr_tf4ctr.datasets.splits import Split, open_splits
+from fuxictr_tf4ctr.datasets.splits import HERE, Split, count_split, open_splits
+from fuxictr_tf4ctr.datasets.stored import H5Writer, read_blocks
 from fuxictr_tf4ctr.datasets.transform import ColumnEncoder
 from fuxictr_tf4ctr.engines.ray.cluster import connected, in_folder
 from fuxictr_tf4ctr.errors import EngineError, SettingsError

@@ -11,7 +11,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-from fuxictr_tf4ctr.datasets.columns import row_shape
+from fuxictr_tf4ctr.datasets.feature_map import row_shape
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 
 SCORES = ("y_pred", "y_simple", "y_complex")
