@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fuxictr_tf4ctr.datasets.h5 import COMPRESSIONS
+from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
 from fuxictr_tf4ctr.distributed.sharding import SHARDINGS, TABLE_OPTIMIZERS
 from fuxictr_tf4ctr.metrics.names import check_metric
 from fuxictr_tf4ctr.schema import (
