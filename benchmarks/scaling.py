@@ -17,8 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cost_model import FLOAT, all_reduce_bytes, evaluation_bytes
-
+from fuxictr_tf4ctr.distributed.cost import FLOAT, all_reduce_bytes, evaluation_bytes
 from fuxictr_tf4ctr.runs.records import machine, versions
 
 RESULTS = Path(__file__).resolve().parent / "results"

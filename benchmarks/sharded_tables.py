@@ -3,7 +3,7 @@
     python benchmarks/sharded_tables.py
 
 A twin over made-up rows with large tables; needs TorchRec (docs/scaling.md), and root for a network
-namespace whose loopback device counts what a step sends, beside ``cost_model.py``'s bytes. Ranks
+namespace whose loopback device counts what a step sends, beside the cost model's bytes. Ranks
 take turns with the ways of training; ``benchmarks/results/sharded_tables.json`` has the medians.
 """
 
@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 
 import torch
-from cost_model import Workload, data_parallel, divided_tables
 from fuxictr.features import FeatureMap
 
 import model_zoo
 from fuxictr_tf4ctr.distributed import joined_ranks
+from fuxictr_tf4ctr.distributed.cost import Workload, data_parallel, divided_tables
 from fuxictr_tf4ctr.runs.records import machine, versions
 from fuxictr_tf4ctr.training.step import training_step
 
@@ -67,7 +67,8 @@ def measured(ranks: int, rounds: int) -> dict:
             seconds[way].append(long["seconds"])
             sent[way].append(round((after - before) / (STEPS[1] - STEPS[0])))
             memory[way], others = long["memory"], long["others"]
-    work = Workload(BATCH_SIZE, BATCH_SIZE, FIELDS * ROWS_OF_A_TABLE, WIDTH, FIELDS, others)
+    rows = FIELDS * ROWS_OF_A_TABLE
+    work = Workload(BATCH_SIZE, rows, rows * WIDTH, FIELDS, FIELDS * WIDTH, others)
     result = {"ranks": ranks}
     for way in WAYS:
         cost = {"whole": data_parallel}.get(way, divided_tables)(work, ranks)

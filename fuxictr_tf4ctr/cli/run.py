@@ -1,6 +1,7 @@
 """``fuxictr run``: train and evaluate one experiment."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,30 @@ def add_commands(commands: Any) -> None:
     )
     add_engine(run, "start the workers by PyTorch's launcher, or by Ray Train on a cluster")
     run.set_defaults(call=_run)
+    _add_plan(commands)
+
+
+def _add_plan(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="what an experiment needs of every rank, before any job starts",
+        description="Compute what an experiment needs: memory of a rank, bytes over the network. "
+        "Tables take no memory here, however large; the data set must be encoded. Exit status 1: "
+        "it does not fit into --gpu-memory.",
+    )
+    plan.add_argument("expid", metavar="EXPID", help="the experiment; 'fuxictr list' shows them")
+    add_config(plan)
+    add_overrides(plan, "--set table_sharding=row_wise")
+    plan.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="ranks that train together (default: 1)"
+    )
+    plan.add_argument(
+        "--hosts", type=int, default=1, metavar="H", help="hosts they are on (default: 1)"
+    )
+    plan.add_argument(
+        "--gpu-memory", type=float, metavar="GB", help="memory of a rank: say what does not fit"
+    )
+    plan.set_defaults(call=_plan)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -96,6 +121,25 @@ def _run(arguments: argparse.Namespace) -> int:
     if ranks.leads:
         _print(record)
     return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.runs.plan import plan
+    from fuxictr_tf4ctr.settings.reading import load_settings
+
+    settings = load_settings(
+        arguments.expid,
+        arguments.config,
+        parse_overrides(arguments.overrides),
+        arguments.zoo,
+        runs_here=False,
+    )
+    found = plan(settings, arguments.workers, arguments.hosts)
+    print("\n".join(found.lines()))
+    problem = found.problem(1e9 * (arguments.gpu_memory or float("inf")))
+    if problem is not None:
+        print(f"fuxictr: {settings.expid} does not fit: {problem}", file=sys.stderr)
+    return 1 if problem else 0
 
 
 def _run_on_ray(arguments: argparse.Namespace, overrides: dict[str, Any]) -> "RunRecord":
