@@ -9,11 +9,15 @@ from fuxictr_tf4ctr.sweep.monitoring import monitor_name, monitored, more_is_bet
 from fuxictr_tf4ctr.sweep.points import Point
 
 
-def ranking(runs: Iterable[tuple[Point, RunRecord]]) -> list[dict[str, Any]]:
-    """Rank finished runs by what they monitor on the validation data; test stands beside it.
+def ranking(
+    runs: Iterable[tuple[Point, RunRecord]], base: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Rank finished runs by their metrics on the validation data; test stands beside it.
 
     Args:
         runs: Each point with the record of its finished run.
+        base: Settings of the base experiment: all runs are ranked by what it monitors, also where
+            the monitor by which they stop varies.
 
     Returns:
         One row per run, best first: rank, expid, monitored value, metrics on both splits, number
@@ -22,14 +26,13 @@ def ranking(runs: Iterable[tuple[Point, RunRecord]]) -> list[dict[str, Any]]:
     runs = list(runs)
     if not runs:
         return []
-    settings = runs[0][1].settings
-    name, sign = monitor_name(settings), -1 if more_is_better(settings) else 1
+    name, sign = monitor_name(base), -1 if more_is_better(base) else 1
     varied = [
         key
         for key in runs[0][0].values
         if any(point.values[key] != runs[0][0].values[key] for point, _ in runs)
     ]
-    values = {p.expid: monitored(record.settings, record.valid) for p, record in runs}
+    values = {p.expid: monitored(base, record.valid) for p, record in runs}
     # A run without validation data has nothing to be ranked by, and comes last.
     runs.sort(key=lambda run: (values[run[0].expid] is None, sign * (values[run[0].expid] or 0)))
     return [

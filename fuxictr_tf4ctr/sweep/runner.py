@@ -268,7 +268,7 @@ class _Sweep:
         return runs
 
     def _ranking(self) -> list[dict[str, Any]]:
-        return ranking(self._finished_runs())
+        return ranking(self._finished_runs(), self.tuner.model)
 
     def _drop_states(self, point: Point) -> None:
         """Remove the checkpoints of a pruned run, which will not go on."""

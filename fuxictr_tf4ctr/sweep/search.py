@@ -94,10 +94,10 @@ class Search:
 
     def hopeless(self, job: Job, evaluations: list[dict[str, Any]]) -> bool:
         """Report new evaluations; ask whether they are worse than the median of earlier runs."""
-        trial, settings = self._asked[job.expid], self.points[job.expid].settings.params
+        trial = self._asked[job.expid]
         first = self._reported.get(job.expid, 0)
         for step, evaluation in enumerate(evaluations[first:], start=first):
-            value = monitored(settings, evaluation["metrics"])
+            value = monitored(self._tuner.model, evaluation["metrics"])
             if value is not None:
                 trial.report(value, step)
         self._reported[job.expid] = len(evaluations)
@@ -108,7 +108,7 @@ class Search:
         trial = self._asked.pop(outcome.job.expid)
         value = None
         if outcome.failure is None and not outcome.pruned:
-            value = monitored(outcome.record.settings, outcome.record.valid)
+            value = monitored(self._tuner.model, outcome.record.valid)
         if value is not None:
             self._study.tell(trial, value)
         else:
@@ -204,7 +204,7 @@ class Search:
         record = self._folder.latest(point.dataset_id, point.expid, seed)
         if record is None or record.status != "finished":
             return False
-        self._study.tell(trial, monitored(record.settings, record.valid))
+        self._study.tell(trial, monitored(self._tuner.model, record.valid))
         return True
 
 

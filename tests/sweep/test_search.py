@@ -14,6 +14,7 @@ from fuxictr_tf4ctr.sweep.children import Outcome  # noqa: E402
 from fuxictr_tf4ctr.sweep.folder import SweepFolder  # noqa: E402
 from fuxictr_tf4ctr.sweep.plan import carry_out  # noqa: E402
 from fuxictr_tf4ctr.sweep.progress import Progress  # noqa: E402
+from fuxictr_tf4ctr.sweep.ranking import ranking  # noqa: E402
 from fuxictr_tf4ctr.sweep.search import Search  # noqa: E402
 from fuxictr_tf4ctr.sweep.tuner_file import read_tuner  # noqa: E402
 
@@ -106,6 +107,18 @@ def test_the_base_comes_first_only_if_it_lies_in_the_space(tmp_path, tuner, fold
     search, outcomes = search_and_run(tuner, folder, peak, monkeypatch, trials=1)
     values = search.points[outcomes[0].job.expid].values
     assert values["batch_size"] % 16 == 0 and values["c"] != 0.8
+
+
+def test_runs_of_several_monitors_are_judged_by_the_bases(tmp_path, tuner, folder, monkeypatch):
+    tuner = read_tuner(write_tuner(tmp_path, SPACE | {"monitor": ["AUC", {"AUC": -1}]}))
+    search, outcomes = search_and_run(tuner, folder, peak, monkeypatch, "random", prune=False)
+    records = [outcome.record for outcome in outcomes]
+    assert len({str(record.settings["monitor"]) for record in records}) == 2
+    values = [trial.value for trial in search._study.get_trials()]
+    assert values == [record.valid["AUC"] for record in records]
+    runs = [(search.points[record.expid], record) for record in records]
+    ranked = [row["monitor (AUC)"] for row in ranking(runs, tuner.model)]
+    assert ranked == sorted(values, reverse=True)
 
 
 def test_tpe_comes_nearer_to_the_best_than_random(tuner, folder, tmp_path, monkeypatch):
