@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_workers import ROOT, SETTINGS, runs
+from programs import FUXICTR, run_program
+from test_workers import experiment, runs
 
 pytestmark = pytest.mark.skipif(
     shutil.which("ip") is None or not hasattr(os, "geteuid") or os.geteuid() != 0,
@@ -39,9 +40,7 @@ class Host:
         return subprocess.Popen(
             ["ip", "netns", "exec", self.name, *named, sys.executable, *command],
             cwd=folder,
-            env=os.environ
-            | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": DEVICE}
-            | variables,
+            env=os.environ | {"GLOO_SOCKET_IFNAME": DEVICE} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -77,11 +76,6 @@ def hosts() -> Iterator[list[Host]]:
             ip("netns", "delete", host.name)
 
 
-def experiment(*options: str) -> list[str]:
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    return ["-m", "fuxictr_tf4ctr", "run", "--expid", "TF4CTR_demo", *settings, *options]
-
-
 def torchrun(hosts: list[Host], folder: Path, nodes: str, timeout: str) -> list[subprocess.Popen]:
     """Start a rank on each host, as torchrun does."""
     return [
@@ -92,6 +86,7 @@ def torchrun(hosts: list[Host], folder: Path, nodes: str, timeout: str) -> list[
             *("--rdzv-id", folder.name, "--max-restarts", "2", "--local-addr", host.address),
             # A store that another host reaches, and a short wait for hosts that may yet come.
             *("--rdzv-conf", f"is_host={int(host is hosts[0])},last_call_timeout=2"),
+            *FUXICTR,
             *experiment("--timeout", timeout),
         )
         for host in hosts
@@ -102,9 +97,7 @@ def torchrun(hosts: list[Host], folder: Path, nodes: str, timeout: str) -> list[
 def expected(tmp_path_factory) -> dict:
     """The record of one process on one host."""
     folder = tmp_path_factory.mktemp("alone")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *experiment()]
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    assert run_program(*FUXICTR, *experiment(), cwd=folder).returncode == 0
     (record,) = runs(folder)
     return record
 
@@ -162,6 +155,7 @@ def test_a_rank_that_never_comes_is_named(hosts, tmp_path):
     processes = [
         host.start(
             tmp_path,
+            *FUXICTR,
             *experiment("--timeout", "10"),
             **{"RANK": str(rank), "WORLD_SIZE": "3", "LOCAL_RANK": "0"},
             **{"MASTER_ADDR": ADDRESSES[0], "MASTER_PORT": PORT},

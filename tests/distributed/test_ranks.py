@@ -1,15 +1,13 @@
 """Several gloo processes against one: the same losses, metrics and decisions."""
 
-import os
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from job import METRICS, ROWS, fuxictr_model, scored_rows, train, twin, write_data
+from programs import Program
 
 from fuxictr_tf4ctr.distributed import ALONE, joined_ranks, synchronise_batch_norm
 from fuxictr_tf4ctr.errors import SettingsError
@@ -50,13 +48,10 @@ def together(request, alone, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"ranks{size}")
     shutil.copytree(alone[0], folder, dirs_exist_ok=True)
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(JOB), str(folder)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment(rank, size, port),
-        )
-        for rank in range(size)
+        Program(JOB, folder, cwd=folder, **environment(rank, size, port)) for rank in range(size)
     ]
-    assert [process.wait(timeout=240) for process in processes] == [0] * size
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, errors
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(size)]
 
 

@@ -1,7 +1,5 @@
 """Tables divided by TorchRec among two gloo processes, against the whole tables of one."""
 
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from job import build, train_model, write_data
+from programs import Program
 from test_ranks import environment, free_port
 from test_workers import kill_rank, runs, start
 
@@ -37,13 +36,10 @@ def ranks(tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("sharded"), free_port()
     write_data(folder)
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(JOB), str(folder)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment(rank, 2, port),
-        )
-        for rank in range(2)
+        Program(JOB, folder, cwd=folder, **environment(rank, 2, port)) for rank in range(2)
     ]
-    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
     return folder, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 

@@ -3,14 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from programs import FUXICTR, Program
 
-ROOT = Path(__file__).resolve().parents[2]
+from fuxictr_tf4ctr.cli import main
+
 SETTINGS = (
     "epochs=3", "checkpoint_steps=3", "net_dropout=0", "embedding_dim=4", "optimizer=SGD",
     "learning_rate=0.1", "complex_hidden_units=[8]", "batch_norm=false", "verbose=0",
@@ -21,17 +21,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen:
+def experiment(*options: str) -> list[str]:
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    command = ["-m", "fuxictr_tf4ctr", "run", "--expid", "TF4CTR_demo", *settings, *options]
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return ["run", "--expid", "TF4CTR_demo", *settings, *options]
+
+
+def start(folder: Path, *options: str) -> Program:
+    return Program(*FUXICTR, *experiment(*options), cwd=folder)
 
 
 def rank_of(process: Path, launcher: int) -> str | None:
@@ -81,13 +77,13 @@ def test_a_run_of_two_whose_second_is_killed_ends_as_that_of_one(tmp_path):
     assert results.count("[exp_id] TF4CTR_demo") == 1
 
 
-def test_what_cannot_work_is_said_before_a_process_starts(tmp_path):
+def test_what_cannot_work_is_said_before_a_process_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     for options, words in (
         (("--workers", "3", "--set", "batch_size=1000"), "set it to 999"),
         (("--workers", "0"), "at least 1 is needed"),
     ):
-        process = start(tmp_path, *options)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 2
+        assert main(experiment(*options)) == 2
+        errors = capsys.readouterr().err
         assert words in errors and "rank" not in errors
     assert not list(tmp_path.iterdir())

@@ -1,23 +1,19 @@
 """``fuxictr run --resume``: processes killed at random moments, and what is refused."""
 
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 
 import pytest
+from programs import FUXICTR, Program, run_program
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.runs.resume import differences, refuse_other_data
 
-ROOT = Path(__file__).resolve().parents[2]
 EXPID = "TF4CTR_DCNv2_demo"
 SMALL = [
     "embedding_dim=4", "complex_hidden_units=[4]", "epochs=2", "batch_size=100",
@@ -27,26 +23,16 @@ SMALL = [
 
 def command(*arguments, settings=SMALL):
     overrides = [part for setting in settings for part in ("--set", setting)]
-    return [sys.executable, "-m", "fuxictr_tf4ctr", "run", "--expid", EXPID, *overrides,
-            *map(str, arguments)]  # fmt: skip
-
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return [*FUXICTR, "run", "--expid", EXPID, *overrides, *arguments]
 
 
 def finish(*arguments, cwd, settings=SMALL):
-    return subprocess.run(
-        command(*arguments, settings=settings), cwd=cwd, env=ENVIRONMENT, capture_output=True,
-        text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return run_program(*command(*arguments, settings=settings), cwd=cwd)
 
 
 def cut_off(*arguments, cwd, output, step, sent):
     """Start a run and send a signal once a state of training step ``step`` or later is there."""
-    process = subprocess.Popen(
-        command(*arguments, "--output", output), cwd=cwd, env=ENVIRONMENT,
-        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = Program(*command(*arguments, "--output", output), cwd=cwd)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         states = (cwd / output).glob("demo/*/*/state/*.state")
