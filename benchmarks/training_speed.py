@@ -27,7 +27,7 @@ from fuxictr_tf4ctr.datasets import H5DataLoader, encode_dataset, load_feature_m
 from fuxictr_tf4ctr.datasets.stored import H5Writer, read_columns
 from fuxictr_tf4ctr.runs.records import machine, versions
 from fuxictr_tf4ctr.settings.reading import load_settings
-from fuxictr_tf4ctr.training import FastOptions, evaluate, fit
+from fuxictr_tf4ctr.training import Data, FastOptions, Schedule, Watch, evaluate, fit
 from fuxictr_tf4ctr.training.fast import EXACT
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -184,7 +184,12 @@ def _sides(
     def ours(fast: FastOptions) -> float:
         model = _model(feature_map, params)
         start = time.perf_counter()
-        result = fit(model, train_ours, valid_ours, epochs=1, progress=False, fast=fast)
+        result = fit(
+            model,
+            Data(train_ours, valid_ours),
+            Schedule(epochs=1, fast=fast),
+            watch=Watch(progress=False),
+        )
         return result.train_seconds if valid_ours is None else time.perf_counter() - start
 
     return {"fuxictr": theirs} | {name: partial(ours, fast) for name, fast in modes.items()}

@@ -35,7 +35,7 @@ from fuxictr_tf4ctr.runs.records import RunRecord, logging_to, new_run, read_run
 from fuxictr_tf4ctr.runs.resume import refuse_other_data, resumed_run
 from fuxictr_tf4ctr.settings.reading import Settings
 from fuxictr_tf4ctr.stopping import sigterm_raises
-from fuxictr_tf4ctr.training import Checkpoints, FastOptions, evaluate, fit
+from fuxictr_tf4ctr.training import Checkpoints, Data, Schedule, Team, Watch, evaluate, fit
 
 
 def run_experiment(
@@ -91,26 +91,23 @@ def run_experiment(
             keep_schema(dataset, record)
             logging.info("Feature specs: %s", print_to_json(feature_map.features))
             with _timed(record, "load"):
-                train_gen, valid_gen, test_gen = _loaders(dataset, feature_map, settings, ranks)
+                data = _loaders(dataset, feature_map, settings, ranks)
             model = build_model(settings, feature_map, record)
-            tables = _divided(model, settings, ranks)
+            team = Team(ranks, _divided(model, settings, ranks))
             if ranks.size > 1:
                 record.machine["workers"] = ranks.size
                 if settings["sync_batch_norm"]:
                     synchronise_batch_norm(model)
                 torch.manual_seed(settings["seed"] + ranks.rank)  # other dropout on every rank
-            _train(
-                model,
-                train_gen,
-                valid_gen,
-                settings,
-                record,
+            watch = Watch(
+                _observer(settings, record, ranks, on_evaluation),
+                None if settings["verbose"] and ranks.leads else False,
                 checkpoints if ranks.leads else None,
-                ranks,
-                tables,
-                on_evaluation,
             )
-            _evaluate(model, valid_gen, test_gen, settings, record, ranks)
+            with _timed(record, "train"):
+                fit(model, data, Schedule.from_params(settings.params), team, watch)
+            with _timed(record, "evaluate"):
+                _evaluate(model, data, record, ranks, watch.progress)
             record.append_csv_line()
         checkpoints.remove()
     return record
@@ -192,17 +189,13 @@ def _divided(model: BaseModel, settings: Settings, ranks: Ranks) -> Tables:
     return table_engine()(model, ranks, options)
 
 
-def _train(
-    model: BaseModel,
-    train_gen: H5DataLoader,
-    valid_gen: H5DataLoader | None,
+def _observer(
     settings: Settings,
     record: RunRecord,
-    checkpoints: Checkpoints | None,
     ranks: Ranks,
-    tables: Tables,
     then: Callable[[dict[str, Any]], None] | None,
-) -> None:
+) -> Callable[[dict[str, Any]], None]:
+    """Return what keeps and shows each evaluation of a run."""
     events = (
         EventFiles(record.folder / "tensorboard")
         if settings["tensorboard"] and ranks.leads
@@ -220,48 +213,23 @@ def _train(
         if then is not None:
             then(evaluation)
 
-    with _timed(record, "train"):
-        fit(
-            model,
-            train_gen,
-            valid_gen,
-            epochs=settings["epochs"],
-            max_gradient_norm=settings["max_gradient_norm"],
-            eval_steps=settings.params.get("eval_steps"),
-            on_evaluation=on_evaluation,
-            progress=_progress(settings, ranks),
-            checkpoints=checkpoints,
-            fast=FastOptions.from_params(settings.params),
-            ranks=ranks,
-            tables=tables,
-        )
+    return on_evaluation
 
 
 def _evaluate(
-    model: BaseModel,
-    valid_gen: H5DataLoader | None,
-    test_gen: H5DataLoader | None,
-    settings: Settings,
-    record: RunRecord,
-    ranks: Ranks,
+    model: BaseModel, data: Data, record: RunRecord, ranks: Ranks, progress: bool | None
 ) -> None:
-    progress = _progress(settings, ranks)
-    with _timed(record, "evaluate"):
-        if valid_gen is not None:
-            logging.info("****** Validation evaluation ******")
-            record.valid = evaluate(model, valid_gen, progress=progress, ranks=ranks)
-        if test_gen is not None:
-            logging.info("******** Test evaluation ********")
-            record.test = evaluate(model, test_gen, progress=progress, ranks=ranks)
-
-
-def _progress(settings: Settings, ranks: Ranks) -> bool | None:
-    return None if settings["verbose"] and ranks.leads else False
+    if data.valid is not None:
+        logging.info("****** Validation evaluation ******")
+        record.valid = evaluate(model, data.valid, progress=progress, ranks=ranks)
+    if data.test is not None:
+        logging.info("******** Test evaluation ********")
+        record.test = evaluate(model, data.test, progress=progress, ranks=ranks)
 
 
 def _loaders(
     dataset: EncodedDataset, feature_map: FeatureMap, settings: Settings, ranks: Ranks
-) -> tuple[H5DataLoader, H5DataLoader | None, H5DataLoader | None]:
+) -> Data:
     def loader(split: str) -> H5DataLoader | None:
         path = getattr(dataset, split)
         if path is None:
@@ -286,7 +254,7 @@ def _loaders(
             f"{settings['batch_size']} leave a last batch of one row, on which batch_norm cannot "
             f"train; set batch_size to {settings['batch_size'] - 1}"
         )
-    return train_gen, loader("valid"), loader("test")
+    return Data(train_gen, loader("valid"), loader("test"))
 
 
 @contextmanager

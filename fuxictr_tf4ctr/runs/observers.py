@@ -46,6 +46,7 @@ def _scalars(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     yield "train/loss", evaluation["train_loss"]
     if evaluation["learning_rate"] is not None:
         yield "train/learning_rate", evaluation["learning_rate"]
-    for group, entry in (("metrics", "metrics"), ("loss", "losses"), ("twin", "twin")):
+    entries = {"metrics": "metrics", "plain": "plain_metrics", "loss": "losses", "twin": "twin"}
+    for group, entry in entries.items():
         for name, value in evaluation.get(entry, {}).items():
             yield f"{group}/{name}", value

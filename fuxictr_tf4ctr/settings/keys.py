@@ -32,6 +32,7 @@ from fuxictr_tf4ctr.schema import (
     one_of,
     whole,
 )
+from fuxictr_tf4ctr.training.averaging import LEARNING_RATE_DROP
 from fuxictr_tf4ctr.training.fast.options import PRECISIONS
 
 LOSSES = (
@@ -85,6 +86,7 @@ _REGULARIZER = Kind("a number >= 0, 'l1(x)', 'l2(x)' or 'l1_l2(x,y)'", _is_regul
 _EVAL_STEPS = AnyOf(
     whole(1), Kind("a fraction of an epoch < 1", lambda value: is_number(value) and 0 < value < 1)
 )
+_BETWEEN = Kind("a number between 0 and 1", lambda value: is_number(value) and 0 < value < 1)
 _COLUMN = Record({"name": AnyOf(TEXT, TEXTS)}, others=ANYTHING)
 _COLUMNS = AnyOf(ListOf(_COLUMN, least=1, expected="a list of columns"), _COLUMN)
 
@@ -135,6 +137,13 @@ TRAINING_KEYS: dict[str, Key] = {
         AnyOf(POSITIVE, NULL), "Minutes between checkpoints of the full state, null for none", 10
     ),
     "checkpoint_steps": Key(whole(1), "Steps between checkpoints of the full state, null for none"),
+    "average_weights": Key(
+        _BETWEEN, "Keep weights averaged over the steps: what is left of the average after a step"
+    ),
+    "average_start": Key(
+        AnyOf(whole(0), one_of(LEARNING_RATE_DROP)),
+        f"Steps before averaging begins, or {LEARNING_RATE_DROP}, the first one (null: 0)",
+    ),
     "save_best_only": Key(FLAG, "Keep the best weights, not the last", True),
     "embedding_regularizer": Key(_REGULARIZER, "L1/L2 of embedding tables"),
     "net_regularizer": Key(_REGULARIZER, "L1/L2 of all other weights"),

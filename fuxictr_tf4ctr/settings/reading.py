@@ -27,6 +27,7 @@ from fuxictr_tf4ctr.schema import REQUIRED
 from fuxictr_tf4ctr.settings.keys import FAST_KEYS, KEYS, normalized
 from fuxictr_tf4ctr.settings.resolver import Experiments, Sections, active_columns
 from fuxictr_tf4ctr.settings.resources import resource_root
+from fuxictr_tf4ctr.training.averaging import averaging_problems
 from fuxictr_tf4ctr.training.fast.options import fast_problems
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
@@ -150,6 +151,7 @@ def validated(
         + (_device_problems(params) if runs_here else [])
         + _tensorboard_problems(params["tensorboard"])
         + list(sharding_problems(params, runs_here))
+        + list(averaging_problems(params))
     )
     needed = (*FAST_KEYS, "gpu", "batch_size", "optimizer")
     if not any(KEYS[key].value.problems(params[key]) for key in needed if key in params):

@@ -2,16 +2,22 @@
 
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics
 from fuxictr_tf4ctr.metrics.names import check_metric, needs_group
-from fuxictr_tf4ctr.training.checkpoint import load_weights, save_weights
+from fuxictr_tf4ctr.training.averaging import Averaging
+from fuxictr_tf4ctr.training.checkpoints import Checkpoints, load_weights, save_weights
 from fuxictr_tf4ctr.training.evaluation import evaluate, predict
 from fuxictr_tf4ctr.training.fast import FastOptions
 from fuxictr_tf4ctr.training.loop import FitResult, fit
-from fuxictr_tf4ctr.training.state import Checkpoints
+from fuxictr_tf4ctr.training.schedule import Data, Schedule, Team, Watch
 
 __all__ = [
+    "Averaging",
     "Checkpoints",
+    "Data",
     "FastOptions",
     "FitResult",
+    "Schedule",
+    "Team",
+    "Watch",
     "check_metric",
     "evaluate",
     "evaluate_metrics",

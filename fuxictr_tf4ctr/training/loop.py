@@ -21,23 +21,15 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
-from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
-from fuxictr_tf4ctr.distributed.sharding import WHOLE, Tables
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
 from fuxictr_tf4ctr.metrics.names import check_metric, needs_group
 from fuxictr_tf4ctr.stopping import sigterm_noted
-from fuxictr_tf4ctr.training import checkpoint
+from fuxictr_tf4ctr.training import checkpoints
+from fuxictr_tf4ctr.training.averaging import WeightAverages
+from fuxictr_tf4ctr.training.checkpoints import model_state, restore_model, restore_rng, rng_state
 from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
-from fuxictr_tf4ctr.training.fast import EXACT, FastOptions
-from fuxictr_tf4ctr.training.losses import Losses
-from fuxictr_tf4ctr.training.monitoring import monitored_values
-from fuxictr_tf4ctr.training.state import (
-    Checkpoints,
-    model_state,
-    restore_model,
-    restore_rng,
-    rng_state,
-)
+from fuxictr_tf4ctr.training.losses import Losses, monitored_values
+from fuxictr_tf4ctr.training.schedule import SOLO, UNWATCHED, Data, Schedule, Team, Watch
 from fuxictr_tf4ctr.training.step import Step, training_step
 from fuxictr_tf4ctr.training.transfer import to_device
 
@@ -78,42 +70,23 @@ class FitResult:
 
 def fit(
     model: BaseModel,
-    train_gen: Iterable,
-    valid_gen: Iterable | None,
-    *,
-    epochs: int,
-    max_gradient_norm: float = 10.0,
-    eval_steps: int | float | None = None,
-    on_evaluation: Callable[[dict[str, Any]], None] | None = None,
-    progress: bool | None = None,
-    checkpoints: Checkpoints | None = None,
-    fast: FastOptions = EXACT,
-    ranks: Ranks = ALONE,
-    tables: Tables = WHOLE,
+    data: Data,
+    schedule: Schedule,
+    team: Team = SOLO,
+    watch: Watch = UNWATCHED,
 ) -> FitResult:
     """Train a model, keep its best weights in ``model.checkpoint`` and load them at the end.
 
-    With ``checkpoints`` the full state is saved at each evaluation and whenever one is due, and a
-    run whose folder holds a state goes on from there; on a CPU it ends with bitwise the weights and
-    metrics of a run that was never cut off. The order of the batches must follow from the global
-    random number generators or from the loader's ``epoch``.
+    With checkpoints the full state is saved at each evaluation and whenever one is due, and a run
+    whose folder holds a state goes on from there; on a CPU it ends with bitwise the weights and
+    metrics of a run that was never cut off.
 
     Args:
         model: Compiled FuxiCTR model; its monitor, patience and learning-rate decay apply.
-        train_gen: Batches of one epoch, with a length.
-        valid_gen: Validation batches. None: train all epochs and keep the weights of the last.
-        epochs: Passes over ``train_gen`` at most.
-        max_gradient_norm: Norm to which the model's ``train_step`` clips the gradient.
-        eval_steps: Steps between evaluations, or a fraction of an epoch (0 < x < 1, rounded to
-            whole steps). None: the model's own setting, and without one every epoch.
-        on_evaluation: Called with each record of :attr:`FitResult.epochs` as soon as it is known;
-            after a resume, again with those that come after the state it went on from.
-        progress: Show a progress bar on stderr. None: if stderr is a terminal.
-        checkpoints: Where to keep the full state, and when. None: nowhere.
-        fast: Switches that may change results; by default none.
-        ranks: The processes that train the model together, each with its share of every batch.
-            The first alone has ``checkpoints`` and saves weights.
-        tables: The model's embedding tables, where they are divided among the ranks.
+        data: Training batches, and validation batches if there are any.
+        schedule: How long and how to train.
+        team: The processes that train the model together.
+        watch: Who is shown what, and where the state is kept.
 
     Returns:
         The record of the run.
@@ -123,28 +96,22 @@ def fit(
         DataError: A data set is empty, or leaves the monitored metric undefined.
         DivergenceError: A training loss, prediction or monitored metric is not a finite number, or
             the AUC stays at 0.5.
-        Terminated: SIGTERM came; the state is saved (only with ``checkpoints``).
+        Terminated: SIGTERM came; the state is saved (only with checkpoints).
     """
-    if epochs < 1:
-        raise SettingsError(f"epochs is {epochs}: train for at least 1")
+    schedule.check()
     _check_model(model)
-    if valid_gen is not None:
+    if data.valid is not None:
         _check_monitor(model)
-    if len(train_gen) == 0:
+    steps_per_epoch = len(data.train)
+    if steps_per_epoch == 0:
         raise DataError("the training data hold no batch")
-    interval = _evaluation_interval(
-        model._eval_steps if eval_steps is None else eval_steps, len(train_gen)
-    )
-    _set_fuxictr_attributes(model, valid_gen, max_gradient_norm, len(train_gen))
-    keeps_state = ranks.broadcast(lambda: checkpoints is not None)
+    schedule.evaluation_interval(model._eval_steps, steps_per_epoch)
+    _set_fuxictr_attributes(model, data.valid, schedule.max_gradient_norm, steps_per_epoch)
+    keeps_state = team.ranks.broadcast(lambda: watch.checkpoints is not None)
     signals = sigterm_noted() if keeps_state else nullcontext(_never)
-    ranks.broadcast_model(model)
-    with training_step(model, fast, ranks) as step, signals as check_signals:
-        loop = _Loop(
-            model, train_gen, interval, on_evaluation, progress, checkpoints, ranks, tables
-        )
-        loop.step, loop.check_signals = step, check_signals
-        return loop.run(epochs)
+    team.ranks.broadcast_model(model)
+    with training_step(model, schedule.fast, team.ranks) as step, signals as check_signals:
+        return _Loop(model, data, schedule, team, watch, step, check_signals).run()
 
 
 class _Loop:
@@ -153,50 +120,48 @@ class _Loop:
     def __init__(
         self,
         model: BaseModel,
-        train_gen: Iterable,
-        interval: int,
-        on_evaluation: Callable[[dict[str, Any]], None] | None,
-        progress: bool | None,
-        checkpoints: Checkpoints | None,
-        ranks: Ranks,
-        tables: Tables,
+        data: Data,
+        schedule: Schedule,
+        team: Team,
+        watch: Watch,
+        step: Step,
+        check_signals: Callable[[], None],
     ) -> None:
         self.model = model
-        self.ranks = ranks
-        self.tables = tables
-        self.train_gen = train_gen
-        self.interval = interval
-        self.on_evaluation = on_evaluation
-        self.progress = progress
-        self.checkpoints = checkpoints
-        self.check_signals: Callable[[], None] = _never
-        self.step: Step = model.train_step
+        self.train_gen = data.train
+        self.epochs = schedule.epochs
+        self.interval = schedule.evaluation_interval(model._eval_steps, len(data.train))
+        self.ranks, self.tables = team.ranks, team.tables
+        self.watch = watch
+        self.step = step
+        self.check_signals = check_signals
         self.losses = Losses(model.device)
+        self.averages = WeightAverages(model, schedule.averaging)
         self.result = FitResult()
         self.batches_done = 0
         self.epoch_start: dict[str, Any] = {}
         self.resumed: dict[str, Any] | None = None
         self.training_since = time.perf_counter()
 
-    def run(self, epochs: int) -> FitResult:
+    def run(self) -> FitResult:
         """Train until the epochs are done or the model stops early."""
         model = self.model
         logger.info(f"Start training: {model._steps_per_epoch} batches/epoch")
         logger.info("************ Epoch=1 start ************")
         self._resume()
         try:
-            self._train(epochs)
+            self._train()
             self._finish()
         except Terminated:
             self._save_state()
             raise
         return self.result
 
-    def _train(self, epochs: int) -> None:
+    def _train(self) -> None:
         model = self.model
         if self.resumed is not None:
             self._evaluate_if_due()
-        for epoch in range(model._epoch_index, epochs):
+        for epoch in range(model._epoch_index, self.epochs):
             if not model._stop_training:
                 model._epoch_index = epoch
                 self._train_epoch()
@@ -210,12 +175,13 @@ class _Loop:
         label = f"epoch {model._epoch_index + 1}"
         batches = self._start_epoch()
         with progress_bar(
-            batches, label, self.progress, model._steps_per_epoch, self.batches_done
+            batches, label, self.watch.progress, model._steps_per_epoch, self.batches_done
         ) as bar:
             for batch in bar:
                 model._batch_index = self.batches_done
                 model._total_steps += 1
                 loss = self._train_step(batch)
+                self.averages.after_step(model._total_steps)
                 self.losses.add(loss, getattr(self.step, "terms", {}), _where(model))
                 self.batches_done += 1
                 bar.set_postfix(loss=self.losses.latest, refresh=False)
@@ -228,7 +194,8 @@ class _Loop:
 
     def _save_or_stop(self) -> None:
         """Save the state if it is due, and stop if SIGTERM came, to any rank."""
-        due = self.checkpoints is not None and self.checkpoints.due(self.model._total_steps)
+        checkpoints = self.watch.checkpoints
+        due = checkpoints is not None and checkpoints.due(self.model._total_steps)
         due, terminated = self.ranks.agree(due, self._terminated())
         if due:
             self._save_state()
@@ -291,6 +258,7 @@ class _Loop:
         logger.info("Training finished.")
         if model.valid_gen is not None:
             logger.info(f"Load best model: {model.checkpoint}")
+        if model.valid_gen is not None or self.averages.begun:
             if self.ranks.leads:
                 _load(model)
             self.ranks.broadcast_model(model)
@@ -315,28 +283,53 @@ class _Loop:
         logger.info(
             f"Evaluation @epoch {model._epoch_index + 1} - batch {model._batch_index + 1}: "
         )
-        alone = self.ranks.size == 1  # several ranks stop together, after a step
-        record["metrics"] = evaluate(
-            model,
-            _Watched(model.valid_gen, self.check_signals if alone else _never),
-            model._monitor.get_metrics(),
-            self.progress,
-            self.ranks,
-        )
-        value = _monitored_value(model, record["metrics"])
-        self._check_learning(record["metrics"])
-        record["best"] = _improves(model, value)
-        if record["best"]:
-            self._keep_best(value)
+        if self.averages.begun:
+            record["plain_metrics"] = self._metrics()
+        with self.averages.in_model():
+            record["metrics"] = self._metrics()
+            value = _monitored_value(model, record["metrics"])
+            self._check_learning(record["metrics"])
+            record["best"] = _improves(model, value, model._best_metric)
+            if record["best"]:
+                self._keep_best(value)
+            if not model._save_best_only:
+                self._save_weights()
+        if self._plain_improves(record) or record["best"]:
+            model._stopping_steps = 0
         else:
-            _note_no_improvement(model, value)
+            self._note_no_improvement(value)
         if model._stopping_steps >= model._early_stop_patience:
             model._stop_training = True
             logger.info(f"********* Epoch={model._epoch_index + 1} early stop *********")
-        if not model._save_best_only:
-            self._save_weights()
         self._end_record(record)
         model.train()
+
+    def _metrics(self) -> dict[str, float]:
+        model = self.model
+        alone = self.ranks.size == 1  # several ranks stop together, after a step
+        batches = _Watched(model.valid_gen, self.check_signals if alone else _never)
+        names = model._monitor.get_metrics()
+        return evaluate(model, batches, names, self.watch.progress, self.ranks)
+
+    def _plain_improves(self, record: dict[str, Any]) -> bool:
+        """Whether the weights that are not averaged, if others are, are better than ever."""
+        if "plain_metrics" not in record:
+            return False
+        value = _monitored_value(self.model, record["plain_metrics"])
+        improves = _improves(self.model, value, self.averages.best_plain)
+        if improves:
+            self.averages.best_plain = value
+        return improves
+
+    def _note_no_improvement(self, value: float) -> None:
+        """Count the evaluation towards early stopping and decay the learning rate."""
+        model = self.model
+        model._stopping_steps += 1
+        logger.info(f"Monitor({model._monitor_mode})={value:.6f} STOP!")
+        if model._reduce_lr_on_plateau:
+            logger.info(f"Reduce learning rate on plateau: {model.lr_decay():.6f}")
+            if self.averages.after_drop():
+                model._stopping_steps = 0  # patience is the averages' from here on
 
     def _check_learning(self, metrics: dict[str, float]) -> None:
         """Stop a model that ranks as a coin does, now and at the evaluation before."""
@@ -349,7 +342,6 @@ class _Loop:
 
     def _keep_best(self, value: float) -> None:
         model = self.model
-        model._stopping_steps = 0
         model._best_metric = value
         self.result.best_metric = value
         self.result.best_step = model._total_steps
@@ -366,7 +358,8 @@ class _Loop:
         """End an epoch without validation data."""
         record = self._start_record()
         logger.info(f"Train loss: {record['train_loss']:.6f}")
-        self._save_weights()
+        with self.averages.in_model():
+            self._save_weights()
         self._end_record(record)
 
     def _start_record(self) -> dict[str, Any]:
@@ -387,10 +380,9 @@ class _Loop:
         self.losses.clear()
         self.result.epochs.append(record)
         self.result.train_seconds += record["seconds"]
-        if self.on_evaluation is not None:
-            self.on_evaluation(record)
+        self.watch.on_evaluation(record)
         self.training_since = time.perf_counter()
-        (keeps_state,) = self.ranks.agree(self.checkpoints is not None)
+        (keeps_state,) = self.ranks.agree(self.watch.checkpoints is not None)
         if keeps_state:
             self._save_state()
 
@@ -399,7 +391,7 @@ class _Loop:
         model = self.model
         generators = self.ranks.all_gather(rng_state(model.device))
         tables = self.tables.state()
-        if self.checkpoints is None:
+        if self.watch.checkpoints is None:
             return
         state = {
             **model_state(model),
@@ -408,10 +400,11 @@ class _Loop:
             "epoch_start": self.epoch_start,
             "batches_done": self.batches_done,
             "losses": self.losses.state(),
+            "averages": self.averages.state(),
             "result": asdict(self.result),
             "seconds": time.perf_counter() - self.training_since,
         }
-        self.checkpoints.save(state, model._total_steps)
+        self.watch.checkpoints.save(state, model._total_steps)
 
     def _resume(self) -> None:
         """Go on from the last state there is, if any."""
@@ -422,6 +415,7 @@ class _Loop:
         self.tables.restore(tables)
         self.result = FitResult(**state["result"])
         self.losses.restore(state["losses"])
+        self.averages.restore(state.get("averages", {}))
         self.batches_done, self.epoch_start = state["batches_done"], state["epoch_start"]
         self.training_since = time.perf_counter() - state["seconds"]
         self.resumed = state
@@ -432,7 +426,8 @@ class _Loop:
         tables: dict[str, Any] = {}
 
         def read() -> dict[str, Any] | None:
-            state = None if self.checkpoints is None else self.checkpoints.latest()
+            checkpoints = self.watch.checkpoints
+            state = None if checkpoints is None else checkpoints.latest()
             if state is not None:
                 tables.update(state.pop("tables", {}))
             return state
@@ -492,20 +487,6 @@ def _check_monitor(model: BaseModel) -> None:
             raise SettingsError(f"monitor {name} ranks rows within groups: set group_id")
 
 
-def _evaluation_interval(eval_steps: int | float | None, steps_per_epoch: int) -> int:
-    """Steps between evaluations."""
-    if eval_steps is None:
-        return steps_per_epoch
-    if 0 < eval_steps < 1:
-        return max(1, round(eval_steps * steps_per_epoch))
-    if isinstance(eval_steps, int) and eval_steps >= 1:
-        return eval_steps
-    raise SettingsError(
-        f"eval_steps is {eval_steps}: give a whole number of steps, "
-        "a fraction of an epoch between 0 and 1, or null for once an epoch"
-    )
-
-
 def _set_fuxictr_attributes(
     model: BaseModel, valid_gen: Iterable | None, max_gradient_norm: float, steps_per_epoch: int
 ) -> None:
@@ -550,18 +531,12 @@ def _monitored_value(model: BaseModel, metrics: dict[str, float]) -> float:
     return value
 
 
-def _improves(model: BaseModel, value: float) -> bool:
+def _improves(model: BaseModel, value: float, best: float | None) -> bool:
+    if best is None:
+        return True
     if model._monitor_mode == "min":
-        return value <= model._best_metric - _MIN_DELTA
-    return value >= model._best_metric + _MIN_DELTA
-
-
-def _note_no_improvement(model: BaseModel, value: float) -> None:
-    """Count the evaluation towards early stopping and decay the learning rate."""
-    model._stopping_steps += 1
-    logger.info(f"Monitor({model._monitor_mode})={value:.6f} STOP!")
-    if model._reduce_lr_on_plateau:
-        logger.info(f"Reduce learning rate on plateau: {model.lr_decay():.6f}")
+        return value <= best - _MIN_DELTA
+    return value >= best + _MIN_DELTA
 
 
 def _save(model: BaseModel) -> None:
@@ -569,11 +544,11 @@ def _save(model: BaseModel) -> None:
     if overrides(model, "save_weights"):
         model.save_weights(model.checkpoint)
     else:
-        checkpoint.save_weights(model, model.checkpoint)
+        checkpoints.save_weights(model, model.checkpoint)
 
 
 def _load(model: BaseModel) -> None:
     if overrides(model, "load_weights"):
         model.load_weights(model.checkpoint)
     else:
-        checkpoint.load_weights(model, model.checkpoint)
+        checkpoints.load_weights(model, model.checkpoint)

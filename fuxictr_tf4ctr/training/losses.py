@@ -1,11 +1,17 @@
-"""The losses of training, looked at without making a GPU wait for each."""
+"""What training shows of itself: its losses, without making a GPU wait for each, and the model's.
+
+A model may keep the terms of its last loss, detached scalars by name, in ``loss_terms``, and may
+have a method ``monitored_values`` that returns scalars of its last batch by name.
+"""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
+from torch.nn import functional as F
 
 from fuxictr_tf4ctr.errors import DataError, DivergenceError
 
@@ -94,3 +100,24 @@ class Losses:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` returned."""
         self.seen, self._sums = state["seen"], dict(state["sums"])
+
+
+def loss_terms(model: BaseModel, loss: Tensor) -> dict[str, Tensor]:
+    """Return the terms of a model's last loss, without regularization.
+
+    Args:
+        model: The model.
+        loss: The loss, for a model that names no terms.
+    """
+    terms = getattr(model, "loss_terms", None)
+    if terms is not None:
+        return dict(terms)
+    binary = getattr(model, "loss_fn", None) is F.binary_cross_entropy
+    return {"bce" if binary else "loss": loss}
+
+
+@torch.no_grad()
+def monitored_values(model: BaseModel) -> dict[str, float]:
+    """Return what a model shows of its last batch; empty where it shows nothing."""
+    show: Any = getattr(model, "monitored_values", None)
+    return {} if show is None else {name: float(value) for name, value in show().items()}

@@ -12,7 +12,8 @@ from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import get_regularizer
 from torch import Tensor, nn
 
-from fuxictr_tf4ctr.training.tables import Terms
+# Order of the norm and strength of each regularization of a weight.
+Terms = tuple[tuple[int, float], ...]
 
 
 class Regularization:

@@ -24,22 +24,25 @@ from fuxictr_tf4ctr.training.dropout import (
     masks_agree,
     torch_noise,
 )
-from fuxictr_tf4ctr.training.fast.compiled import compiled_forward
-from fuxictr_tf4ctr.training.fast.cowclip import (
+from fuxictr_tf4ctr.training.fast.cuda_graphs import GraphedStep
+from fuxictr_tf4ctr.training.fast.forward import Forward, arithmetic, compiled_forward
+from fuxictr_tf4ctr.training.fast.options import EXACT, FastOptions, check_fast
+from fuxictr_tf4ctr.training.fast.rows import (
     ClippedGradients,
+    RowGradients,
     cow_clip,
     scale_learning_rate,
     scaled_terms,
 )
-from fuxictr_tf4ctr.training.fast.cuda_graphs import GraphedStep
-from fuxictr_tf4ctr.training.fast.options import EXACT, FastOptions, check_fast
-from fuxictr_tf4ctr.training.fast.precision import Forward, arithmetic
-from fuxictr_tf4ctr.training.fast.row_gradients import RowGradients
-from fuxictr_tf4ctr.training.lookups import FusedLookups
-from fuxictr_tf4ctr.training.monitoring import loss_terms
+from fuxictr_tf4ctr.training.losses import loss_terms
 from fuxictr_tf4ctr.training.regularization import Regularization, regularized, squared_norm
-from fuxictr_tf4ctr.training.table_gradients import DenseGradients
-from fuxictr_tf4ctr.training.tables import TableGroup, group_tables, table_weights
+from fuxictr_tf4ctr.training.tables import (
+    DenseGradients,
+    FusedLookups,
+    TableGroup,
+    group_tables,
+    table_weights,
+)
 
 # What PyTorch's clip_grad_norm_ adds to a norm before it divides by it.
 _CLIP_EPS = 1e-6

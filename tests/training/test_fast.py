@@ -10,10 +10,10 @@ from tiny_model import EmbeddingMLP, build_batches, build_model
 
 import model_zoo
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.training import Checkpoints, FastOptions, fit
+from fuxictr_tf4ctr.training import Checkpoints, Data, FastOptions, Schedule, Watch, fit
 from fuxictr_tf4ctr.training.fast import EXACT
-from fuxictr_tf4ctr.training.fast.cowclip import cow_clip
 from fuxictr_tf4ctr.training.fast.options import fast_problems
+from fuxictr_tf4ctr.training.fast.rows import cow_clip
 from fuxictr_tf4ctr.training.step import training_step
 
 SETTINGS = {"gpu": -1, "batch_size": 80, "optimizer": "adam"}
@@ -112,11 +112,10 @@ def test_a_resumed_run_ends_as_one_that_was_not_cut_off(tmp_path, options):
                 tmp_path / root, embedding_regularizer=0.01, optimizer="adam", early_stop_patience=9
             )
             torch.manual_seed(3)
-            result = fit(
-                model, build_batches(1), build_batches(2), epochs=epochs,
-                checkpoints=Checkpoints(tmp_path / root / "state", steps=4),
-                fast=FastOptions(**options),
-            )  # fmt: skip
+            schedule = Schedule(epochs, fast=FastOptions(**options))
+            watch = Watch(checkpoints=Checkpoints(tmp_path / root / "state", steps=4))
+            data = Data(build_batches(1), build_batches(2))
+            result = fit(model, data, schedule, watch=watch)
         ends.append((model.state_dict(), [r["metrics"] for r in result.epochs]))
     assert ends[0][1] == ends[1][1]
     assert all(torch.equal(ends[0][0][name], ends[1][0][name]) for name in ends[0][0])
@@ -131,7 +130,11 @@ def test_sparse_embeddings_refuse_a_table_used_beside_the_lookups(tmp_path):
 
     model = build_model(tmp_path, Beside)
     with pytest.raises(SettingsError, match="beside FuxiCTR's embedding layers"):
-        fit(model, build_batches(1), None, epochs=1, fast=FastOptions(sparse_embeddings=True))
+        fit(
+            model,
+            Data(build_batches(1)),
+            Schedule(epochs=1, fast=FastOptions(sparse_embeddings=True)),
+        )
 
 
 @pytest.mark.parametrize("fast_dropout", [False, True])

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import model_zoo
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError
-from fuxictr_tf4ctr.training import evaluate, fit, predict
+from fuxictr_tf4ctr.training import Data, Schedule, Watch, evaluate, fit, predict
 from fuxictr_tf4ctr.training import evaluation as evaluation_module
 from fuxictr_tf4ctr.training import loop as loop_module
 from fuxictr_tf4ctr.training.losses import Losses
@@ -118,7 +118,7 @@ def test_training_equals_fuxictr_loop(
     their_log = log_lines(caplog, "theirs")
     ours = make_model(model_class, root="ours", **SETTINGS[name])
     caplog.clear()
-    result = fit(ours, train_gen, valid_gen, epochs=6, max_gradient_norm=1.0)
+    result = fit(ours, Data(train_gen, valid_gen), Schedule(epochs=6, max_gradient_norm=1.0))
     our_log = log_lines(caplog, "ours")
 
     if name == "eval_steps":  # FuxiCTR divides by eval_steps what it summed within one epoch
@@ -141,7 +141,7 @@ def test_training_equals_fuxictr_loop(
 
 def test_some_parity_settings_stop_early_and_some_do_not(make_model, train_gen, valid_gen):
     stopped = {
-        name: fit(make_model(**kwargs), train_gen, valid_gen, epochs=6).stopped
+        name: fit(make_model(**kwargs), Data(train_gen, valid_gen), Schedule(epochs=6)).stopped
         for name, kwargs in SETTINGS.items()
     }
     assert set(stopped.values()) == {"early stop", "epochs"}
@@ -150,7 +150,12 @@ def test_some_parity_settings_stop_early_and_some_do_not(make_model, train_gen, 
 def test_result_records_every_evaluation(make_model, train_gen, valid_gen):
     seen = []
     model = make_model(learning_rate=0.1, monitor="AUC")
-    result = fit(model, train_gen, valid_gen, epochs=6, on_evaluation=seen.append)
+    result = fit(
+        model,
+        Data(train_gen, valid_gen),
+        Schedule(epochs=6),
+        watch=Watch(on_evaluation=seen.append),
+    )
     assert seen == result.epochs
     assert json.loads(json.dumps(asdict(result))) == asdict(result)
     assert [record["epoch"] for record in seen] == list(range(1, len(seen) + 1))
@@ -173,7 +178,7 @@ def test_records_hold_the_terms_of_the_loss_and_what_the_twin_shows(tmp_path):
         embedding_regularizer=0.1, alpha=0.25, model_root=str(tmp_path), verbose=0, fusion="VF",
         sample_selection="GM", learning_rate=0.01,
     )  # fmt: skip
-    result = fit(model, build_batches(1), build_batches(2), epochs=2)
+    result = fit(model, Data(build_batches(1), build_batches(2)), Schedule(epochs=2))
     for record in result.epochs:
         terms = record["losses"]
         twin_focus = 0.25 * terms["simple"] + 0.75 * terms["complex"]
@@ -187,14 +192,14 @@ def test_records_hold_the_terms_of_the_loss_and_what_the_twin_shows(tmp_path):
 
 
 def test_models_that_show_nothing_have_one_term(make_model, train_gen, valid_gen):
-    (record,) = fit(make_model(), train_gen, valid_gen, epochs=1).epochs
+    (record,) = fit(make_model(), Data(train_gen, valid_gen), Schedule(epochs=1)).epochs
     assert record["losses"] == pytest.approx({"bce": record["train_loss"], "regularization": 0})
     assert "twin" not in record
 
 
 def test_best_weights_are_loaded(make_model, train_gen, valid_gen):
     model = make_model(learning_rate=0.1)
-    result = fit(model, train_gen, valid_gen, epochs=6)
+    result = fit(model, Data(train_gen, valid_gen), Schedule(epochs=6))
     assert not result.epochs[-1]["best"]
     assert evaluate(model, valid_gen, ["AUC"])["AUC"] == result.best_metric
 
@@ -210,7 +215,7 @@ def test_train_loss_is_the_mean_over_the_steps_since_the_last_evaluation(
             losses.append(loss.item())
             return loss
 
-    result = fit(make_model(Recorded), train_gen, valid_gen, epochs=2, eval_steps=7)
+    result = fit(make_model(Recorded), Data(train_gen, valid_gen), Schedule(epochs=2, eval_steps=7))
     assert [record["step"] for record in result.epochs] == [7, 14]
     assert [record["epoch"] for record in result.epochs] == [1, 2]
     for record in result.epochs:
@@ -232,7 +237,7 @@ def test_train_loss_is_the_mean_over_the_steps_since_the_last_evaluation(
 )
 def test_evaluations_come_every_eval_steps(make_model, train_gen, valid_gen, eval_steps, steps):
     model = make_model(early_stop_patience=100)
-    result = fit(model, train_gen, valid_gen, epochs=2, eval_steps=eval_steps)
+    result = fit(model, Data(train_gen, valid_gen), Schedule(epochs=2, eval_steps=eval_steps))
     assert [record["step"] for record in result.epochs] == steps
     assert result.epochs[0]["best"]
 
@@ -240,22 +245,22 @@ def test_evaluations_come_every_eval_steps(make_model, train_gen, valid_gen, eva
 def test_eval_steps_of_the_model_apply_and_do_not_leak(make_model, valid_gen):
     model = make_model(early_stop_patience=100)
     for rows, steps in ((200, [10, 20]), (100, [5, 10])):
-        result = fit(model, build_batches(1, rows=rows), valid_gen, epochs=2)
+        result = fit(model, Data(build_batches(1, rows=rows), valid_gen), Schedule(epochs=2))
         assert [record["step"] for record in result.epochs] == steps
     model = make_model(eval_steps=0.2, early_stop_patience=100)
-    result = fit(model, build_batches(1), valid_gen, epochs=1)
+    result = fit(model, Data(build_batches(1), valid_gen), Schedule(epochs=1))
     assert [record["step"] for record in result.epochs] == [2, 4, 6, 8, 10]
 
 
 @pytest.mark.parametrize("eval_steps", [0, -1, 1.0, 2.5])
 def test_meaningless_eval_steps_are_refused(make_model, train_gen, valid_gen, eval_steps):
     with pytest.raises(SettingsError, match="eval_steps"):
-        fit(make_model(), train_gen, valid_gen, epochs=1, eval_steps=eval_steps)
+        fit(make_model(), Data(train_gen, valid_gen), Schedule(epochs=1, eval_steps=eval_steps))
 
 
 def test_without_validation_data_the_last_weights_are_kept(make_model, train_gen, caplog):
     model = make_model(monitor="AUC", eval_steps=3)
-    result = fit(model, train_gen, None, epochs=3)
+    result = fit(model, Data(train_gen), Schedule(epochs=3))
     assert [(r["epoch"], r["step"], r["metrics"]) for r in result.epochs] == [
         (1, 10, {}),
         (2, 20, {}),
@@ -285,7 +290,7 @@ class DivergesAt(EmbeddingMLP):
 def test_a_loss_that_is_not_finite_stops_at_once(make_model, train_gen, valid_gen, value):
     model = make_model(DivergesAt, step=13, value=value)
     with pytest.raises(DivergenceError, match=r"(nan|inf) at epoch 2, step 13 \(batch 3 of"):
-        fit(model, train_gen, valid_gen, epochs=3)
+        fit(model, Data(train_gen, valid_gen), Schedule(epochs=3))
     assert model.steps_run == 13
 
 
@@ -303,17 +308,21 @@ def test_on_a_gpu_losses_are_looked_at_seldom_but_always_before_an_evaluation(
     monkeypatch.setattr(Losses, "look", noted_look)
     monkeypatch.setattr(loop_module, "Losses", lambda device: Losses(torch.device("cuda")))
     train_gen = build_batches(1, rows=500, batch_size=2)
-    fit(make_model(), train_gen, valid_gen, epochs=1)
+    fit(make_model(), Data(train_gen, valid_gen), Schedule(epochs=1))
     assert looks == [100, 100, 50]
 
     # Step 113 is found out at the look of step 200, and named.
     model = make_model(DivergesAt, step=113)
     with pytest.raises(DivergenceError, match="step 113 "):
-        fit(model, train_gen, valid_gen, epochs=1)
+        fit(model, Data(train_gen, valid_gen), Schedule(epochs=1))
     assert model.steps_run == 200
     # A NaN in the steps after the last evaluation is not lost either.
     with pytest.raises(DivergenceError, match="step 245 "):
-        fit(make_model(DivergesAt, step=245), train_gen, valid_gen, epochs=1, eval_steps=240)
+        fit(
+            make_model(DivergesAt, step=245),
+            Data(train_gen, valid_gen),
+            Schedule(epochs=1, eval_steps=240),
+        )
 
 
 def test_ruined_weights_are_a_divergence_not_a_torch_error(make_model, train_gen, valid_gen):
@@ -325,7 +334,7 @@ def test_ruined_weights_are_a_divergence_not_a_torch_error(make_model, train_gen
             return loss
 
     with pytest.raises(DivergenceError, match="weights are not finite at epoch 1, step 5"):
-        fit(make_model(Ruined), train_gen, valid_gen, epochs=1)
+        fit(make_model(Ruined), Data(train_gen, valid_gen), Schedule(epochs=1))
 
 
 def test_errors_of_a_step_with_sound_weights_pass(make_model, train_gen, valid_gen):
@@ -334,7 +343,7 @@ def test_errors_of_a_step_with_sound_weights_pass(make_model, train_gen, valid_g
             raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        fit(make_model(Broken), train_gen, valid_gen, epochs=1)
+        fit(make_model(Broken), Data(train_gen, valid_gen), Schedule(epochs=1))
 
 
 class OwnMetric(EmbeddingMLP):
@@ -351,7 +360,12 @@ def test_a_metric_that_is_not_a_number_never_becomes_the_best(make_model, train_
     model.values = [0.7, math.nan]
     seen = []
     with pytest.raises(DivergenceError, match="nan at epoch 2, step 20"):
-        fit(model, train_gen, valid_gen, epochs=3, on_evaluation=seen.append)
+        fit(
+            model,
+            Data(train_gen, valid_gen),
+            Schedule(epochs=3),
+            watch=Watch(on_evaluation=seen.append),
+        )
     assert [record["metrics"] for record in seen] == [{"own": 0.7}]
     assert model._best_metric == 0.7
 
@@ -369,7 +383,7 @@ def test_a_model_own_evaluation_and_improvement_threshold_apply(
 ):
     model = make_model(OwnMetric, monitor="own", monitor_mode=mode, early_stop_patience=2)
     model.values = [sign * value for value in (0.7, 0.7 + 5e-7, 0.71, 0.7, 0.71)]
-    result = fit(model, train_gen, valid_gen, epochs=9)
+    result = fit(model, Data(train_gen, valid_gen), Schedule(epochs=9))
     assert [record["best"] for record in result.epochs] == [True, False, True, False, False]
     assert result.stopped == "early stop"
 
@@ -378,7 +392,7 @@ def test_a_monitor_the_model_does_not_evaluate_is_refused(make_model, train_gen,
     model = make_model(OwnMetric, monitor="AUC")
     model.values = [0.7]
     with pytest.raises(SettingsError, match=r"monitor AUC is not among .* own"):
-        fit(model, train_gen, valid_gen, epochs=1)
+        fit(model, Data(train_gen, valid_gen), Schedule(epochs=1))
 
 
 @pytest.mark.parametrize(
@@ -395,22 +409,22 @@ def test_a_wrong_monitor_is_found_before_training(make_model, train_gen, valid_g
             pytest.fail("trained")
 
     with pytest.raises(SettingsError, match=words):
-        fit(make_model(Untrained, **kwargs), train_gen, valid_gen, epochs=1)
+        fit(make_model(Untrained, **kwargs), Data(train_gen, valid_gen), Schedule(epochs=1))
 
 
 @pytest.mark.parametrize("method", ["fit", "train_epoch", "eval_step", "checkpoint_and_earlystop"])
 def test_models_with_a_loop_of_their_own_are_refused(make_model, train_gen, valid_gen, method):
     model_class = type("OwnLoop", (EmbeddingMLP,), {method: lambda self, *args: None})
     with pytest.raises(SettingsError, match=f"OwnLoop has its own {method}"):
-        fit(make_model(model_class), train_gen, valid_gen, epochs=1)
+        fit(make_model(model_class), Data(train_gen, valid_gen), Schedule(epochs=1))
 
 
 def test_no_epochs_and_no_batches_are_refused(make_model, train_gen, valid_gen):
     with pytest.raises(SettingsError, match="epochs is 0"):
-        fit(make_model(), train_gen, valid_gen, epochs=0)
+        fit(make_model(), Data(train_gen, valid_gen), Schedule(epochs=0))
     train_gen.batches = []
     with pytest.raises(DataError, match="no batch"):
-        fit(make_model(), train_gen, valid_gen, epochs=1)
+        fit(make_model(), Data(train_gen, valid_gen), Schedule(epochs=1))
     with pytest.raises(DataError, match="no batch"):
         predict(make_model(), train_gen)
 
@@ -424,7 +438,12 @@ def test_an_interrupt_passes_and_reported_records_remain(make_model, train_gen, 
 
     seen = []
     with pytest.raises(KeyboardInterrupt):
-        fit(make_model(Interrupted), train_gen, valid_gen, epochs=3, on_evaluation=seen.append)
+        fit(
+            make_model(Interrupted),
+            Data(train_gen, valid_gen),
+            Schedule(epochs=3),
+            watch=Watch(on_evaluation=seen.append),
+        )
     assert [record["step"] for record in seen] == [10]
 
 
@@ -485,7 +504,11 @@ def test_metrics_of_streams_need_a_model_that_scores_them(make_model, valid_gen)
 
 
 def test_a_stream_may_be_monitored(make_model, train_gen, valid_gen):
-    result = fit(make_model(TwoStreams, monitor="AUC_complex"), train_gen, valid_gen, epochs=1)
+    result = fit(
+        make_model(TwoStreams, monitor="AUC_complex"),
+        Data(train_gen, valid_gen),
+        Schedule(epochs=1),
+    )
     assert result.epochs[0]["metrics"].keys() == {"AUC_complex"}
 
 
@@ -495,7 +518,7 @@ def test_a_model_own_metrics_apply(make_model, train_gen, valid_gen):
             return {"rows": float(len(y_true))}
 
     model = make_model(Counting, monitor="rows")
-    assert fit(model, train_gen, valid_gen, epochs=1).best_metric == 90
+    assert fit(model, Data(train_gen, valid_gen), Schedule(epochs=1)).best_metric == 90
 
 
 def test_multitask_models_train_and_predict(make_model, valid_gen):
@@ -515,7 +538,7 @@ def test_multitask_models_train_and_predict(make_model, valid_gen):
     for batch in [*train_gen, *valid_gen]:
         batch["buy"] = 1 - batch["label"]
     model = make_model(TwoTasks)
-    result = fit(model, train_gen, valid_gen, epochs=2)
+    result = fit(model, Data(train_gen, valid_gen), Schedule(epochs=2))
     assert set(result.epochs[0]["metrics"]) == {"AUC", "label_AUC", "buy_AUC"}
     assert {len(scores) for scores in predict(model, valid_gen).values()} == {90}
 
@@ -543,7 +566,7 @@ def test_progress_goes_to_stderr_only(make_model, valid_gen, capsys, progress, s
 
 def test_the_training_bar_shows_the_loss(make_model, train_gen, valid_gen, capsys, monkeypatch):
     monkeypatch.setattr(evaluation_module, "tqdm", partial(tqdm, mininterval=0))
-    fit(make_model(), train_gen, valid_gen, epochs=1, progress=True)
+    fit(make_model(), Data(train_gen, valid_gen), Schedule(epochs=1), watch=Watch(progress=True))
     out, err = capsys.readouterr()
     assert out == ""
     assert "loss=" in err

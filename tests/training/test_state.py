@@ -12,8 +12,8 @@ import torch
 from tiny_model import EmbeddingMLP, build_batches, build_model
 
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
-from fuxictr_tf4ctr.training import Checkpoints, fit
-from fuxictr_tf4ctr.training.state import restore_model
+from fuxictr_tf4ctr.training import Checkpoints, Data, Schedule, Watch, fit
+from fuxictr_tf4ctr.training.checkpoints import restore_model
 
 BEFORE_AND_AFTER = [1, 2, 3, 9, 10, 11, 14, 20, 21, 30]
 
@@ -89,7 +89,12 @@ def start(tmp_path):
             valid_gen = build_batches(seed=2, rows=90)
         torch.manual_seed(3)
         checkpoints = Checkpoints(tmp_path / root / "state", steps=steps)
-        return model, fit(model, train_gen, valid_gen, epochs=epochs, checkpoints=checkpoints)
+        return model, fit(
+            model,
+            Data(train_gen, valid_gen),
+            Schedule(epochs=epochs),
+            watch=Watch(checkpoints=checkpoints),
+        )
 
     return train
 
@@ -273,7 +278,7 @@ def test_without_checkpoints_sigterm_is_not_touched(tmp_path):
     try:
         model = build_model(tmp_path, RandomDraws)
         model.cut_off, model.action = 5, terminate
-        fit(model, build_batches(1), None, epochs=1)
+        fit(model, Data(build_batches(1)), Schedule(epochs=1))
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert seen == [True]

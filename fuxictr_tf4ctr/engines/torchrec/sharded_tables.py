@@ -25,8 +25,7 @@ from fuxictr_tf4ctr.distributed.ranks import JoinedRanks
 from fuxictr_tf4ctr.distributed.sharding import ShardingOptions, Tables
 from fuxictr_tf4ctr.engines.torchrec.pieces import Piece, gather, scatter
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.training.lookups import check_range
-from fuxictr_tf4ctr.training.tables import is_plain
+from fuxictr_tf4ctr.training.tables import check_range, is_plain
 
 # They warn of what is meant for TorchRec's own developers.
 for _name in ("torchrec", "torch.fx._symbolic_trace"):

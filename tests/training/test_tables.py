@@ -6,8 +6,7 @@ from fuxictr.pytorch.layers import FeatureEmbedding, FeatureEmbeddingDict
 from helpers import ALL_KINDS, FEATURES, make_feature_map, random_batch
 from torch import nn
 
-from fuxictr_tf4ctr.training.lookups import FusedLookups
-from fuxictr_tf4ctr.training.tables import group_tables
+from fuxictr_tf4ctr.training.tables import FusedLookups, group_tables
 
 LAYERS = {"flat": FeatureEmbedding, "by name": FeatureEmbeddingDict}
 KINDS = {"fields": FEATURES, "all kinds": ALL_KINDS}

@@ -1,4 +1,7 @@
-"""Matrix products in TF32 or bfloat16; weights, optimizer, loss and evaluation stay in float32."""
+"""Forward passes other than the plain one: in TF32 or bfloat16, and through ``torch.compile``.
+
+Weights, optimizer, loss and evaluation stay in float32.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,3 +55,24 @@ def _autocast(device: torch.device, forward: Forward, batch: Any) -> dict[str, T
 
 def _in_float32(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(each.float() for each in inputs)
+
+
+def compiled_forward(model: BaseModel) -> Callable[[Any], dict[str, Tensor]]:
+    """Return a model's forward pass, compiled for batches of the size that comes first.
+
+    Others, such as the last of an epoch, run as they are: compiling for each size takes longer
+    than it saves.
+
+    Args:
+        model: The model; lookups stay outside what is compiled.
+    """
+    compiled = torch.compile(model.forward, dynamic=False)
+    sizes: list[int] = []
+
+    def forward(batch: Any) -> dict[str, Tensor]:
+        size = len(model.get_labels(batch))
+        if not sizes:
+            sizes.append(size)
+        return compiled(batch) if size == sizes[0] else model.forward(batch)
+
+    return forward
