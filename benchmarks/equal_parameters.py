@@ -4,8 +4,9 @@
         python benchmarks/equal_parameters.py TF4CTR_DCNv2_frappe DCNv2_frappe
 
 The base model's embedding dim grows by half (what SER adds: a second table of dim D/2), then the
-widths of its MLPs are scaled until the parameter counts agree as closely as whole units allow. What
-is printed is a row for a study's YAML file.
+widths of its MLPs are scaled until the parameter counts agree as closely as whole units allow. A
+base model without an MLP grows in its embedding dim alone, to the closest there is. What is printed
+is a row for a study's YAML file.
 """
 
 import argparse
@@ -40,6 +41,10 @@ def matched(base: Settings, feature_map: FeatureMap, target: int) -> dict[str, A
         for key, value in base.model_class.complete(base.params).items()
         if key.endswith("_hidden_units") and max(value) >= 100
     }
+    if not units:
+        dims = range(base["embedding_dim"], 4 * base["embedding_dim"], 2)  # some encoders halve it
+        rows = [{"embedding_dim": dim} for dim in dims]
+        return min(rows, key=lambda row: abs(parameters(base, feature_map, row) - target))
     low, high = 0.1, 10.0
     for _ in range(40):
         scale = (low + high) / 2

@@ -17,11 +17,18 @@ under seeds that the search did not see.
 
 Nothing runs before all rows, spaces and data have been checked: an unknown expid or setting, or
 results that another data set gave, stop the script.
+
+    python benchmarks/study.py --table
+
+writes the tables of all studies anew, those in README.md and docs/results.md among them: what
+stands between ``<!-- study NAME -->`` and ``<!-- end -->``, or ``<!-- study NAME: test -->`` for
+the metrics on test alone.
 """
 
 import argparse
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,7 +50,9 @@ from fuxictr_tf4ctr.settings.reading import Settings, load_settings
 from fuxictr_tf4ctr.sweep.search import as_choice, suggest
 from fuxictr_tf4ctr.sweep.space import Space, read_space
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 TIMED_EPOCHS = 3
 # As in ``fuxictr tune``: trials that end, and evaluations of each, before one can be pruned.
 FULL_TRIALS_FIRST, EVALUATIONS_FIRST = 4, 1
@@ -51,28 +60,36 @@ FULL_TRIALS_FIRST, EVALUATIONS_FIRST = 4, 1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", type=Path, help="YAML file of the study")
+    parser.add_argument("study", type=Path, nargs="?", help="YAML file of the study")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: those of the study, or 3")
     parser.add_argument("--rows", nargs="+", help="only these rows of the study")
     parser.add_argument("--output", default="checkpoints/studies", help="folder of the runs")
     parser.add_argument("--search", action="store_true", help="tune the rows, then run them")
     parser.add_argument("--time", action="store_true", help="measure seconds per epoch instead")
-    parser.add_argument("--table", action="store_true", help="only write the table anew")
+    parser.add_argument("--table", action="store_true", help="only write the tables anew")
     arguments = parser.parse_args()
+    if (arguments.study is None) != arguments.table:
+        parser.error("give the file of a study, or --table for all")
     try:
-        study = read_study(arguments.study, arguments.output)
-        names = arguments.rows or list(study.rows)
-        if not arguments.table:
-            study.check(names)
-        if arguments.search:
-            study.tune(names)
-        if arguments.time:
-            for name in names:
-                study.add_time(name)
-        elif not arguments.table:
-            study.run(names, arguments.seeds or study.seeds)
+        if arguments.table:
+            write_tables()
+        else:
+            carry_out(read_study(arguments.study, arguments.output), arguments)
     except UserError as error:
         parser.error(str(error))
+
+
+def carry_out(study: "Study", arguments: argparse.Namespace) -> None:
+    """Make what is missing of a study, and print its table."""
+    names = arguments.rows or list(study.rows)
+    study.check(names)
+    if arguments.search:
+        study.tune(names)
+    if arguments.time:
+        for name in names:
+            study.add_time(name)
+    else:
+        study.run(names, arguments.seeds or study.seeds)
     study.write_table()
     print(study.table())
 
@@ -320,6 +337,11 @@ class Study:
             if (runs := self.results(name))
         ]
 
+    def on_test(self) -> list[dict[str, str]]:
+        """Return the lines of :meth:`means` with AUC and logloss on test alone."""
+        shown = ("", "parameters", "seeds", "test AUC", "test logloss")
+        return [{key: line[key] for key in shown} for line in self.means()]
+
     def differences(self) -> list[dict[str, str]]:
         """Return one line per pair of rows that share two seeds, with 95 % t intervals."""
         lines = []
@@ -346,6 +368,35 @@ class Study:
                 line = {"search": name, "trials": str(len(trials)), "pruned": str(pruned)}
                 lines.append(line | {"CPU seconds": f"{seconds:,.0f}", "best": found})
         return lines
+
+
+def write_tables() -> None:
+    """Write the tables of all studies that have results, beside them and in the pages."""
+    studies = {file.stem: read_study(file) for file in (ROOT / "benchmarks/studies").glob("*.yaml")}
+    for study in studies.values():
+        if study.file.exists():
+            study.write_table()
+    for page in PAGES:
+        replace(page, filled(page.read_text(), studies))
+
+
+def filled(text: str, studies: dict[str, Study]) -> str:
+    """Return a page with the tables that its comments ask for.
+
+    Raises:
+        SettingsError: A comment names no study.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        name, part = match["name"], match["part"]
+        if name not in studies:
+            raise SettingsError(f"{match[1]}: there is no study {name!r}: {', '.join(studies)}")
+        shown = markdown(studies[name].on_test()) if part else studies[name].table()
+        return f"{match[1]}\n{shown}<!-- end -->"
+
+    return re.sub(
+        r"(<!-- study (?P<name>\w+)(?P<part>: test)? -->)\n.*?<!-- end -->", table, text, flags=re.S
+    )
 
 
 def read_study(file: Path, output: str = "checkpoints/studies") -> Study:
