@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.names import shown
 
 if TYPE_CHECKING:
     from fuxictr_tf4ctr.runs.loading import LoadedRun
@@ -80,13 +81,17 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     Raises:
         SettingsError: One of them is no assignment, or its value no YAML.
     """
+    from fuxictr_tf4ctr.settings.sections import parse_yaml
+
     overrides = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key:
             raise SettingsError(f"--set {assignment!r}: write it as KEY=VALUE")
         try:
-            overrides[key] = yaml.safe_load(value)
+            overrides[key] = parse_yaml(value)
         except yaml.YAMLError as error:
-            raise SettingsError(f"--set {assignment!r}: the value is no valid YAML") from error
+            raise SettingsError(
+                f"--set {shown(assignment)}: the value is no valid YAML: {error}"
+            ) from error
     return overrides

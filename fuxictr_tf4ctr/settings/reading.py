@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-import yaml
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_tf4ctr.datasets.feature_specs import check_dtype, check_feature_encoder
@@ -25,15 +24,14 @@ from fuxictr_tf4ctr.names import nearest, unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.schema import REQUIRED
 from fuxictr_tf4ctr.settings.keys import FAST_KEYS, KEYS, normalized
-from fuxictr_tf4ctr.settings.resolver import Experiments, Sections, active_columns
+from fuxictr_tf4ctr.settings.resolver import Experiments, active_columns
 from fuxictr_tf4ctr.settings.resources import resource_root
+from fuxictr_tf4ctr.settings.sections import read_sections
 from fuxictr_tf4ctr.training.averaging import averaging_problems
 from fuxictr_tf4ctr.training.fast.options import fast_problems
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
 DATA_VARIABLE = "FUXICTR_DATA"
-# libyaml reads the same several times as fast, where PyYAML was built with it.
-_SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FEATURE_TYPES = ("categorical", "numeric", "sequence", "embedding", "meta")
 
 
@@ -234,39 +232,6 @@ def load_dataset_params(
                 raise SettingsError("\n".join(problems))
             return params
     raise SettingsError(unknown("dataset_id", dataset_id, known))
-
-
-def read_sections(folder: Path, kind: str) -> Sections:
-    """Read ``<kind>.yaml``, or all of ``<kind>/*.yaml``, into one dict of sections.
-
-    Raises:
-        SettingsError: There is no such file, one is no valid YAML, or two define one section.
-    """
-    single = folder / f"{kind}.yaml"
-    files = [single] if single.is_file() else sorted((folder / kind).glob("*.yaml"))
-    if not files:
-        raise SettingsError(f"{folder} holds neither {kind}.yaml nor {kind}/*.yaml")
-    sections: Sections = {}
-    origin: dict[str, Path] = {}
-    for file in files:
-        for name, section in _read_yaml(file).items():
-            if not isinstance(section, Mapping):
-                raise SettingsError(f"{file}: section {name!r} must be a mapping of keys to values")
-            if name in sections and name != "Base":
-                raise SettingsError(f"{name!r} is defined twice: in {origin[name]} and in {file}")
-            sections[name] = {**sections.get(name, {}), **section}
-            origin[name] = file
-    return sections
-
-
-def _read_yaml(file: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _SAFE_LOADER) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file} is no valid YAML: {error}") from error
-    if not isinstance(content, Mapping):
-        raise SettingsError(f"{file} must hold sections, each a mapping of keys to values")
-    return content
 
 
 def _config_dirs(config_dir: str | os.PathLike[str] | None) -> list[Path]:

@@ -12,10 +12,9 @@ from typing import Any
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.registry import find_twins
+from fuxictr_tf4ctr.settings.sections import Sections
 from fuxictr_tf4ctr.twin import ENCODERS, TwinModel
 from fuxictr_tf4ctr.twin.encoders.base import encoder_options
-
-Sections = dict[str, dict[str, Any]]
 
 # In a data set's section: options for the twins of that data set whose encoders have them.
 _OPTIONS = "encoder_options"
@@ -85,7 +84,7 @@ class Experiments:
             chain = " inherits ".join((*heirs, name))
             raise SettingsError(f"{self._origin}: {chain}: a circle")
         section = dict(self._written.get(name, {}))
-        parents = section.pop("inherits", ())
+        parents = section.pop("inherits", None) or []
         merged: dict[str, Any] = {}
         if not parents and "model" not in section and (parts := self._parts(name)):
             model, data = parts
@@ -93,7 +92,9 @@ class Experiments:
             return merged | _taken(merged.get(_OPTIONS, {}), merged | section) | section
         if name not in self._written:
             return self._implied(name, heirs)
-        for parent in [parents] if isinstance(parents, str) else parents:
+        for parent in parents if isinstance(parents, list) else [parents]:
+            if not isinstance(parent, str):
+                raise SettingsError(f"{self._origin}: {name}: inherits must name sections")
             merged |= self._inherited(parent, (*heirs, name))
         return merged | section
 

@@ -20,8 +20,9 @@ from fuxictr_tf4ctr.settings.published import (
     our_keys,
     twin_params,
 )
-from fuxictr_tf4ctr.settings.reading import model_section, read_sections
+from fuxictr_tf4ctr.settings.reading import model_section
 from fuxictr_tf4ctr.settings.resources import resource_root
+from fuxictr_tf4ctr.settings.sections import read_sections, read_yaml
 from fuxictr_tf4ctr.sweep.space import Space, read_space
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
@@ -116,12 +117,7 @@ def _find_file(file: Path) -> Path:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(content, Mapping):
-        raise SettingsError(f"{path} must be a mapping with base_expid and tuner_space")
+    content = read_yaml(path)
     problems = [unknown("key", key, _KEYS) for key in content if key not in _KEYS]
     problems += [] if "tuner_space" in content else ["tuner_space is missing"]
     if problems:

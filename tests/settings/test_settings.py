@@ -221,6 +221,41 @@ def test_broken_files(tmp_path):
         load_settings("x", tmp_path)
 
 
+def bomb() -> str:
+    levels = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 12)]
+    return "\n".join(["l0: &l0 [1]", *levels])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x: " + "[" * 10**5, "nested deeper than 40 levels"),
+        ("- " * 10**5, "nested deeper than 40 levels"),
+        ("x: &a {y: *a}", "an alias inside of what it names"),
+        (bomb(), "more than 2,000,000 values"),
+        ("x: {a: 2026-13-41}", "month must be in 1..12"),
+        ("x: {a: %s}" % ("9" * 5000), "no valid YAML"),
+        ("1: {a: 2}", "1 is no name; write it in quotes"),
+        ("x: {1: 2}", "section 'x': 1 is no name; write it in quotes"),
+        ("{[1]: 2}", "unhashable key"),
+        ("[1, 2]", "must hold sections"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_hostile_files_are_refused_before_anything_is_made_of_them(tmp_path, text, message):
+    (tmp_path / "model_config.yaml").write_text(text)
+    with pytest.raises(SettingsError) as error:
+        list_expids(tmp_path)
+    assert message in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_tuples_are_read_as_plain_data(tmp_path):
+    (tmp_path / "model_config.yaml").write_text(
+        "x: {inherits: null, model: DIN, dataset_id: d, din_target_field: !!python/tuple [a, b]}"
+    )
+    assert list_expids(tmp_path)["x"]["din_target_field"] == ("a", "b")
+
+
 def test_a_section_may_not_be_defined_twice(tmp_path):
     (tmp_path / "model_config").mkdir()
     for name in ("a", "b"):
