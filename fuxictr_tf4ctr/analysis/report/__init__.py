@@ -10,15 +10,13 @@ from fuxictr_tf4ctr.analysis.compare.scores import (
     refuse_other_rows,
     score_run,
 )
-from fuxictr_tf4ctr.analysis.report.difficulty import difficulty_section
 from fuxictr_tf4ctr.analysis.report.embeddings import embedding_section
 from fuxictr_tf4ctr.analysis.report.gates import GateWatch
 from fuxictr_tf4ctr.analysis.report.header import page_header
 from fuxictr_tf4ctr.analysis.report.learning import learning_section
-from fuxictr_tf4ctr.analysis.report.page import render_page
-from fuxictr_tf4ctr.analysis.report.parts import reported
+from fuxictr_tf4ctr.analysis.report.page import render_page, reported
 from fuxictr_tf4ctr.analysis.report.provenance import provenance_section
-from fuxictr_tf4ctr.analysis.report.quality import quality_section
+from fuxictr_tf4ctr.analysis.report.quality import difficulty_section, quality_section
 from fuxictr_tf4ctr.analysis.report.twin import twin_section
 from fuxictr_tf4ctr.analysis.report.versus import versus_section
 from fuxictr_tf4ctr.errors import SettingsError

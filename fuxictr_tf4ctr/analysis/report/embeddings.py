@@ -5,7 +5,7 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from torch import nn
 
 from fuxictr_tf4ctr.analysis.report.elements import count, number
-from fuxictr_tf4ctr.analysis.report.parts import Figure, ReportedRun, Section
+from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section
 from fuxictr_tf4ctr.analysis.report.plot import Plot, extent
 
 _MOST_FIELDS = 28

@@ -13,7 +13,7 @@ from fuxictr_tf4ctr.analysis.report.elements import (
     number,
     signed,
 )
-from fuxictr_tf4ctr.analysis.report.parts import ReportedRun, tiles
+from fuxictr_tf4ctr.analysis.report.page import ReportedRun, tiles
 from fuxictr_tf4ctr.analysis.report.versus import verdict
 
 _TILE_METRICS = ("AUC", "logloss", "gAUC")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fuxictr_tf4ctr.analysis.report.elements import number
-from fuxictr_tf4ctr.analysis.report.parts import Figure, ReportedRun, Section, run_legend
+from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section, run_legend
 from fuxictr_tf4ctr.analysis.report.plot import Plot, Point, extent
 
 _TERMS = {

@@ -1,11 +1,181 @@
-"""The page around the sections: one HTML file that asks for nothing from anywhere."""
+"""What a page is made of: reported runs, figures, tables, sections, and the HTML around them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import Any
+
+import numpy as np
 
 from fuxictr_tf4ctr import __version__
+from fuxictr_tf4ctr.analysis.compare.scores import RunScores
 from fuxictr_tf4ctr.analysis.report.elements import Markup, element, joined
-from fuxictr_tf4ctr.analysis.report.parts import Section
+from fuxictr_tf4ctr.runs.records import RunRecord
+from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
+
+# The style sheet has so many colors for runs; further runs begin anew.
+RUN_COLORS = 6
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """A run on the page: its scores, and the name and color it has throughout."""
+
+    scores: RunScores
+    name: str
+    color: str
+
+    @property
+    def record(self) -> RunRecord:
+        """Its run.json."""
+        return self.scores.run.record
+
+    @property
+    def y_true(self) -> np.ndarray:
+        """[N] labels."""
+        return self.scores.y_true
+
+    @property
+    def y_pred(self) -> np.ndarray:
+        """[N] predictions."""
+        return self.scores.y_pred
+
+    @property
+    def is_two_stream(self) -> bool:
+        """Whether its model has a simple and a complex stream."""
+        return isinstance(self.scores.run.model, TwoStreamModel)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Its settings, with the defaults of its model."""
+        params = dict(self.record.settings)
+        model_class = type(self.scores.run.model)
+        return model_class.with_defaults(params) if self.is_two_stream else params
+
+
+def reported(scores: Sequence[RunScores]) -> list[ReportedRun]:
+    """Name and color runs; runs of one experiment are told apart by their folders."""
+    expids = [each.run.record.expid for each in scores]
+    return [
+        ReportedRun(
+            each,
+            expid if expids.count(expid) == 1 else f"{expid} {each.run.folder.resolve().name}",
+            f"run{at % RUN_COLORS + 1}",
+        )
+        for at, (each, expid) in enumerate(zip(scores, expids, strict=True))
+    ]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its title, a legend, and one sentence on what to look for."""
+
+    title: str
+    caption: str
+    drawing: Markup
+    legend: Sequence[tuple[str, str]] = ()
+
+    def render(self) -> Markup:
+        """Return the figure as HTML."""
+        keys = [
+            element("li", element("i", class_=f"key c-{color}"), text)
+            for text, color in self.legend
+        ]
+        return element(
+            "figure",
+            element("h3", self.title),
+            element("ul", *keys, class_="legend") if keys else "",
+            self.drawing,
+            element("figcaption", self.caption),
+            class_="card",
+        )
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a heading, a lead, wide blocks and a grid of figures."""
+
+    id: str
+    title: str
+    lead: str
+    figures: Sequence[Figure] = ()
+    blocks: Sequence[Markup] = field(default_factory=list)
+
+    def render(self) -> Markup:
+        """Return the section as HTML."""
+        figures = [figure.render() for figure in self.figures]
+        return element(
+            "section",
+            element("h2", self.title),
+            element("p", self.lead, class_="lead"),
+            *self.blocks,
+            element("div", *figures, class_="grid") if figures else "",
+            id=self.id,
+        )
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> Markup:
+    """Make a table that scrolls in a container of its own.
+
+    Args:
+        header: Names of the columns; the first column names the rows.
+        rows: Cells of each row.
+        caption: What the table shows.
+    """
+    body = [
+        element(
+            "tr",
+            element("th", cells[0], scope="row"),
+            *(element("td", cell) for cell in cells[1:]),
+        )
+        for cells in rows
+    ]
+    head = element("tr", *(element("th", name, scope="col") for name in header))
+    return element(
+        "div",
+        element(
+            "table",
+            element("caption", caption) if caption else "",
+            element("thead", head),
+            element("tbody", *body),
+        ),
+        class_="card scroll",
+        tabindex="0",
+    )
+
+
+def tiles(entries: Iterable[tuple[str, str, str | Markup]]) -> Markup:
+    """Make tiles of a name, a large value and a remark each."""
+    return element(
+        "dl",
+        *(
+            element(
+                "div",
+                element("dt", name),
+                element("dd", value, class_="value"),
+                element("dd", remark, class_="remark"),
+                class_="tile card",
+            )
+            for name, value, remark in entries
+        ),
+        class_="tiles",
+    )
+
+
+def dot(color: str) -> Markup:
+    """Make the colored mark of a run before its name."""
+    return element("i", class_=f"key c-{color}")
+
+
+def named(run: ReportedRun) -> Markup:
+    """Return a run's name behind its colored mark."""
+    return joined(dot(run.color), run.name)
+
+
+def run_legend(runs: Sequence[ReportedRun]) -> list[tuple[str, str]]:
+    """Return the legend of several runs; one run needs none."""
+    return [(run.name, run.color) for run in runs] if len(runs) > 1 else []
+
 
 # A browser that heeds it refuses any request the page might make.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

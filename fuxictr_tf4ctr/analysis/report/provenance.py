@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fuxictr_tf4ctr.analysis.report.elements import Markup, count, duration, element
-from fuxictr_tf4ctr.analysis.report.parts import ReportedRun, Section, dot, table
+from fuxictr_tf4ctr.analysis.report.page import ReportedRun, Section, dot, table
 from fuxictr_tf4ctr.schema import REQUIRED
 from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, KEYS
 

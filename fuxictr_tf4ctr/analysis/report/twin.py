@@ -12,9 +12,8 @@ from fuxictr_tf4ctr.analysis.report.curves import (
     shares,
 )
 from fuxictr_tf4ctr.analysis.report.elements import Markup, count, number, signed
-from fuxictr_tf4ctr.analysis.report.gate_charts import gate_by_difficulty, gate_values
-from fuxictr_tf4ctr.analysis.report.gates import Gate
-from fuxictr_tf4ctr.analysis.report.parts import Figure, ReportedRun, Section, tiles
+from fuxictr_tf4ctr.analysis.report.gates import Gate, gate_by_difficulty, gate_values
+from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section, tiles
 from fuxictr_tf4ctr.analysis.report.plot import Plot, Scale, extent, root_ticks
 from fuxictr_tf4ctr.analysis.report.quality import roc_tips
 from fuxictr_tf4ctr.metrics.definitions import auc, cross_entropy, truth_probability

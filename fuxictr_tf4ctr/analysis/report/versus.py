@@ -12,7 +12,7 @@ from fuxictr_tf4ctr.analysis.report.elements import (
     number,
     signed,
 )
-from fuxictr_tf4ctr.analysis.report.parts import ReportedRun, Section, named, table
+from fuxictr_tf4ctr.analysis.report.page import ReportedRun, Section, named, table
 from fuxictr_tf4ctr.analysis.report.plot import Scale
 from fuxictr_tf4ctr.metrics.resampled import Interval, PairedIntervals
 
