@@ -138,7 +138,8 @@ TRAINING_KEYS: dict[str, Key] = {
     ),
     "checkpoint_steps": Key(whole(1), "Steps between checkpoints of the full state, null for none"),
     "average_weights": Key(
-        _BETWEEN, "Keep weights averaged over the steps: what is left of the average after a step"
+        _BETWEEN,
+        "Keep weights averaged over the steps: what a step leaves of the average, less at first",
     ),
     "average_start": Key(
         AnyOf(whole(0), one_of(LEARNING_RATE_DROP)),

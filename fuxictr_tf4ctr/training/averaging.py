@@ -23,6 +23,7 @@ class Averaging:
 
     Attributes:
         decay: What is left of the average after a step, in (0, 1); the step's weights are the rest.
+            After the first n steps it is at most (1 + n) / (10 + n).
         start: Steps before the first that counts, or "learning_rate_drop": those until the learning
             rate is reduced for the first time.
     """
@@ -73,7 +74,8 @@ class WeightAverages:
         state = model.state_dict()  # shares its memory with the model
         self._weights = {name: each for name, each in state.items() if each.is_floating_point()}
         self._start = math.inf if averaging is None else averaging.start
-        self._add = None if averaging is None else get_ema_multi_avg_fn(averaging.decay)
+        self._decay = 0.0 if averaging is None else averaging.decay
+        self._taken = 0
         self._averages: dict[str, Tensor] = {}
         self.best_plain: float | None = None
 
@@ -85,7 +87,12 @@ class WeightAverages:
     def after_step(self, step: int) -> None:
         """Take in the weights after training step ``step`` (from 1)."""
         if self.begun:
-            self._add(list(self._averages.values()), list(self._weights.values()), None)
+            self._taken += 1
+            # The first weights are soon let go of: batch norm's variances begin at 1, and those of
+            # young embeddings are so small that a trace of that spoils hundreds of steps.
+            decay = min(self._decay, (1 + self._taken) / (10 + self._taken))
+            add = get_ema_multi_avg_fn(decay)
+            add(list(self._averages.values()), list(self._weights.values()), None)
         elif self._start != LEARNING_RATE_DROP and step > self._start:
             self._begin()
 
@@ -116,11 +123,16 @@ class WeightAverages:
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`restore` needs to go on from here."""
-        return {"averages": self._averages, "best_plain": self.best_plain}
+        return {
+            "averages": self._averages,
+            "taken": self._taken,
+            "best_plain": self.best_plain,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` returned."""
         self.best_plain = state.get("best_plain")
+        self._taken = state.get("taken", 0)
         self._averages = {
             name: each.to(self._weights[name].device)
             for name, each in state.get("averages", {}).items()
