@@ -72,14 +72,18 @@ class Rows:
 
     def take(self, order: Tensor) -> "Rows":
         """Return the rows of these numbers, in their order."""
-        if self.words.is_cuda:
+        if self.device.type != "cpu":
             return Rows(self.words.index_select(0, order))
         # Not by torch: it would take cores from training for this.
         return Rows(torch.from_numpy(self.words.numpy().take(order.numpy(), axis=0)))
 
+    def pinned(self) -> "Rows":
+        """Return the rows in memory that a device reads without this process."""
+        return Rows(self.words.pin_memory())
+
     def to(self, device: torch.device) -> "Rows":
-        """Return the rows in the memory of a device."""
-        return Rows(self.words.to(device))
+        """Return the rows in the memory of a device, not waiting for those that are pinned."""
+        return Rows(self.words.to(device, non_blocking=True))
 
     def of(self, kind: _Kind) -> Tensor:
         """Return the columns of a kind, [rows, widths], as a view."""
@@ -122,6 +126,10 @@ class BlockReader:
         self._shapes = shapes | dict.fromkeys(feature_map.labels, ())
         self._widths = {name: int(np.prod(shape)) for name, shape in self._shapes.items()}
         self._kinds, self._words = _layout(feature_map, self._widths)
+        self._served: dict[torch.dtype, int] = {}
+        for kind in self._kinds:
+            width = self._served.get(kind.served, 0) + kind.stop - kind.first
+            self._served[kind.served] = width
         self.bytes = 4 * self._words * self.rows
 
     def read(self, blocks: Sequence[Block] | None = None) -> Rows:
@@ -150,29 +158,30 @@ class BlockReader:
                     path, columns, self._feature_map, binary=self._binary, first_row=start
                 )
 
-    def columns(self, rows: Rows, *, pinned: bool) -> dict[str, Tensor]:
+    def columns(self, rows: Rows) -> dict[str, Tensor]:
         """Give the columns of a batch their names, shapes and types, each in one piece.
 
-        Args:
-            rows: The batch.
-            pinned: Whether to put it into pinned memory, for quick copies to a GPU.
+        Those of scalars and of one type are views of one matrix, where the rows are.
         """
+        matrices = {
+            served: torch.empty((width, len(rows)), dtype=served, device=rows.device)
+            for served, width in self._served.items()
+        }
+        ends = dict.fromkeys(matrices, 0)
         found: dict[str, Tensor] = {}
         for kind in self._kinds:
-            part = rows.of(kind).T
-            turned = torch.empty(
-                part.shape, dtype=kind.served, device=part.device, pin_memory=pinned
-            )
-            if part.is_cuda:
+            at = ends[kind.served]
+            ends[kind.served] += kind.stop - kind.first
+            part, matrix = rows.of(kind).T, matrices[kind.served]
+            turned = matrix[at : ends[kind.served]]
+            if rows.device.type != "cpu":
                 turned.copy_(part)
             else:  # not by torch: it would take cores from training for this
                 np.copyto(turned.numpy(), part.numpy())
-            at = 0
             for name in kind.names:
-                width = self._widths[name]
-                one = turned[at] if not self._shapes[name] else turned[at : at + width].T
-                found[name] = one.contiguous()
-                at += width
+                stop = at + self._widths[name]
+                found[name] = matrix[at:stop].T.contiguous() if self._shapes[name] else matrix[at]
+                at = stop
         return {name: found[name] for name in self._names}
 
 

@@ -22,6 +22,10 @@ LOG = logging.getLogger(__name__)
 STORAGES = ("auto", "memory", "stream", "gpu")
 # The same on every machine, so that a seed gives the same batches on every machine.
 MEMORY_BUDGET = 8 << 30
+NO_GPU_STORAGE = "storage: gpu keeps rows in a GPU's memory: set gpu, or take memory or stream"
+# For a model nothing is known of.
+GPU_RESERVE = 4 << 30
+CPU = torch.device("cpu")
 # Blocks shuffled together when streaming: about half a million rows.
 _BUFFER_BLOCKS = 8
 
@@ -34,6 +38,8 @@ class H5DataLoader:
 
     A split within ``memory_budget`` is held in memory and shuffled as a whole. A larger one is
     streamed: its blocks come in random order, and rows are shuffled among some blocks at a time.
+    With a GPU batches are on it: a split in its memory is cut there; otherwise rows come through
+    pinned memory, made ready ahead by a thread, while the step before is computed.
 
     Args:
         feature_map: FuxiCTR's feature map; its features and labels name the columns.
@@ -43,9 +49,11 @@ class H5DataLoader:
         shuffle: Whether to shuffle; heeded for "train" only.
         seed: Seed of the row order.
         task: FuxiCTR's task; labels must be 0 or 1 for "binary_classification".
-        storage: "memory", "stream", "gpu" (the whole split in the memory of ``gpu``), or "auto".
+        storage: "memory", "stream", "gpu" (the whole split in the memory of ``gpu``), or "auto": of
+            a split within ``memory_budget``, on the GPU where it fits, else in memory.
         memory_budget: Bytes up to which "auto" holds a split in memory.
-        gpu: Index of the GPU, -1 for none. With one, batches lie in pinned memory.
+        gpu: Index of the GPU, -1 for none.
+        gpu_reserve: Bytes of the GPU's memory to leave free for the model.
         prefetch: Batches made ahead by a thread; 0 makes them when asked for. None: 2 with a GPU,
             which trains meanwhile, else 0, as the thread would take a core from training.
         rank: Which process of a distributed training this is.
@@ -63,7 +71,7 @@ class H5DataLoader:
     Raises:
         DataError: The file is unreadable or disagrees with the feature map. When streaming, what
             lies in the rows is found as they are read.
-        SettingsError: An argument is not valid.
+        SettingsError: An argument is not valid, or the GPU's memory too small for the split.
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class H5DataLoader:
         storage: str = "auto",
         memory_budget: int = MEMORY_BUDGET,
         gpu: int = -1,
+        gpu_reserve: int = GPU_RESERVE,
         prefetch: int | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -109,15 +118,14 @@ class H5DataLoader:
                 f"batch_size=1: {self._all_rows} rows cannot give {world_size} ranks as many "
                 "batches each; set batch_size to 2"
             )
-        if storage == "auto":
-            storage = "memory" if self._reader.bytes <= memory_budget else "stream"
-        self.storage = storage
-        self._pinned = gpu >= 0 and storage != "gpu" and torch.cuda.is_available()
-        self._prefetch = (2 if gpu >= 0 else 0) if prefetch is None else prefetch
-        self._held = None if storage == "stream" else self._reader.read()
-        if storage == "gpu":
-            self._held = self._held.to(torch.device("cuda", gpu))
-        LOG.info("%s: %d rows from %s (%s)", split, self.num_samples, data_path, storage)
+        self._device = device_of(gpu)
+        on_cpu = self._device.type == "cpu"
+        self.storage = self._storage(storage, memory_budget, gpu_reserve)
+        self._prefetch = (0 if on_cpu else 2) if prefetch is None else prefetch
+        self._held = None if self.storage == "stream" else self._reader.read()
+        if self.storage == "gpu":
+            self._held = self._held.to(self._device)
+        LOG.info("%s: %d rows from %s (%s)", split, self.num_samples, data_path, self.storage)
 
     def __len__(self) -> int:
         return self.num_batches
@@ -138,16 +146,40 @@ class H5DataLoader:
             batches = self._chosen(generator, first)
         else:
             batches = islice(self._streamed(generator), first, None)
-        return prefetched(map(self._columns, batches), self._prefetch)
+        if self._device.type == "cpu" or self.storage == "gpu":
+            return prefetched(map(self._reader.columns, batches), self._prefetch)
+        ready = prefetched(map(Rows.pinned, batches), self._prefetch)
+        return (self._reader.columns(rows.to(self._device)) for rows in ready)
+
+    def _storage(self, wanted: str, memory_budget: int, gpu_reserve: int) -> str:
+        """Choose where to keep the rows, or find out that they cannot be kept where wanted."""
+        if wanted == "auto" and self._reader.bytes > memory_budget:
+            return "stream"  # on any device: the order of the rows follows from it
+        if wanted in ("memory", "stream"):
+            return wanted
+        if self._device.type == "cpu":
+            if wanted == "gpu":
+                raise SettingsError(NO_GPU_STORAGE)
+            return "memory"
+        rows, free = self._reader.bytes + 8 * self._all_rows, free_bytes(self._device)
+        missing = rows + gpu_reserve - free
+        if missing > 0 and wanted == "gpu":
+            raise SettingsError(
+                f"storage: gpu: the {self.split} split takes {rows:,} bytes with its order, the "
+                f"model {gpu_reserve:,}, and {free:,} are free on {self._device}: {missing:,} are "
+                "missing; set storage: auto, or use_features or n_rows to keep less"
+            )
+        return "memory" if missing > 0 else "gpu"
 
     def _chosen(self, generator: np.random.Generator, first_batch: int) -> Iterator[Rows]:
         """Cut batches out of the rows held in memory."""
         order = generator.permutation(self._all_rows) if self.shuffle else None
         if order is not None:
             order = torch.from_numpy(order[self.rank :: self.world_size].copy())
+            order = order.to(self._held.device)
         for start, stop in self._bounds()[first_batch:]:
             if order is not None:
-                yield self._held.take(order[start:stop].to(self._held.device))
+                yield self._held.take(order[start:stop])
             else:
                 first, last = (self.rank + at * self.world_size for at in (start, stop))
                 yield self._held[first : last : self.world_size]
@@ -191,8 +223,16 @@ class H5DataLoader:
             )
             seen += len(rows)
 
-    def _columns(self, rows: Rows) -> dict[str, Tensor]:
-        return self._reader.columns(rows, pinned=self._pinned)
+
+def device_of(gpu: int) -> torch.device:
+    """Return the device FuxiCTR chooses for ``gpu``: the CPU where there is no GPU."""
+    return torch.device("cuda", gpu) if gpu >= 0 and torch.cuda.is_available() else CPU
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the bytes a GPU can still give to this process."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def _check(batch_size: Any, storage: Any, rank: Any, world_size: Any) -> None:

@@ -35,7 +35,16 @@ from fuxictr_tf4ctr.runs.records import RunRecord, logging_to, new_run, read_run
 from fuxictr_tf4ctr.runs.resume import refuse_other_data, resumed_run
 from fuxictr_tf4ctr.settings.reading import Settings
 from fuxictr_tf4ctr.stopping import sigterm_raises
-from fuxictr_tf4ctr.training import Checkpoints, Data, Schedule, Team, Watch, evaluate, fit
+from fuxictr_tf4ctr.training import (
+    Checkpoints,
+    Data,
+    Schedule,
+    Team,
+    Watch,
+    evaluate,
+    fit,
+    training_bytes,
+)
 
 
 def run_experiment(
@@ -90,10 +99,12 @@ def run_experiment(
             check_agreement(ranks, _facts(settings, record, dataset))
             keep_schema(dataset, record)
             logging.info("Feature specs: %s", print_to_json(feature_map.features))
-            with _timed(record, "load"):
-                data = _loaders(dataset, feature_map, settings, ranks)
             model = build_model(settings, feature_map, record)
             team = Team(ranks, _divided(model, settings, ranks))
+            schedule = Schedule.from_params(settings.params)
+            with _timed(record, "load"):
+                reserve = training_bytes(model, schedule)
+                data = _loaders(dataset, feature_map, settings, ranks, reserve)
             if ranks.size > 1:
                 record.machine["workers"] = ranks.size
                 if settings["sync_batch_norm"]:
@@ -105,7 +116,7 @@ def run_experiment(
                 checkpoints if ranks.leads else None,
             )
             with _timed(record, "train"):
-                fit(model, data, Schedule.from_params(settings.params), team, watch)
+                fit(model, data, schedule, team, watch)
             with _timed(record, "evaluate"):
                 _evaluate(model, data, record, ranks, watch.progress)
             record.append_csv_line()
@@ -228,8 +239,14 @@ def _evaluate(
 
 
 def _loaders(
-    dataset: EncodedDataset, feature_map: FeatureMap, settings: Settings, ranks: Ranks
+    dataset: EncodedDataset,
+    feature_map: FeatureMap,
+    settings: Settings,
+    ranks: Ranks,
+    gpu_reserve: int,
 ) -> Data:
+    """Serve the splits; on a GPU, beside so many bytes that the model needs there."""
+
     def loader(split: str) -> H5DataLoader | None:
         path = getattr(dataset, split)
         if path is None:
@@ -241,6 +258,10 @@ def _loaders(
             "shuffle": settings["shuffle"] and split == "train",
             "seed": settings["seed"],
             "task": settings["task"],
+            "storage": settings["storage"],
+            "memory_budget": settings["memory_budget"],
+            "gpu": settings["gpu"],
+            "gpu_reserve": gpu_reserve,
         }
         gen = H5DataLoader(feature_map, str(path), split=split, **options)
         logging.info("%s samples: %d", split.capitalize(), gen.num_samples)

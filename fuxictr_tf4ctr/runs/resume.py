@@ -10,6 +10,7 @@ from fuxictr_tf4ctr.datasets import EncodedDataset
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import held
 from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run, sweep_up, utc_now
+from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.reading import Settings
 
 # Settings that change nothing about the result of a run.
@@ -107,7 +108,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     found = []
     for key in sorted(then.keys() | now.keys()):
-        before, after = then.get(key), now.get(key)
+        default = KEYS[key].default if key in KEYS else None  # of a key younger than the run
+        before, after = then.get(key, default), now.get(key)
         longer = key == "epochs" and before is not None and after >= before
         if before != after and key not in _FREE and not longer:
             found.append(f"{key}: {before!r} then, {after!r} now")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fuxictr_tf4ctr.datasets.loader import MEMORY_BUDGET, STORAGES
 from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
 from fuxictr_tf4ctr.distributed.sharding import SHARDINGS, TABLE_OPTIMIZERS
 from fuxictr_tf4ctr.metrics.names import check_metric
@@ -128,6 +129,14 @@ TRAINING_KEYS: dict[str, Key] = {
     "shuffle": Key(FLAG, "Shuffle the training rows each epoch", True),
     "seed": Key(whole(0), "Seed of initialisation, dropout and shuffling", 2023),
     "gpu": Key(whole(-1), "Index of the GPU, -1 for the CPU", -1),
+    "storage": Key(
+        one_of(*STORAGES),
+        "Where rows wait: in memory, on the gpu, or streamed from the file; auto takes what fits",
+        "auto",
+    ),
+    "memory_budget": Key(
+        whole(1), "Bytes up to which auto holds a split, larger ones are streamed", MEMORY_BUDGET
+    ),
     "metrics": Key(_METRICS, "Metrics of the final evaluation", ["AUC", "logloss"]),
     "monitor": Key(_MONITOR, "Metric, or weighted sum of metrics, that is monitored", "AUC"),
     "monitor_mode": Key(one_of("max", "min"), "Whether more or less of it is better", "max"),

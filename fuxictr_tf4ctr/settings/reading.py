@@ -17,6 +17,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_tf4ctr.datasets.feature_specs import check_dtype, check_feature_encoder
+from fuxictr_tf4ctr.datasets.loader import NO_GPU_STORAGE
 from fuxictr_tf4ctr.distributed.sharding import sharding_problems
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.metrics.names import needs_group, split_stream
@@ -354,7 +355,7 @@ def _device_problems(params: Mapping[str, Any]) -> list[str]:
     if isinstance(gpu, int) and gpu >= count:
         there = f"GPUs 0 to {count - 1}" if count else "no GPU that torch can use"
         return [f"gpu={gpu} does not exist: this machine has {there}; --gpu -1 is the CPU"]
-    return []
+    return [NO_GPU_STORAGE] if params.get("storage") == "gpu" and gpu == -1 else []
 
 
 def _with_paths(params: Mapping[str, Any], config_dir: Path) -> tuple[dict[str, Any], list[str]]:

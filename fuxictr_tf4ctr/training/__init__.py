@@ -7,7 +7,7 @@ from fuxictr_tf4ctr.training.checkpoints import Checkpoints, load_weights, save_
 from fuxictr_tf4ctr.training.evaluation import evaluate, predict
 from fuxictr_tf4ctr.training.fast import FastOptions
 from fuxictr_tf4ctr.training.loop import FitResult, fit
-from fuxictr_tf4ctr.training.schedule import Data, Schedule, Team, Watch
+from fuxictr_tf4ctr.training.schedule import Data, Schedule, Team, Watch, training_bytes
 
 __all__ = [
     "Averaging",
@@ -26,4 +26,5 @@ __all__ = [
     "needs_group",
     "predict",
     "save_weights",
+    "training_bytes",
 ]

@@ -17,7 +17,6 @@ from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics, evaluate_on_device
 from fuxictr_tf4ctr.metrics.names import split_stream
 from fuxictr_tf4ctr.metrics.spread import evaluate_spread
-from fuxictr_tf4ctr.training.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +115,10 @@ def _metrics_by_stream(
 def _metrics_of(
     y_true: Tensor, y_pred: Tensor, names: Sequence[str], group_id: Tensor | None
 ) -> dict[str, float]:
-    """Compute metrics on the GPU the scores are on, or else on the host."""
-    values = evaluate_on_device(y_true, y_pred, names, group_id) if y_pred.is_cuda else None
+    """Compute metrics on the device the scores are on, or else on the host."""
+    values = None
+    if y_pred.device.type != "cpu":
+        values = evaluate_on_device(y_true, y_pred, names, group_id)
     if values is None:
         values = evaluate_metrics(*_on_host(y_true, y_pred), names, _group_column(group_id))
     return values
@@ -162,7 +163,6 @@ def _collect(
     parts = []
     with torch.no_grad(), progress_bar(data_gen, "evaluate", progress) as batches:
         for batch in batches:
-            batch = to_device(batch, model.device)
             # A column may be a view of its batch: a clone lets go of the batch.
             parts.append([column.reshape(-1).clone() for column in columns(model(batch), batch)])
     if not parts:

@@ -31,7 +31,6 @@ from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
 from fuxictr_tf4ctr.training.losses import Losses, monitored_values
 from fuxictr_tf4ctr.training.schedule import SOLO, UNWATCHED, Data, Schedule, Team, Watch
 from fuxictr_tf4ctr.training.step import Step, training_step
-from fuxictr_tf4ctr.training.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +211,7 @@ class _Loop:
     def _train_step(self, batch: Any) -> Tensor:
         model = self.model
         try:
-            return self.step(to_device(batch, model.device))
+            return self.step(batch)
         except torch.OutOfMemoryError as error:
             rows = len(model.get_labels(batch))
             raise SettingsError(

@@ -4,12 +4,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.distributed.sharding import WHOLE, Tables
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.training.averaging import Averaging
 from fuxictr_tf4ctr.training.checkpoints import Checkpoints
 from fuxictr_tf4ctr.training.fast import EXACT, FastOptions
+
+# Intermediate results of a step; those of 10,000 rows of Criteo's shape add up to half a GB.
+_ACTIVATION_BYTES = 2 << 30
 
 
 class Data(NamedTuple):
@@ -83,6 +88,14 @@ class Schedule:
             f"eval_steps is {eval_steps}: give a whole number of steps, "
             "a fraction of an epoch between 0 and 1, or null for once an epoch"
         )
+
+
+def training_bytes(model: nn.Module, schedule: Schedule) -> int:
+    """Return about how many bytes training takes on the model's device beside its weights."""
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    # Gradients and the two moments of Adam; an average, and the weights whose place it takes.
+    copies = 3 if schedule.averaging is None else 5
+    return copies * weights + _ACTIVATION_BYTES
 
 
 @dataclass(frozen=True)

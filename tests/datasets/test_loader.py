@@ -10,6 +10,8 @@ import torch
 from small_data import FEATURES, encoded_columns, store
 
 from fuxictr_tf4ctr.datasets import H5DataLoader, load_feature_map
+from fuxictr_tf4ctr.datasets import loader as loader_module
+from fuxictr_tf4ctr.datasets.blocks import Rows
 from fuxictr_tf4ctr.datasets.prefetch import prefetched
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 
@@ -263,6 +265,58 @@ def test_the_budget_chooses_the_storage(encoded):
     assert loader(path, memory_budget=20 * 32 - 1).storage == "stream"
     with pytest.raises(SettingsError, match="unknown storage 'steam'; did you mean 'stream'"):
         loader(path, storage="steam")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU that computes shapes and no values, with memory to be set."""
+    memory = {"free": 10_000}
+    monkeypatch.setattr(loader_module, "device_of", lambda gpu: torch.device("meta"))
+    monkeypatch.setattr(loader_module, "free_bytes", lambda device: memory["free"])
+    monkeypatch.setattr(Rows, "pinned", lambda rows: rows)
+    return memory
+
+
+def test_a_gpu_keeps_what_fits_beside_the_model(encoded, gpu):
+    path, on_gpu = encoded(20), {"gpu": 0, "gpu_reserve": 9_200}
+    assert loader(path, **on_gpu).storage == "gpu"  # 20 rows of 32 bytes and their order, of 8
+    assert loader(path, **on_gpu, memory_budget=639).storage == "stream"
+    gpu["free"] = 9_999
+    assert loader(path, **on_gpu).storage == "memory"
+    with pytest.raises(SettingsError, match=r"takes 800 bytes .* 9,200, and 9,999 .*: 1 are miss"):
+        loader(path, **on_gpu, storage="gpu")
+
+
+def test_rows_cannot_be_kept_on_a_gpu_that_is_not_there(encoded):
+    assert loader(encoded(20), gpu=0).storage == "memory"  # as FuxiCTR trains on the CPU then
+    with pytest.raises(SettingsError, match="set gpu, or take memory or stream"):
+        loader(encoded(20), storage="gpu")
+
+
+@pytest.mark.parametrize("storage", ["gpu", "memory", "stream"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_come_to_the_gpu_as_views_of_a_matrix_of_each_type(encoded, gpu, storage, shuffle):
+    path = encoded(20)
+    batches = loader(path, gpu=0, storage=storage, shuffle=shuffle, gpu_reserve=0)
+    for batch, expected in zip(batches, loader(path, shuffle=shuffle), strict=True):
+        assert list(batch) == list(expected)
+        for name, column in batch.items():
+            assert column.device.type == "meta"
+            assert (column.shape, column.dtype) == (expected[name].shape, expected[name].dtype)
+        scalars = [batch[name] for name in ("color", "price", "session", "click")]
+        assert len({id(column._base) for column in scalars}) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("storage", ["gpu", "memory", "stream"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_gpu_gets_the_batches_a_cpu_gets(encoded, storage, shuffle):
+    path = encoded(50)
+    plain = {"storage": "stream" if storage == "stream" else "memory", "shuffle": shuffle}
+    options = {**plain, "storage": storage, "gpu": 0, "gpu_reserve": 0}
+    for batch, expected in zip(loader(path, **options), loader(path, **plain), strict=True):
+        for name, column in batch.items():
+            assert column.is_cuda and torch.equal(column.cpu(), expected[name])
 
 
 def test_a_streamed_epoch_may_start_at_any_batch(encoded, small_blocks):

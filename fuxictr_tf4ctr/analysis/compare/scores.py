@@ -11,7 +11,6 @@ import torch
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.metrics.names import STREAMS
 from fuxictr_tf4ctr.runs.loading import LoadedRun, load_run
-from fuxictr_tf4ctr.training.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,6 @@ def score_run(run: LoadedRun) -> RunScores:
     parts: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
         for batch in run.loader("test"):
-            batch = to_device(batch, model.device)
             outputs = model(batch)
             columns = {"y_true": model.get_labels(batch), "y_pred": outputs["y_pred"]}
             columns |= {name: outputs[f"y_{name}"] for name in STREAMS if f"y_{name}" in outputs}

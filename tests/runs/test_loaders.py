@@ -1,0 +1,50 @@
+"""The loaders of a run: built with what the settings say of the GPU and of memory."""
+
+import pytest
+import torch
+
+from fuxictr_tf4ctr import load_settings, run_experiment
+from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.runs import experiment
+
+
+class Built(Exception):
+    """Raised in place of building a loader, with what it was to be built with."""
+
+
+def built_with(tmp_path, monkeypatch, **settings):
+    def build(feature_map, path, **options):
+        raise Built(options)
+
+    monkeypatch.setattr(experiment, "H5DataLoader", build)
+    roots = {"data_root": str(tmp_path / "data"), "model_root": str(tmp_path / "runs")}
+    with pytest.raises(Built) as built:
+        run_experiment(load_settings("TF4CTR_DCNv2_demo", overrides=roots | settings))
+    return built.value.args[0]
+
+
+def test_a_runs_loaders_get_gpu_storage_and_budget_as_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "stand-in")
+    settings = {"gpu": 2, "storage": "stream", "memory_budget": 12_345}
+    options = built_with(tmp_path, monkeypatch, **settings)
+    assert settings.items() <= options.items()
+    more = built_with(tmp_path, monkeypatch, **settings, average_weights=0.9)
+    assert options["gpu_reserve"] < more["gpu_reserve"]  # averages take memory as well
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"storage": "disk"}, "storage='disk' must be one of auto, memory, stream, gpu"),
+        ({"storage": "gpu"}, "storage: gpu keeps rows in a GPU's memory: set gpu"),
+        ({"memory_budget": 0}, "memory_budget=0 must be a whole number >= 1"),
+        ({"gpu": 0}, "gpu=0 does not exist: this machine has no GPU"),
+    ],
+)
+def test_what_cannot_be_is_found_before_data_are_read(monkeypatch, settings, words):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(SettingsError) as raised:
+        load_settings("TF4CTR_DCNv2_demo", overrides=settings)
+    assert words in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 2
