@@ -1,0 +1,81 @@
+"""``python -m tests.fuzz``: a campaign of any length; exit status 1 where anything went wrong."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# Parts of the generated cases.
+SHARES = {
+    "configurations": 0.35,
+    "tuner files": 0.1,
+    "options": 0.2,
+    "json files": 0.3,
+    "weights files": 0.05,
+}
+
+
+def main() -> int:
+    """Run a campaign."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--cases", type=int, default=300, help="generated cases (default: 300)")
+    parser.add_argument("--kills", type=int, default=0, help="kills of each command (default: 0)")
+    parser.add_argument("--disks", type=int, default=0, help="full disks of each command")
+    parser.add_argument("--seed", type=int, default=0, help="of the generators (default: 0)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="KIND", help="these kinds alone")
+    parser.add_argument("--output", type=Path, help="JSON file to add the counts to")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
+    from . import campaigns, disks, kills
+    from .forking import warm_up
+    from .project import Project
+    from .verdicts import Tally
+
+    def wanted(name: str) -> bool:
+        return not arguments.only or name in arguments.only
+
+    warm_up()
+    start, tally = time.monotonic(), Tally()
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder))
+        parts = {}
+        for name, strategy in campaigns.generators(project).items():
+            count = round(arguments.cases * SHARES[name])
+            parts[name] = (campaigns.generated, strategy, count, arguments.seed)
+        for name in kills.SCENARIOS:
+            parts[f"kill {name}"] = (kills.campaign, name, arguments.kills)
+        for name in disks.COMMANDS:
+            parts[f"disk {name}"] = (disks.campaign, name, arguments.disks)
+        for name, (campaign, *details) in parts.items():
+            if wanted(name) and details[1]:
+                campaign(project, *details, tally)
+                seconds = time.monotonic() - start
+                print(f"{name}: {len(tally.failures)} failures, {seconds:.0f} s", file=sys.stderr)
+                _report(tally, arguments.output, seconds)
+    print(tally)
+    return 1 if tally.failures else 0
+
+
+def _report(tally: object, output: Path | None, seconds: float) -> None:
+    """Write the counts beside those of other kinds in the file."""
+    if output is None:
+        return
+    before = json.loads(output.read_text()) if output.is_file() else {}
+    wrong = {}
+    for failure in tally.failures:
+        wrong[failure.kind] = wrong.get(failure.kind, 0) + 1
+    content = {
+        "machine": {"system": platform.system(), "python": platform.python_version()},
+        "cases": before.get("cases", {}) | tally.cases,
+        "outcomes": before.get("outcomes", {}) | tally.outcomes,
+        "failures": before.get("failures", {}) | wrong,
+    }
+    output.write_text(json.dumps(content, indent=1) + "\n")
+
+
+sys.exit(main())

@@ -1,0 +1,179 @@
+"""Commands run in forks of a process that has imported everything already."""
+
+import gc
+import importlib
+import os
+import pkgutil
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Whether operations on files are counted in this process, see :mod:`.kills`.
+watched = True
+# What one command may take: seconds of a processor, seconds of the clock, bytes beyond the imports.
+CPU_SECONDS, SECONDS, MEMORY = 60, 300, 4 << 30
+_LAZY = (
+    *("onnx", "onnxruntime", "onnxscript", "optuna", "pyarrow.parquet", "torch.onnx"),
+    *("torch._dynamo", "torch.export", "torch.utils.tensorboard", "sqlalchemy", "ctypes.util"),
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        status: Exit status; that of a signal is negative.
+        output: What it wrote to standard output.
+        errors: What it wrote to standard error.
+        seconds: How long it took.
+        hung: Whether it was ended because it took too long.
+    """
+
+    status: int
+    output: str
+    errors: str
+    seconds: float
+    hung: bool = False
+
+
+def warm_up() -> None:
+    """Import all that commands import, so that forks need not; start no threads of libraries."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_num_interop_threads(1)
+    package = importlib.import_module("fuxictr_tf4ctr")
+    for module in pkgutil.walk_packages(package.__path__, "fuxictr_tf4ctr."):
+        if ".engines" not in module.name and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    importlib.import_module("fuxictr_tf4ctr.registry").describe_models()
+    for name in _LAZY:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+def run(argv: Sequence[str], folder: Path, before: Callable[[], None] | None = None) -> Ended:
+    """Run a command in a folder, in a fork.
+
+    Args:
+        argv: Arguments of the command line.
+        folder: Its working directory; what it prints lies beside it for the while.
+        before: Called in the fork, before the command.
+    """
+    outputs = [folder.with_name(f"{folder.name}.{kind}") for kind in ("out", "err")]
+    start = time.monotonic()
+    process = os.fork()
+    if process == 0:
+        _child(argv, folder, outputs, before)
+    status, hung = _wait(process, start)
+    texts = [path.read_text("utf-8", "replace") for path in outputs]
+    for path in outputs:
+        path.unlink()
+    return Ended(status, *texts, time.monotonic() - start, hung)
+
+
+def _child(
+    argv: Sequence[str], folder: Path, outputs: Sequence[Path], before: Callable[[], None] | None
+) -> None:
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, path in enumerate(outputs, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(folder)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    subprocess.Popen = ForkedPopen
+    _command(argv, before)
+
+
+def _command(argv: Sequence[str], before: Callable[[], None] | None = None) -> None:
+    """Run a command as a process of its own would, and end."""
+    status = 1
+    try:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
+        sys.argv = ["fuxictr", *argv]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        from fuxictr_tf4ctr.cli import main
+
+        if before is not None:
+            before()
+        status = main(list(argv))
+    except SystemExit as end:  # argparse
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+
+
+class ForkedPopen:
+    """Takes the place of ``subprocess.Popen`` where a sweep starts ``python -m fuxictr_tf4ctr``."""
+
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.environ.update(options["env"])
+            for number in (1, 2):
+                os.dup2(options["stdout"].fileno(), number)
+            globals()["watched"] = False
+            _command(command[3:])
+
+    def poll(self) -> int | None:
+        """As :meth:`subprocess.Popen.poll`."""
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As :meth:`subprocess.Popen.wait`."""
+        while self.poll() is None:
+            time.sleep(0.01)
+        return self.returncode
+
+    def terminate(self) -> None:
+        """As :meth:`subprocess.Popen.terminate`."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """As :meth:`subprocess.Popen.kill`."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _wait(process: int, start: float) -> tuple[int, bool]:
+    """Wait for a process; wake it where it was stopped, end it where it takes too long."""
+    hung, pause = False, 0.002
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG | os.WUNTRACED)
+        if ended and os.WIFSTOPPED(status):
+            time.sleep(0.02)
+            os.kill(process, signal.SIGCONT)
+        elif ended:
+            code = os.waitstatus_to_exitcode(status)
+            return code, hung or code in (-signal.SIGXCPU,)
+        elif time.monotonic() - start > SECONDS and not hung:
+            hung = True
+            os.killpg(process, signal.SIGKILL)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
