@@ -21,7 +21,7 @@ from fuxictr_tf4ctr.datasets.feature_map import (
     row_shape,
     typed_columns,
 )
-from fuxictr_tf4ctr.datasets.stored import CHUNK_ROWS, column_lengths, read_blocks
+from fuxictr_tf4ctr.datasets.stored import opened
 from fuxictr_tf4ctr.errors import DataError
 
 Block = tuple[Path, int, int]
@@ -115,13 +115,12 @@ class BlockReader:
         self._feature_map, self._binary = feature_map, binary
         self._names = [*feature_map.features, *feature_map.labels]
         self._matrix_index = _matrix_index(feature_map)
-        lengths = {file: check_lengths(file, column_lengths(file, self._names)) for file in files}
-        self.rows = sum(lengths.values())
-        self.blocks: list[Block] = [
-            (file, start, min(start + CHUNK_ROWS, rows))
-            for file, rows in lengths.items()
-            for start in range(0, rows, CHUNK_ROWS)
-        ]
+        self.rows, self.blocks = 0, []
+        for path in files:
+            with opened(path, self._matrix_index) as file:
+                rows = check_lengths(path, {name: file.rows(name) for name in self._names})
+                self.blocks += [(path, start, stop) for start, stop in file.blocks(rows)]
+                self.rows += rows
         shapes = {name: row_shape(spec) for name, spec in feature_map.features.items()}
         self._shapes = shapes | dict.fromkeys(feature_map.labels, ())
         self._widths = {name: int(np.prod(shape)) for name, shape in self._shapes.items()}
@@ -151,12 +150,12 @@ class BlockReader:
 
     def _columns_of(self, blocks: Sequence[Block]) -> Iterator[dict[str, np.ndarray]]:
         for path, group in groupby(blocks, key=lambda block: block[0]):
-            bounds = [(start, stop) for _, start, stop in group]
-            stored = read_blocks(path, self._names, self._matrix_index, bounds)
-            for (start, _), columns in zip(bounds, stored, strict=True):
-                yield typed_columns(
-                    path, columns, self._feature_map, binary=self._binary, first_row=start
-                )
+            with opened(path, self._matrix_index) as file:
+                for _, start, stop in group:
+                    columns = file.read(self._names, start, stop)
+                    yield typed_columns(
+                        path, columns, self._feature_map, binary=self._binary, first_row=start
+                    )
 
     def columns(self, rows: Rows) -> dict[str, Tensor]:
         """Give the columns of a batch their names, shapes and types, each in one piece.

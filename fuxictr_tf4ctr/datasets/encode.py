@@ -6,36 +6,39 @@ whole columns looked up at once, no Ray, and a folder that is either complete or
 """
 
 import logging
+import math
+import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
 import polars as pl
-from filelock import FileLock, Timeout
 from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_tf4ctr import __version__
 from fuxictr_tf4ctr.datasets import manifest
-from fuxictr_tf4ctr.datasets.feature_map import LABEL_DTYPE, column_dtype
+from fuxictr_tf4ctr.datasets.feature_map import LABEL_DTYPE, column_dtype, row_shape
 from fuxictr_tf4ctr.datasets.fitted import save_encoder
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, empty_frame
 from fuxictr_tf4ctr.datasets.job import SPLITS, EncodingJob, plan_encoding
 from fuxictr_tf4ctr.datasets.splits import HERE, Passes, Split, open_splits, warn_of_missing_labels
-from fuxictr_tf4ctr.datasets.stored import H5Writer, count_rows, part_files
+from fuxictr_tf4ctr.datasets.stored import SUFFIXES, H5Writer, count_rows, part_files
 from fuxictr_tf4ctr.datasets.transform import column_encoders
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.files import held, need_space, scratch_folder, storage_errors, system_error
 from fuxictr_tf4ctr.names import unknown
 
 LOG = logging.getLogger(__name__)
 
-FORMATS = ("csv", "parquet", "h5")
-_STAGING = ".encoding-"
+FORMATS = ("csv", "parquet", "npz", "h5")
+# The folder of our encoding within one that FuxiCTR encoded into.
+_BESIDE = "h5"
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,9 @@ def encode_dataset(params: Mapping[str, Any], passes: Passes = HERE) -> EncodedD
     """Make an encoded data set available: encode it, or find it encoded already.
 
     Files of ``data_format`` csv and parquet are encoded into ``data_root/dataset_id``; a later
-    call with the same sources and settings uses them again. Files of format h5 are used as they
-    are. Processes that encode the same data set at once wait for each other.
+    call with the same sources and settings uses them again. Encoded files, of format h5 and npz,
+    and parquet where there are no ``feature_cols``, are used as they are. Processes that encode the
+    same data set at once wait for each other.
 
     Args:
         params: FuxiCTR's parameters; dataset_id, data_root, data_format, train_data, valid_data,
@@ -80,26 +84,17 @@ def encode_dataset(params: Mapping[str, Any], passes: Passes = HERE) -> EncodedD
     Raises:
         SettingsError: A setting is missing or not valid.
         DataError: A file is missing, empty, unreadable or lacks a column.
+        StorageError: The disk has no room for the encoding, or cannot be written.
     """
-    data_format = params.get("data_format", "csv")
-    if data_format not in FORMATS:
-        raise SettingsError(unknown("data_format", data_format, FORMATS))
-    data_dir = _data_dir(params)
-    sources = _sources(params)
-    if "train" not in sources:
-        raise SettingsError("train_data is missing")
-    if data_format == "h5":
-        if params.get("valid_size") or params.get("test_size"):
-            raise SettingsError("valid_size and test_size split raw files, not encoded ones")
-        return _encoded_already(data_dir, sources)
-    if params.get("rebuild_dataset", True) is False:
-        LOG.info("rebuild_dataset is False: use %s as it is", data_dir)
-        return _encoded_already(data_dir, _own_files(data_dir, params))
-    job = plan_encoding(params, data_dir, sources)
+    encoded = _encoded_files(params, _data_dir(params))
+    if encoded is not None:
+        return _encoded_already(_data_dir(params), encoded)
+    data_dir = _own_dir(_data_dir(params))
+    job = plan_encoding(params, data_dir, _sources(params))
     if not _reasons_to_encode(job, manifest.read(data_dir)):
         LOG.info("Use the encoded data set %s", data_dir)
     else:
-        with _file_errors(data_dir), _lock(data_dir):
+        with storage_errors(data_dir), _lock(data_dir):
             _encode_if_needed(job, passes)
     return _published(data_dir)
 
@@ -116,10 +111,10 @@ def find_encoded(params: Mapping[str, Any], folder: str | Path | None = None) ->
         DataError: It is not there, or its encoding was interrupted.
     """
     data_dir = Path(folder) if folder else _data_dir(params)
-    if params.get("data_format") == "h5":
-        return _encoded_already(data_dir, _sources(params))
-    if params.get("rebuild_dataset", True) is False:
-        return _encoded_already(data_dir, _own_files(data_dir, params))
+    encoded = _encoded_files(params, data_dir)
+    if encoded is not None:
+        return _encoded_already(data_dir, encoded)
+    data_dir = data_dir if folder else _own_dir(data_dir)
     if manifest.read(data_dir) is None:
         raise DataError(
             f"{data_dir}: holds no encoded data set; encode it again, by fuxictr encode"
@@ -141,9 +136,53 @@ def _data_dir(params: Mapping[str, Any]) -> Path:
     return Path(params["data_root"]) / dataset_id
 
 
-def _own_files(data_dir: Path, params: Mapping[str, Any]) -> dict[str, Path]:
-    splits = [s for s in SPLITS if params.get(f"{s}_data") or params.get(f"{s}_size")]
-    return {split: data_dir / f"{split}.h5" for split in splits}
+def _own_dir(data_dir: Path) -> Path:
+    """Return where our encoding goes: into a folder of its own where FuxiCTR encoded before."""
+    ours = manifest.read(data_dir)
+    known = ours["files"] if ours else {}
+    if "feature_map.json" in known or not (data_dir / "feature_map.json").exists():
+        return data_dir
+    LOG.info("%s was encoded by FuxiCTR: our encoding goes into %s there", data_dir, _BESIDE)
+    return data_dir / _BESIDE
+
+
+def _encoded_files(params: Mapping[str, Any], data_dir: Path) -> dict[str, str | Path] | None:
+    """Return split -> its encoded files where the settings say that there are, None if raw ones.
+
+    Raises:
+        SettingsError: The format is none that can be read.
+    """
+    data_format = params.get("data_format", "csv")
+    if data_format == "tfrecord":
+        raise SettingsError(
+            "data_format tfrecord is TensorFlow's, which neither this package nor FuxiCTR's "
+            f"PyTorch models read; give one of {', '.join(FORMATS)}"
+        )
+    if data_format not in FORMATS:
+        raise SettingsError(unknown("data_format", data_format, FORMATS))
+    sources = _sources(params)
+    if "train" not in sources:
+        raise SettingsError("train_data is missing")
+    if data_format in ("npz", "h5") or (
+        data_format == "parquet" and not params.get("feature_cols")
+    ):
+        if params.get("valid_size") or params.get("test_size"):
+            raise SettingsError("valid_size and test_size split raw files, not encoded ones")
+        return sources
+    if params.get("rebuild_dataset", True) is not False:
+        return None
+    LOG.info("rebuild_dataset is False: use %s as it is", data_dir)
+    splits = [split for split in SPLITS if split in sources or params.get(f"{split}_size")]
+    return {split: _left_file(data_dir, split, sources.get(split)) for split in splits}
+
+
+def _left_file(data_dir: Path, split: str, source: str | Path | None) -> str | Path:
+    """Find what we, or else FuxiCTR, left of a split; a parquet file may itself be encoded."""
+    names = [data_dir / f"{split}{suffix}" for suffix in SUFFIXES]
+    there = [path for path in (*names, data_dir / split) if path.exists()]
+    if not there and str(source).endswith(".parquet"):
+        return source
+    return there[0] if there else names[0]
 
 
 def _encoded_already(data_dir: Path, splits: Mapping[str, str | Path]) -> EncodedDataset:
@@ -195,24 +234,11 @@ def _published(data_dir: Path) -> EncodedDataset:
 @contextmanager
 def _lock(data_dir: Path) -> Iterator[None]:
     data_dir.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(data_dir.parent / f".{data_dir.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        LOG.info("Another process encodes %s: wait for it", data_dir)
-        lock.acquire()
-    try:
+    with held(
+        data_dir.parent / f".{data_dir.name}.lock",
+        waiting=lambda: LOG.info("Another process encodes %s: wait for it", data_dir),
+    ):
         yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _file_errors(data_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{data_dir}: the data cannot be encoded: {error}") from error
 
 
 def _encode_if_needed(job: EncodingJob, passes: Passes) -> None:
@@ -228,7 +254,7 @@ def _encode_if_needed(job: EncodingJob, passes: Passes) -> None:
     with _staging_folder(data_dir) as staging:
         content = _encode(job, staging, passes)
         manifest.refuse_changed_sources(job.made_from)
-        manifest.publish(staging / data_dir.name, data_dir, found, content)
+        manifest.publish(staging / job.dataset_id, data_dir, found, content)
 
 
 def _reasons_to_encode(job: EncodingJob, found: dict[str, Any] | None) -> list[str]:
@@ -240,13 +266,12 @@ def _staging_folder(data_dir: Path) -> Iterator[Path]:
     """Lend a temporary folder inside ``data_dir``: surely on the file system files move to."""
     is_new = not data_dir.exists()
     data_dir.mkdir(parents=True, exist_ok=True)
-    for stale in data_dir.glob(f"{_STAGING}*"):  # left by a process that was killed
+    for stale in data_dir.glob(".encoding.*.tmp"):  # nobody else encodes: we hold the lock
         shutil.rmtree(stale, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=data_dir))
     try:
-        yield staging
+        with scratch_folder(data_dir / "encoding") as staging:
+            yield staging
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         if is_new and not any(data_dir.iterdir()):
             data_dir.rmdir()
 
@@ -255,8 +280,10 @@ def _encode(job: EncodingJob, staging: Path, passes: Passes) -> dict[str, Any]:
     """Write all files into ``staging/dataset_id`` and return what the manifest says of them."""
     processor = job.processor(staging)
     splits = open_splits(job, processor)
-    _fit(job, processor, splits, staging, passes)
+    train_rows = _fit(job, processor, splits, staging, passes)
+    _refuse_empty_vocabularies(job, processor)
     save_encoder(processor, job)
+    need_space(job.data_dir, _bytes_needed(job, processor, train_rows))
     encoders = column_encoders(processor)
     rows = {}
     for name, split in splits.items():
@@ -284,8 +311,12 @@ def _fit(
     splits: Mapping[str, Split],
     folder: Path,
     passes: Passes,
-) -> None:
-    """Build vocabularies and normalizers: from training rows, for meta columns from all rows."""
+) -> int:
+    """Build vocabularies and normalizers: from training rows, for meta columns from all rows.
+
+    Returns:
+        How many training rows there are.
+    """
     statistics = ColumnStatistics(job.features, job.min_categr_count, folder)
     passes.count(job, splits, statistics, folder)
     if not statistics.rows:
@@ -298,7 +329,10 @@ def _fit(
             min_categr_count=job.min_categr_count,
             num_buckets=job.num_buckets,
         )
-    except (KeyError, OSError, ValueError) as error:
+    except (KeyError, OSError, ValueError, BadZipFile, pl.exceptions.PolarsError) as error:
+        refused = system_error(error)
+        if refused is not None:
+            raise refused from error
         raise DataError(
             f"{job.patterns['train']}: FuxiCTR cannot fit the columns: {error!r}; a pretrained_emb "
             "file must hold the arrays key and value"
@@ -310,6 +344,38 @@ def _fit(
             f"{job.patterns['train']}: column {name!r}: no value occurs min_categr_count times; "
             "lower it, or drop the column"
         ) from error
+    return statistics.rows
+
+
+def _refuse_empty_vocabularies(job: EncodingJob, processor: FeatureProcessor) -> None:
+    """Raise where no column has a token of its own: a model could only learn the mean."""
+    vocabularies = {
+        name: tokenizer.vocab
+        for name, spec in processor.feature_map.features.items()
+        if spec["type"] in ("categorical", "sequence")
+        and "category_processor" not in spec
+        and (tokenizer := processor.processor_dict.get(f"{name}::tokenizer")) is not None
+    }
+    if vocabularies and all(
+        set(vocab) <= {"__PAD__", "__OOV__"} for vocab in vocabularies.values()
+    ):
+        raise DataError(
+            f"{job.patterns['train']}: the vocabularies hold nothing but padding and OOV; is "
+            "this FuxiCTR one that this version knows, and min_categr_count low enough?"
+        )
+
+
+def _bytes_needed(job: EncodingJob, processor: FeatureProcessor, train_rows: int) -> int:
+    """Estimate the size of the encoded rows: those of train are counted, others by file size."""
+    if job.compression:
+        return 0  # nobody knows
+    width = LABEL_DTYPE.itemsize * len(processor.feature_map.labels)
+    for spec in processor.feature_map.features.values():
+        width += column_dtype(spec).itemsize * math.prod(row_shape(spec))
+    sizes = {split: sum(map(os.path.getsize, files)) for split, files in job.files.items()}
+    split_off = sum(size for size in job.splitting.get("sizes", {}).values() if size < 1)
+    rows = train_rows / max(1 - split_off, 0.01)
+    return int(width * rows * sum(sizes.values()) / max(sizes["train"], 1))
 
 
 def _write_split(

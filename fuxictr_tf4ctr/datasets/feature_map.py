@@ -10,9 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from fuxictr.features import FeatureMap
 
-from fuxictr_tf4ctr.datasets.feature_specs import check_feature_encoder
+from fuxictr_tf4ctr.datasets.feature_specs import TYPES, check_feature_encoder
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
+from fuxictr_tf4ctr.schema import (
+    ANYTHING,
+    FLAG,
+    NUMBER,
+    TEXT,
+    TEXTS,
+    AnyOf,
+    Key,
+    Kind,
+    ListOf,
+    Record,
+    one_of,
+    read_json,
+    whole,
+)
 
 if TYPE_CHECKING:
     from fuxictr_tf4ctr.datasets.encode import EncodedDataset
@@ -38,7 +53,7 @@ def load_feature_map(
     """
     data_dir = Path(getattr(dataset, "data_dir", dataset))
     path = data_dir / "feature_map.json"
-    content = _read(path)
+    content = read_feature_map(path)
     if content.get("dataset_id") != params["dataset_id"]:
         raise DataError(
             f"{path}: made for dataset_id {content.get('dataset_id')!r}, "
@@ -53,23 +68,89 @@ def load_feature_map(
         _check_names(path, content, params)
         feature_map.load(str(path), dict(params))
     for name, spec in feature_map.features.items():
+        problems = _SPEC.problems(spec, f"{path}, feature_specs: {name}")
+        if problems:
+            raise SettingsError("\n".join(problems))
         check_feature_encoder(spec.get("feature_encoder"), f"{path}: {name}: feature_encoder")
     # FuxiCTR counts the fields before it leaves out those that use_features does not name.
     feature_map.num_fields = feature_map.get_num_fields()
     return feature_map
 
 
-def _read(path: Path) -> dict[str, Any]:
+class _Spec(Record):
+    """A feature's entry, which needs more keys the more its type holds."""
+
+    def problems(self, value: Any, where: str = "") -> list[str]:
+        found = super().problems(value, where)
+        if found:
+            return found
+        needed = [] if "category_processor" in value else _NEEDED.get(value["type"], [])
+        return [f"{where}.{key} is missing" for key in needed if value.get(key) is None]
+
+
+_NEEDED = {
+    "categorical": ["vocab_size"],
+    "sequence": ["vocab_size", "max_len"],
+    "embedding": ["pretrain_dim"],
+}
+_SPEC = _Spec(
+    {
+        "type": one_of(*TYPES),
+        "vocab_size": Key(whole(1, 2**31 - 1)),
+        "max_len": Key(whole(1, 2**16)),
+        "pretrain_dim": Key(whole(1, 2**16)),
+        "embedding_dim": Key(whole(1, 2**16)),
+        "emb_output_dim": Key(whole(1, 2**24)),
+        "padding_idx": Key(whole(0)),
+        "oov_idx": Key(whole(0)),
+        "index": Key(AnyOf(whole(-(2**31)), ListOf(whole(-(2**31))))),
+        "share_embedding": Key(TEXT),
+        "pretrained_emb": Key(TEXT),
+        "pretrain_usage": Key(one_of("init", "sum", "concat")),
+        "freeze_emb": Key(FLAG),
+        "category_processor": Key(TEXT),
+        "boundaries": Key(ListOf(NUMBER, least=1)),
+    },
+    others=ANYTHING,
+)
+_SPECS = Record({}, others=_SPEC)
+_FEATURE_MAP = Record(
+    {"dataset_id": TEXT, "labels": TEXTS, "features": ListOf(_SPECS, least=1)}, others=ANYTHING
+)
+_FEATURE_MAP_1 = Record({"dataset_id": TEXT, "feature_specs": _SPECS}, others=ANYTHING)
+VOCABULARIES = Record(
+    {},
+    others=Kind(
+        "a mapping of tokens to ids, whole numbers from 0",
+        lambda value: (
+            isinstance(value, Mapping)
+            and all(type(i) is int and 0 <= i < 2**31 for i in value.values())
+        ),
+    ),
+)
+"""What feature_vocab.json holds: column -> token -> id."""
+
+
+def read_feature_map(path: Path) -> dict[str, Any]:
+    """Read a ``feature_map.json`` of FuxiCTR 2, or of 1.x where it has ``feature_specs``.
+
+    Raises:
+        DataError: It is missing, or is no feature map; the message names the key.
+    """
+    remedy = "encode the data again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, Record({}, others=ANYTHING), remedy)
     except FileNotFoundError:
         raise DataError(
             f"{path}: missing; an encoded data set has its feature_map.json there"
         ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); encode again") from error
-    if not isinstance(content, dict) or not ("features" in content or "feature_specs" in content):
-        raise DataError(f"{path}: is no feature map, it lists no features; encode again")
+    kind = _FEATURE_MAP_1 if "feature_specs" in content else _FEATURE_MAP
+    problems = kind.problems(content, f"{path}: ")
+    names = [name for entry in content.get("features", ()) if not problems for name in entry]
+    names += content.get("labels", ()) if not problems else ()
+    problems += [f"{path}: {name!r} is there twice" for name in names if names.count(name) > 1][:1]
+    if problems:
+        raise DataError("\n".join([*problems, remedy]))
     return content
 
 

@@ -16,6 +16,7 @@ from fuxictr.preprocess import FeatureProcessor
 from fuxictr.preprocess.normalizer import Normalizer
 from fuxictr.preprocess.tokenizer import Tokenizer
 
+from fuxictr_tf4ctr.datasets.feature_map import VOCABULARIES
 from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
 from fuxictr_tf4ctr.datasets.job import (
     EncodingJob,
@@ -24,12 +25,58 @@ from fuxictr_tf4ctr.datasets.job import (
     find_processor_class,
 )
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.schema import (
+    ANYTHING,
+    NUMBER,
+    TEXT,
+    Key,
+    Kind,
+    ListOf,
+    Record,
+    is_whole,
+    one_of,
+    read_json,
+    whole,
+)
 
 NAME = "encoder.json"
 _FORMAT = "fuxictr_tf4ctr encoder 1"
 _SPECIAL = ("__PAD__", "__OOV__")
+
+
+def _is_vocabulary(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(token, str | int | float) and is_whole(i) for token, i in value
+    )
+
+
 # How feature_vocab.json, whose keys are texts, gives a vocabulary's tokens back.
 _TOKEN_TYPES = {"text": str, "int": int, "float": float}
+_TOKENIZER = Record(
+    {
+        "missing": Key(
+            Kind("a text or a number", lambda value: isinstance(value, str | int | float))
+        ),
+        "splitter": Key(TEXT),
+        "max_len": whole(0, 2**16),
+        "padding": one_of("pre", "post"),
+        "tokens": Key(one_of(*_TOKEN_TYPES)),
+        "vocab": Key(Kind("a list of tokens and their ids", _is_vocabulary)),
+    }
+)
+_MOMENTS = Record(dict.fromkeys(("min", "max", "mean", "std", "count"), NUMBER))
+_ENCODER = Record(
+    {
+        "format": one_of(_FORMAT),
+        "dataset_id": TEXT,
+        "feature_processor": TEXT,
+        "reading": Record({"data_format": TEXT, "sep": TEXT}),
+        "features": ListOf(Record({}, others=ANYTHING), least=1),
+        "labels": ListOf(Record({}, others=ANYTHING)),
+        "normalizers": Record({}, others=_MOMENTS),
+        "tokenizers": Record({}, others=_TOKENIZER),
+    }
+)
 
 
 def save_encoder(processor: FeatureProcessor, job: EncodingJob) -> None:
@@ -88,20 +135,20 @@ def read_encoder(folder: Path) -> dict[str, Any]:
         SettingsError: It was changed to something the encoder must not run.
     """
     path = folder / NAME
+    remedy = "it was not written by this version; encode from csv or parquet, and train again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != _FORMAT:
-            raise ValueError(f"it says {content['format']!r}")
-        texts = json.loads((folder / "feature_vocab.json").read_text(encoding="utf-8"))
-        for name, tokenizer in content["tokenizers"].items():
-            tokenizer["vocab"] = _vocab(tokenizer, texts.get(name, {}))
-    except FileNotFoundError:
+        content = read_json(path, _ENCODER, remedy)
+        texts = read_json(folder / "feature_vocab.json", VOCABULARIES, remedy)
+    except FileNotFoundError as error:
         raise DataError(
-            f"{path}: missing, so new rows cannot be encoded: the data were encoded by FuxiCTR or "
-            "by an earlier version; encode them from csv or parquet, and train again"
+            f"{error.filename}: missing, so new rows cannot be encoded: the data were encoded by "
+            "FuxiCTR or by an earlier version; encode them from csv or parquet, and train again"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: was not written by this version: {error}") from error
+    for name, tokenizer in content["tokenizers"].items():
+        try:
+            tokenizer["vocab"] = _vocab(tokenizer, texts.get(name, {}))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}: tokenizers.{name}: {error}; {remedy}") from error
     content["features"], content["labels"] = complete_columns(
         content["features"], content["labels"]
     )
@@ -109,10 +156,15 @@ def read_encoder(folder: Path) -> dict[str, Any]:
 
 
 def _vocab(tokenizer: Mapping[str, Any], texts: Mapping[str, int]) -> dict[Any, int]:
-    if "vocab" in tokenizer:
-        return {token: i for token, i in tokenizer["vocab"]}
-    restored = _TOKEN_TYPES[tokenizer["tokens"]]
-    return {token if token in _SPECIAL else restored(token): i for token, i in texts.items()}
+    if tokenizer.get("vocab") is not None:
+        vocab = {token: i for token, i in tokenizer["vocab"]}
+    else:
+        restored = _TOKEN_TYPES[tokenizer["tokens"]]
+        vocab = {token if token in _SPECIAL else restored(token): i for token, i in texts.items()}
+    absent = [token for token in _SPECIAL if token not in vocab]
+    if absent:
+        raise ValueError(f"its vocabulary lacks {' and '.join(absent)}")
+    return vocab
 
 
 def restored_processor(
@@ -135,6 +187,10 @@ def restored_processor(
     if not any(column.get("preprocess") for column in features + label_columns):
         # Without functions that may read any column, those the model leaves out may be missing.
         features = [column for column in features if column["name"] in feature_map.features]
+    fitted = {column["name"]: column for column in features}
+    for name, spec in feature_map.features.items():
+        if fitted.get(name, {}).get("type") != spec["type"]:
+            raise DataError(f"{NAME} and feature_map.json disagree on {name!r}; encode again")
     processor = processor_class(
         feature_cols=copy.deepcopy(features),
         label_col=copy.deepcopy(label_columns) if labels else [],

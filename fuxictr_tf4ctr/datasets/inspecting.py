@@ -1,6 +1,5 @@
 """What an encoded data set holds: rows, labels, vocabularies, shared rows; rows as raw values."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +11,17 @@ from fuxictr.features import FeatureMap
 
 from fuxictr_tf4ctr.datasets.blocks import BlockReader
 from fuxictr_tf4ctr.datasets.encode import EncodedDataset
-from fuxictr_tf4ctr.datasets.feature_map import load_feature_map
+from fuxictr_tf4ctr.datasets.feature_map import (
+    VOCABULARIES,
+    check_lengths,
+    load_feature_map,
+    read_feature_map,
+    typed_columns,
+)
 from fuxictr_tf4ctr.datasets.job import SPLITS
-from fuxictr_tf4ctr.datasets.stored import column_lengths, part_files, read_blocks
+from fuxictr_tf4ctr.datasets.stored import opened, part_files
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.schema import read_json
 
 
 @dataclass
@@ -52,7 +58,7 @@ def describe_dataset(dataset: EncodedDataset, params: Mapping[str, Any], top: in
         for split in SPLITS
         if (path := getattr(dataset, split)) is not None
     }
-    tokens = token_lists(dataset.data_dir)
+    tokens = tokens_by_id(dataset.data_dir)
     lines = [f"{dataset.data_dir}", "", *_split_lines(splits, feature_map), ""]
     lines += _column_lines(splits, feature_map, tokens, top)
     lines += ["", "Rows of one split whose encoded features occur in another:"]
@@ -73,13 +79,18 @@ def summarize(files: list, feature_map: FeatureMap) -> SplitSummary:
             summary.label_sums[label] = total + float(columns[label].sum(dtype=np.float64))
         for name, spec in feature_map.features.items():
             if "vocab_size" in spec:
-                found = np.bincount(columns[name].ravel(), minlength=spec["vocab_size"])
+                found = np.bincount(columns[name].ravel())
                 if spec["type"] == "sequence":
-                    found[0] = 0
-                summary.id_counts[name] = summary.id_counts.get(name, 0) + found
+                    found[:1] = 0
+                summary.id_counts[name] = _sum(summary.id_counts.get(name, found[:0]), found)
         hashes.append(_row_hashes([columns[name] for name in _features(feature_map)]))
     summary.row_hashes = np.concatenate(hashes)
     return summary
+
+
+def _sum(counts: np.ndarray, others: np.ndarray) -> np.ndarray:
+    shorter, longer = sorted((counts, others), key=len)
+    return longer + np.pad(shorter, (0, len(longer) - len(shorter)))
 
 
 def _features(feature_map: FeatureMap) -> Iterator[str]:
@@ -113,7 +124,7 @@ def _split_lines(splits: Mapping[str, SplitSummary], feature_map: FeatureMap) ->
 def _column_lines(
     splits: Mapping[str, SplitSummary],
     feature_map: FeatureMap,
-    tokens: Mapping[str, list[str]],
+    tokens: Mapping[str, Mapping[int, str]],
     top: int,
 ) -> list[str]:
     width = max(map(len, feature_map.features))
@@ -123,24 +134,28 @@ def _column_lines(
     for name, spec in feature_map.features.items():
         line = f"{name:<{width}}  {spec['type']:<11}"
         if "vocab_size" in spec:
-            names = tokens.get(name) or [f"bucket {i}" for i in range(spec["vocab_size"])]
+            names = tokens.get(name, {})
             counts = {split: summary.id_counts[name] for split, summary in splits.items()}
             line += f"{spec['vocab_size']:>9,}"
             line += "".join(f"{_oov_rate(names, found):>11}" for found in counts.values())
-            line += f"  {_top(names, counts['train'], top)}"
+            other = "bucket" if "category_processor" in spec else "id"
+            line += f"  {_top(names, counts['train'], top, other)}"
         lines.append(line.rstrip())
     return lines
 
 
-def _oov_rate(tokens: list[str], counts: np.ndarray) -> str:
-    if "__OOV__" not in tokens:
+def _oov_rate(tokens: Mapping[int, str], counts: np.ndarray) -> str:
+    oov = next((i for i, token in tokens.items() if token == "__OOV__"), None)
+    if oov is None:
         return "-"
-    return f"{counts[tokens.index('__OOV__')] / max(counts.sum(), 1):.2%}"
+    found = counts[oov] if oov < len(counts) else 0
+    return f"{found / max(counts.sum(), 1):.2%}"
 
 
-def _top(tokens: list[str], counts: np.ndarray, top: int) -> str:
-    best = [i for i in np.argsort(-counts, kind="stable")[:top] if counts[i]]
-    return ", ".join(f"{tokens[i]!r} {counts[i] / counts.sum():.1%}" for i in best)
+def _top(tokens: Mapping[int, str], counts: np.ndarray, top: int, other: str) -> str:
+    best = [int(i) for i in np.argsort(-counts, kind="stable")[:top] if counts[i]]
+    total = counts.sum()
+    return ", ".join(f"{tokens.get(i, f'{other} {i}')!r} {counts[i] / total:.1%}" for i in best)
 
 
 def _shared_rows(splits: Mapping[str, SplitSummary]) -> list[str]:
@@ -178,68 +193,66 @@ def decode_rows(
         raise SettingsError(f"{dataset.data_dir}: has no {split} split")
     if not 0 <= first < dataset.rows[split]:
         raise SettingsError(f"{split} has rows 0 to {dataset.rows[split] - 1}, not {first}")
-    specs, labels = _specs(dataset.feature_map_path)
-    tokens = token_lists(dataset.data_dir)
-    stored = _read(path, [*specs, *labels], first, count)
+    feature_map = load_feature_map(dataset, {"dataset_id": _dataset_id(dataset)})
+    tokens = tokens_by_id(dataset.data_dir)
+    stored = _read(path, feature_map, first, count)
     columns = {
-        name: _decoded(stored[name], spec, tokens.get(name, [])) for name, spec in specs.items()
+        name: _decoded(stored[name], spec, tokens.get(name, {}))
+        for name, spec in feature_map.features.items()
     }
-    return pl.DataFrame(columns | {name: stored[name] for name in labels})
+    return pl.DataFrame(columns | {name: stored[name] for name in feature_map.labels})
 
 
-def token_lists(data_dir: Path) -> dict[str, list[str]]:
-    """Return column -> its tokens, listed by id, as FuxiCTR wrote them to feature_vocab.json.
+def _dataset_id(dataset: EncodedDataset) -> str:
+    content = read_feature_map(dataset.feature_map_path)
+    if "feature_specs" in content:
+        raise DataError(f"{dataset.feature_map_path}: FuxiCTR 1.x files are not decoded")
+    return content["dataset_id"]
+
+
+def tokens_by_id(data_dir: Path) -> dict[str, dict[int, str]]:
+    """Return column -> id -> token, as FuxiCTR wrote them to feature_vocab.json.
+
+    Returns:
+        Empty where there is no such file: FuxiCTR's npz and parquet data sets may lack it.
 
     Raises:
-        DataError: The file is missing or is no JSON.
+        DataError: It is no JSON, or holds something else.
     """
-    path = data_dir / "feature_vocab.json"
-    lists = {}
-    for name, vocab in _json(path).items():
-        tokens = ["?"] * (max(vocab.values(), default=-1) + 1)
-        for token, i in vocab.items():
-            tokens[i] = token
-        lists[name] = tokens
-    return lists
-
-
-def _specs(path: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    content = _json(path)
     try:
-        specs = {name: spec for entry in content["features"] for name, spec in entry.items()}
-        return specs, content["labels"]
-    except KeyError as error:
-        raise DataError(f"{path}: holds no {error}; FuxiCTR 1.x files are not decoded") from error
+        vocabularies = read_json(data_dir / "feature_vocab.json", VOCABULARIES, "encode again")
+    except FileNotFoundError:
+        return {}
+    return {name: {i: token for token, i in vocab.items()} for name, vocab in vocabularies.items()}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); encode the data again") from error
-
-
-def _read(path: Path, names: Sequence[str], first: int, count: int) -> dict[str, np.ndarray]:
+def _read(path: Path, feature_map: FeatureMap, first: int, count: int) -> dict[str, np.ndarray]:
+    names = [*feature_map.features, *feature_map.labels]
     found = []
-    for file in part_files(path):
-        rows = min(column_lengths(file, names).values())
-        start, stop = max(first, 0), min(first + count, rows)
-        if start < stop:
-            found += read_blocks(file, names, {}, [(start, stop)])
+    for part in part_files(path):
+        with opened(part) as file:
+            rows = check_lengths(part, {name: file.rows(name) for name in names})
+            start, stop = max(first, 0), min(first + count, rows)
+            if start < stop:
+                stored = file.read(names, start, stop)
+                found.append(
+                    typed_columns(part, stored, feature_map, binary=False, first_row=start)
+                )
         first -= rows
     return {name: np.concatenate([part[name] for part in found]) for name in names}
 
 
-def _decoded(values: np.ndarray, spec: Mapping[str, Any], tokens: list[str]) -> list[Any]:
+def _decoded(values: np.ndarray, spec: Mapping[str, Any], tokens: Mapping[int, str]) -> list[Any]:
     if "boundaries" in spec:
         return [_interval(int(i), spec["boundaries"]) for i in values]
     if spec["type"] == "categorical" and tokens:
-        return [tokens[i] for i in values.astype(int)]
-    if spec["type"] == "sequence":
-        return [[tokens[i] for i in row if i != 0] for row in values.astype(int)]
+        return [tokens.get(i, "?") for i in values.tolist()]
+    if spec["type"] == "sequence" and tokens:
+        return [[tokens.get(i, "?") for i in row if i != 0] for row in values.tolist()]
     return values.tolist()
 
 
 def _interval(bucket: int, boundaries: Sequence[float]) -> str:
     edges = [-np.inf, *boundaries, np.inf]
-    return f"[{edges[bucket]:g}, {edges[bucket + 1]:g})"
+    lower, upper = edges[bucket : bucket + 2] if bucket + 1 < len(edges) else (np.nan, np.nan)
+    return f"[{lower:g}, {upper:g})"

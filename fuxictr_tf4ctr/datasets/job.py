@@ -34,6 +34,7 @@ class EncodingJob:
     """What to encode, from which files, with which settings; all checked.
 
     Attributes:
+        dataset_id: Name of the data set.
         data_dir: Where the encoding goes.
         processor_class: FuxiCTR's FeatureProcessor or a subclass.
         features: Feature columns, one entry each.
@@ -49,6 +50,7 @@ class EncodingJob:
         made_from: ``sources`` and ``settings``, for the manifest.
     """
 
+    dataset_id: str
     data_dir: Path
     processor_class: type[FeatureProcessor]
     features: list[dict[str, Any]]
@@ -82,7 +84,7 @@ class EncodingJob:
             # FuxiCTR keeps and may change what it is given; the manifest tells what was asked.
             feature_cols=copy.deepcopy(self.features),
             label_col=copy.deepcopy(self.labels),
-            dataset_id=self.data_dir.name,
+            dataset_id=self.dataset_id,
             data_root=str(folder),
         )
 
@@ -135,7 +137,7 @@ def plan_encoding(
         described[name] = manifest.describe_files(paths)
     settings = {
         "compression": compression,
-        "dataset_id": data_dir.name,
+        "dataset_id": str(params["dataset_id"]),
         "encoder": _ENCODER,
         "feature_cols": features,
         "label_col": labels,
@@ -147,6 +149,7 @@ def plan_encoding(
         **reading,
     }
     return EncodingJob(
+        dataset_id=str(params["dataset_id"]),
         data_dir=data_dir,
         processor_class=processor_class,
         features=features,

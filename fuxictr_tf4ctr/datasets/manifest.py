@@ -12,9 +12,37 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_tf4ctr.errors import DataError
+from fuxictr_tf4ctr.files import write_whole
+from fuxictr_tf4ctr.schema import ANYTHING, FLAG, TEXT, Key, Record, one_of, read_json, whole
 
 NAME = "encoding.json"
 _FORMAT = "fuxictr_tf4ctr encoding 2"
+_REMEDY = "it was not written by this version: remove it, and feature_map.json, to encode again"
+_FILE = Record({"size": whole(0), "sha256": TEXT})
+
+
+class _Files(Record):
+    """Files by their names; those in other folders are none of ours to replace."""
+
+    def problems(self, value: Any, where: str = "") -> list[str]:
+        found = super().problems(value, where)
+        elsewhere = [name for name in value if Path(name).name != name] if not found else []
+        return found + [f"{where}: {name!r} is no file name" for name in elsewhere[:1]]
+
+
+_MANIFEST = Record(
+    {"format": one_of(_FORMAT), "complete": FLAG, "files": _Files({}, others=_FILE)},
+    others=ANYTHING,
+)
+_COMPLETE = Record(
+    {
+        "sources": Record({}, others=ANYTHING),
+        "settings": Record({}, others=ANYTHING),
+        "fingerprint": TEXT,
+        "rows": Record({"train": whole(1), "valid": Key(whole(1)), "test": Key(whole(1))}),
+    },
+    others=ANYTHING,
+)
 
 
 def describe_files(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
@@ -46,13 +74,12 @@ def read(data_dir: Path) -> dict[str, Any] | None:
     """
     path = data_dir / NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, _MANIFEST, _REMEDY)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); remove it") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise DataError(f"{path}: was not written by this version; remove it to encode again")
+    problems = _COMPLETE.problems(content, f"{path}: ") if content["complete"] else []
+    if problems:
+        raise DataError("\n".join([*problems, _REMEDY]))
     return content
 
 
@@ -112,7 +139,7 @@ def verify(data_dir: Path) -> None:
         if _checksum(data_dir / name) != described["sha256"]
     ]
     if found:
-        raise DataError(f"{data_dir}: {'; '.join(found)}; remove {data_dir / NAME} to encode again")
+        raise DataError(f"{data_dir}: {'; '.join(found)}; remove that file to encode again")
 
 
 def _checksum(path: Path) -> str:
@@ -169,16 +196,18 @@ def publish(
         for path in sorted(staged.iterdir())
     }
     old = manifest["files"] if manifest else {}
+    # Written before anything is moved: moving takes no space on the disk.
+    during, after = staged.parent / "during.json", staged.parent / "after.json"
+    _write(during, {"complete": False, "files": {**old, **files}})
+    _write(after, {"complete": True, **content, "files": files})
     # From here to the end the folder is incomplete, yet every file in it stays known as ours.
-    _write(staged, data_dir, {"complete": False, "files": {**old, **files}})
+    os.replace(during, data_dir / NAME)
     for name in old.keys() - files.keys():
         (data_dir / name).unlink(missing_ok=True)
     for name in files:
         os.replace(staged / name, data_dir / name)
-    _write(staged, data_dir, {"complete": True, **content, "files": files})
+    os.replace(after, data_dir / NAME)
 
 
-def _write(staged: Path, data_dir: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps({"format": _FORMAT, **content}, indent=2)
-    (staged / NAME).write_text(text, encoding="utf-8")
-    os.replace(staged / NAME, data_dir / NAME)
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    write_whole(path, json.dumps({"format": _FORMAT, **content}, indent=2))

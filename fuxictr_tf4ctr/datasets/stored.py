@@ -1,29 +1,40 @@
-"""The file layout of a data set: one HDF5 dataset per column, 1-d or 2-d, rows first.
+"""The columns of a data set as files hold them: h5 as we write it, parquet and npz as FuxiCTR does.
 
-Scalar columns are [rows], sequences [rows, max_len], embedding features [rows, pretrain_dim].
-Read as well: a folder of part files, and the single matrix "data" that FuxiCTR 1.x wrote.
+Scalar columns are [rows], sequences [rows, max_len], embedding features [rows, pretrain_dim]. A
+split is one file, or a folder of part files. Read as well: the single matrix "data" of FuxiCTR 1.x.
 """
 
 import glob
 import math
-import os
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import h5py
 import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from fuxictr_tf4ctr.errors import DataError
+from fuxictr_tf4ctr.files import whole_file
 from fuxictr_tf4ctr.names import nearest
 
 COMPRESSIONS = ("gzip", "lzf")
-# Rows of a scalar column that lie together in the file, and are read together.
+# How the files of a split may end; the first that is there is taken.
+SUFFIXES = (".h5", ".parquet", ".npz")
+# Rows of a scalar column that lie together in an h5 file, and are read together.
 CHUNK_ROWS = 1 << 16
 _LEAST_CHUNK_ROWS = 1 << 10
 _MATRIX = "data"
+
+MatrixIndex = Mapping[str, int | list[int]]
+"""Column -> where it lies in the matrix of a FuxiCTR 1.x file; negative counts from the end."""
 
 
 class H5Writer:
@@ -32,17 +43,22 @@ class H5Writer:
     Args:
         path: The file to write. An existing file is replaced at the end.
         compression: "lzf" is quick, "gzip" is small; None is quickest.
+
+    Raises:
+        StorageError: The disk is full, or the file cannot be written.
     """
 
     def __init__(self, path: str | Path, compression: str | None = None) -> None:
         self.path = Path(path)
         self.rows = 0
         self._compression = compression
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
 
     def __enter__(self) -> "H5Writer":
-        self._file = h5py.File(self._partial, "w")
-        # Held open: HDF5 swallows the errors of a column closed behind its back.
+        with ExitStack() as opened:
+            # HDF5 writes through it: of a disk that fills up it would crash when it lets go.
+            self._output = opened.enter_context(whole_file(self.path))
+            self._file = opened.enter_context(h5py.File(self._output, "w"))
+            self._opened = opened.pop_all()
         self._columns: dict[str, h5py.Dataset] = {}
         return self
 
@@ -63,12 +79,12 @@ class H5Writer:
         if set(columns) != set(self._columns):
             raise ValueError(f"columns {sorted(columns)}, before {sorted(self._columns)}")
         start, self.rows = self.rows, self.rows + lengths.pop()
-        with _write_errors():
-            for name, values in columns.items():
-                column = self._columns[name]
-                column.resize(self.rows, axis=0)
-                column[start:] = values
-            self._file.flush()
+        for name, values in columns.items():
+            column = self._columns[name]
+            column.resize(self.rows, axis=0)
+            column[start:] = values
+        self._file.flush()
+        self._output.check()
 
     def _create(self, name: str, values: np.ndarray) -> h5py.Dataset:
         row = values.shape[1:]
@@ -90,28 +106,195 @@ class H5Writer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            with suppress(Exception) if error_type else _write_errors():
-                self._file.close()
-            if error_type is None:
-                os.replace(self._partial, self.path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+        self._opened.__exit__(error_type, error, traceback)
+
+
+class StoredFile(Protocol):
+    """One open file with the columns of a data set."""
+
+    def columns(self) -> list[str]:
+        """Return the names of its columns."""
+
+    def rows(self, name: str) -> int:
+        """Return how many rows a column has, without reading it."""
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
+        """Read some rows of columns: name -> array [rows] or [rows, width]."""
+
+    def blocks(self, rows: int) -> list[tuple[int, int]]:
+        """Cut the rows where they are read best: first row, and the one after the last."""
+
+
+class _H5:
+    """An HDF5 dataset per column, or FuxiCTR 1.x's matrix."""
+
+    errors = (OSError, RuntimeError, ValueError, TypeError, KeyError)
+
+    def __init__(self, path: Path, matrix_index: MatrixIndex) -> None:
+        self._path, self._index = path, matrix_index
+        self._file = h5py.File(path, "r")
+
+    def columns(self) -> list[str]:
+        return [name for name in self._file if isinstance(self._file.get(name), h5py.Dataset)]
+
+    def rows(self, name: str) -> int:
+        column = self._column(_MATRIX if self._is_matrix([name]) else name)
+        if not _is_there(column):
+            raise DataError(
+                f"{self._path}: column {column.name[1:]!r} claims {len(column)} rows and does not "
+                "hold them; write the file again"
+            )
+        return len(column)
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
+        if self._is_matrix(names):
+            rows = self._column(_MATRIX)[start:stop]
+            return _split_matrix(self._path, rows, names, self._index)
+        return {name: self._column(name)[start:stop] for name in names}
+
+    def blocks(self, rows: int) -> list[tuple[int, int]]:
+        return _cut(rows, CHUNK_ROWS)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _is_matrix(self, names: Sequence[str]) -> bool:
+        alone = list(self._file) == [_MATRIX] and list(names) != [_MATRIX]
+        return alone and self._column(_MATRIX).ndim == 2
+
+    def _column(self, name: str) -> h5py.Dataset:
+        column = self._file.get(name)
+        if not isinstance(column, h5py.Dataset) or column.ndim == 0:
+            raise _no_column(self._path, name, self._file)
+        return column
+
+
+class _Parquet:
+    """A parquet column each, sequences and vectors as lists of one length."""
+
+    errors = (
+        *(OSError, RuntimeError, ValueError, TypeError, pa.ArrowException),
+        *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
+    )
+
+    def __init__(self, path: Path, matrix_index: MatrixIndex) -> None:
+        self._path = path
+        self._metadata = pq.read_metadata(path)
+        self._scan = pl.scan_parquet(path, glob=False)
+        self._schema = self._scan.collect_schema()
+
+    def columns(self) -> list[str]:
+        return list(self._schema)
+
+    def rows(self, name: str) -> int:
+        if name not in self._schema:
+            raise _no_column(self._path, name, self._schema)
+        return self._metadata.num_rows
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
+        frame = self._scan.select(names).slice(start, stop - start).collect()
+        return {name: self._array(frame[name]) for name in names}
+
+    def blocks(self, rows: int) -> list[tuple[int, int]]:
+        # A row group is decoded as a whole; small ones are read together.
+        found, start, stop = [], 0, 0
+        for group in range(self._metadata.num_row_groups):
+            stop += self._metadata.row_group(group).num_rows
+            if stop - start >= CHUNK_ROWS:
+                found.append((start, stop))
+                start = stop
+        return [*found, (start, rows)] if start < rows else found
+
+    def close(self) -> None:
+        pass
+
+    def _array(self, values: pl.Series) -> np.ndarray:
+        if not isinstance(values.dtype, pl.List | pl.Array):
+            return values.to_numpy()
+        lists = values.cast(pl.List(values.dtype.inner))
+        lengths = lists.list.len().unique()
+        if len(lengths) > 1 or lengths.null_count():
+            raise DataError(
+                f"{self._path}: column {values.name!r} holds lists of {lengths.sort().to_list()} "
+                "values; all must be padded to one length"
+            )
+        return lists.explode(empty_as_null=False).to_numpy().reshape(len(values), -1)
+
+
+class _Npz:
+    """A NumPy array each, in a zip file that is read as a whole."""
+
+    errors = (
+        *(OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError),
+        *(zipfile.BadZipFile, zlib.error, SyntaxError),
+    )
+
+    def __init__(self, path: Path, matrix_index: MatrixIndex) -> None:
+        self._path = path
+        self._file = np.load(path, allow_pickle=False)
+        if not isinstance(self._file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array without a name")
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def columns(self) -> list[str]:
+        return list(self._file)
+
+    def rows(self, name: str) -> int:
+        return len(self._array(name))
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
+        return {name: self._array(name)[start:stop] for name in names}
+
+    def blocks(self, rows: int) -> list[tuple[int, int]]:
+        return _cut(rows, rows)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _array(self, name: str) -> np.ndarray:
+        if name not in self._arrays:
+            if name not in self._file.files:
+                raise _no_column(self._path, name, self._file.files)
+            self._arrays[name] = np.atleast_1d(self._file[name])
+        return self._arrays[name]
+
+
+_FORMATS = {".parquet": _Parquet, ".npz": _Npz}
 
 
 @contextmanager
-def _write_errors() -> Iterator[None]:
+def opened(path: Path, matrix_index: MatrixIndex | None = None) -> Iterator[StoredFile]:
+    """Open one file with the columns of a data set.
+
+    Args:
+        path: Its name ends in .parquet or .npz, else it is HDF5.
+        matrix_index: Where the columns lie if it holds FuxiCTR 1.x's matrix.
+
+    Raises:
+        DataError: It cannot be read, or lacks a column that is asked for.
+    """
+    kind = _FORMATS.get(path.suffix, _H5)
     try:
-        yield
-    except RuntimeError as error:  # how HDF5 reports a full disk when it flushes
-        raise OSError(str(error)) from error
+        file = kind(path, matrix_index or {})
+        try:
+            yield file
+        finally:
+            file.close()
+    except MemoryError as error:
+        raise DataError(f"{path}: holds more than memory does; write it in parts") from error
+    except kind.errors as error:
+        name = "HDF5" if kind is _H5 else path.suffix[1:]
+        raise DataError(
+            f"{path}: cannot be read as {name}, it is truncated or of another format "
+            f"({_first_line(error)}); write it again"
+        ) from error
 
 
 def part_files(path: str | Path) -> list[Path]:
-    """List the h5 files that make up one split, in row order.
+    """List the files that make up one split, in row order.
 
     Args:
-        path: A file, with or without its ``.h5``; a folder of part files; or a glob pattern.
+        path: A file, with or without its suffix; a folder of part files; or a glob pattern.
 
     Raises:
         DataError: There is no such file.
@@ -119,28 +302,27 @@ def part_files(path: str | Path) -> list[Path]:
     path = Path(path)
     if path.is_file():
         return [path]
-    found = path.glob("*.h5") if path.is_dir() else map(Path, glob.glob(str(path)))
-    parts = sorted(found, key=_natural_order)
-    with_suffix = Path(f"{path}.h5")
-    if not parts and with_suffix.is_file():
-        return [with_suffix]
-    if not parts:
-        raise DataError(f"{path}: no h5 file here, nor {with_suffix.name}, nor a folder of them")
-    return parts
+    found = list(path.iterdir()) if path.is_dir() else list(map(Path, glob.glob(str(path))))
+    for suffix in SUFFIXES:
+        parts = sorted((part for part in found if part.suffix == suffix), key=_natural_order)
+        if parts:
+            return parts
+    if not path.is_dir():
+        for suffix in SUFFIXES:
+            if (file := Path(f"{path}{suffix}")).is_file():
+                return [file]
+    raise DataError(f"{path}: no {', '.join(SUFFIXES)} file here, nor a folder of them")
 
 
 def read_columns(
-    path: str | Path,
-    columns: Sequence[str],
-    matrix_index: Mapping[str, int | list[int]] | None = None,
+    path: str | Path, columns: Sequence[str], matrix_index: MatrixIndex | None = None
 ) -> dict[str, np.ndarray]:
     """Read columns of one split into memory, the parts of a folder one after the other.
 
     Args:
         path: As for :func:`part_files`.
         columns: The columns to read.
-        matrix_index: Column -> where it lies in the matrix of a FuxiCTR 1.x file; negative
-            numbers count from the end, as labels do.
+        matrix_index: As for :func:`opened`.
 
     Returns:
         Column -> array [rows] or [rows, width], of the types stored in the file.
@@ -148,111 +330,55 @@ def read_columns(
     Raises:
         DataError: A file is missing or unreadable, or lacks a column.
     """
-    parts = [_read_file(part, columns, matrix_index or {}) for part in part_files(path)]
+    parts = []
+    for part in part_files(path):
+        with opened(part, matrix_index) as file:
+            rows = max(map(file.rows, columns), default=0)
+            parts.append(file.read(columns, 0, rows))
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in columns}
 
 
-def read_blocks(
-    path: Path,
-    columns: Sequence[str],
-    matrix_index: Mapping[str, int | list[int]],
-    bounds: Sequence[tuple[int, int]],
-) -> Iterator[dict[str, np.ndarray]]:
-    """Read blocks of rows of one file, one after the other.
-
-    Args:
-        path: The file.
-        columns: The columns to read.
-        matrix_index: As for :func:`read_columns`.
-        bounds: First row of each block, and the one after its last.
-
-    Yields:
-        Column -> array [block rows, ...], of the types stored in the file.
-
-    Raises:
-        DataError: The file is unreadable or lacks a column.
-    """
-    with _open(path) as file:
-        if _is_matrix(file, columns):
-            for start, stop in bounds:
-                rows = file[_MATRIX][start:stop]
-                yield _split_matrix(path, rows, columns, matrix_index)
-        else:
-            found = {name: _column(path, file, name) for name in columns}
-            for start, stop in bounds:
-                yield {name: column[start:stop] for name, column in found.items()}
-
-
-def column_lengths(path: Path, columns: Sequence[str]) -> dict[str, int]:
-    """Return the rows each column of one file has, without reading them.
-
-    Raises:
-        DataError: The file is unreadable or lacks a column.
-    """
-    with _open(path) as file:
-        if _is_matrix(file, columns):
-            return dict.fromkeys(columns, len(file[_MATRIX]))
-        return {name: len(_column(path, file, name)) for name in columns}
-
-
 def count_rows(path: str | Path) -> int:
-    """Count the rows of one split by the shapes in its files, without reading data.
+    """Count the rows of one split by the shapes in its files.
 
     Raises:
         DataError: A file is missing, unreadable or holds no column.
     """
-    return sum(_file_rows(part) for part in part_files(path))
+    return sum(map(_file_rows, part_files(path)))
 
 
 def _file_rows(path: Path) -> int:
-    with _open(path) as file:
-        for column in file.values():
-            if isinstance(column, h5py.Dataset) and column.ndim > 0:
-                return len(column)
-    raise DataError(f"{path}: holds no column; expected one HDF5 dataset per column")
+    with opened(path) as file:
+        for name in file.columns():
+            return file.rows(name)
+    raise DataError(f"{path}: holds no column; expected one data set per column")
 
 
-def _read_file(
-    path: Path, columns: Sequence[str], matrix_index: Mapping[str, int | list[int]]
-) -> dict[str, np.ndarray]:
-    with _open(path) as file:
-        if _is_matrix(file, columns):
-            return _split_matrix(path, file[_MATRIX][:], columns, matrix_index)
-        return {name: _column(path, file, name)[:] for name in columns}
+def _is_there(column: h5py.Dataset) -> bool:
+    """Say whether the file holds the rows a column claims; a claim alone takes no space."""
+    if column.chunks is None:
+        return column.id.get_storage_size() >= column.nbytes
+    chunks = [-(-size // chunk) for size, chunk in zip(column.shape, column.chunks, strict=True)]
+    return column.id.get_num_chunks() >= math.prod(chunks)
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{path}: cannot be read as HDF5, it is truncated or of another format ({error}); "
-            "write it again"
-        ) from error
+def _cut(rows: int, size: int) -> list[tuple[int, int]]:
+    return [(start, min(start + size, rows)) for start in range(0, rows, max(size, 1))]
 
 
-def _column(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    column = file.get(name)
-    if isinstance(column, h5py.Dataset) and column.ndim > 0:
-        return column
-    there = list(file)
-    close = nearest(name, there) or there
-    raise DataError(f"{path}: no column {name!r}; there: {', '.join(close) or 'nothing'}")
+def _no_column(path: Path, name: str, there: Sequence[str] | Mapping[str, object]) -> DataError:
+    close = nearest(name, there) or list(there)[:20]
+    return DataError(f"{path}: no column {name!r}; there: {', '.join(close) or 'nothing'}")
 
 
-def _is_matrix(file: h5py.File, columns: Sequence[str]) -> bool:
-    return list(file) == [_MATRIX] and file[_MATRIX].ndim == 2 and list(columns) != [_MATRIX]
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n")[0][:300]
 
 
 def _split_matrix(
-    path: Path,
-    matrix: np.ndarray,
-    columns: Sequence[str],
-    index: Mapping[str, int | list[int]],
+    path: Path, matrix: np.ndarray, columns: Sequence[str], index: MatrixIndex
 ) -> dict[str, np.ndarray]:
     unknown = [name for name in columns if name not in index]
     if unknown:

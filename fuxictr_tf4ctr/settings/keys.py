@@ -46,7 +46,7 @@ LOSSES = (
     "huber_loss",
 )
 TASKS = ("binary_classification", "regression")
-DATA_FORMATS = ("csv", "parquet", "h5")
+DATA_FORMATS = ("csv", "parquet", "npz", "h5")
 # Needs a closure or sparse gradients, which FuxiCTR's training step does not give.
 _UNUSABLE_OPTIMIZERS = {"Optimizer", "LBFGS", "SparseAdam"}
 OPTIMIZERS = tuple(

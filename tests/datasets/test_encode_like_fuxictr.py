@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from programs import run_program
 from small_data import small_params
 
-from fuxictr_tf4ctr.datasets import H5DataLoader, encode_dataset, load_feature_map, read_columns
+from fuxictr_tf4ctr.datasets import (
+    H5DataLoader,
+    describe_dataset,
+    encode_dataset,
+    find_encoded,
+    load_feature_map,
+    read_columns,
+)
 from fuxictr_tf4ctr.datasets.feature_map import id_dtype
 
 SPLITS = ("train", "valid", "test")
@@ -80,6 +89,56 @@ def test_every_other_file_is_fuxictrs(params, fuxictr_dir):
     ours = {path.name for path in data_dir.iterdir()}
     assert theirs - ours == {f"{split}.parquet" for split in SPLITS} | {"feature_processor.pkl"}
     assert ours - theirs == {f"{split}.h5" for split in SPLITS} | {"encoding.json", "encoder.json"}
+
+
+def test_a_folder_fuxictr_encoded_into_is_taken_as_it_is(params, fuxictr_dir):
+    theirs = params | {"data_root": str(fuxictr_dir.parent), "rebuild_dataset": False}
+    before = sorted(fuxictr_dir.iterdir())
+    batches = []
+    for dataset in (encode_dataset(theirs), encode_dataset(params)):
+        feature_map = load_feature_map(dataset, params)
+        loader = H5DataLoader(feature_map, str(dataset.train), batch_size=100, seed=1, shuffle=True)
+        batches.append(list(loader))
+    assert sorted(fuxictr_dir.iterdir()) == before
+    for one, other in zip(*batches, strict=True):
+        for name in other:
+            assert torch.equal(one[name], other[name]), name
+
+
+def test_a_folder_fuxictr_encoded_into_gets_our_encoding_beside_theirs(
+    params, fuxictr_dir, tmp_path
+):
+    shutil.copytree(fuxictr_dir, Path(params["data_root"]) / "small")
+    dataset = encode_dataset(params)
+    assert dataset.data_dir == Path(params["data_root"]) / "small" / "h5"
+    assert encode_dataset(params) == find_encoded(params) == dataset
+    ours, theirs = (folder / "feature_map.json" for folder in (dataset.data_dir, fuxictr_dir))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npz"])
+def test_encoded_parquet_and_npz_need_no_columns(params, fuxictr_dir, tmp_path, suffix):
+    folder = tmp_path / "left" / "small"
+    folder.mkdir(parents=True)
+    shutil.copy(fuxictr_dir / "feature_map.json", folder)
+    for split in SPLITS:
+        frame = pl.read_parquet(fuxictr_dir / f"{split}.parquet")
+        if suffix == "npz":
+            columns = {name: np.stack(frame[name].to_numpy()) for name in frame.columns}
+            np.savez(folder / f"{split}.npz", **columns)
+        else:
+            shutil.copy(fuxictr_dir / f"{split}.parquet", folder)
+    left = {key: params[key] for key in ("dataset_id", "embedding_dim", "group_id")}
+    left |= {"data_root": str(folder.parent), "data_format": suffix}
+    left |= {f"{split}_data": str(folder / f"{split}.{suffix}") for split in SPLITS}
+    dataset = encode_dataset(left)
+    assert dataset.rows == {"train": 230, "valid": 60, "test": 45} and find_encoded(left) == dataset
+    loader = H5DataLoader(load_feature_map(dataset, left), str(dataset.test), split="test")
+    ours = encode_dataset(params)
+    batch, expected = next(iter(loader)), our_columns(ours.test)
+    for name in expected:
+        np.testing.assert_array_equal(batch[name].numpy(), expected[name][:32], err_msg=name)
+    assert "rows" in describe_dataset(dataset, left)
 
 
 def test_ids_take_the_smallest_type(params):

@@ -87,7 +87,7 @@ def test_wrong_files_are_named(tmp_path):
         load_feature_map(tmp_path, PARAMS)
     with pytest.raises(DataError, match="made for dataset_id 'other'"):
         load_feature_map(write(tmp_path, dataset_id="other"), PARAMS)
-    for text, message in (('{"dataset_id"', "cannot be read as JSON"), ("[]", "is no feature map")):
+    for text, message in (('{"dataset_id"', "cannot be read as JSON"), ("[]", "must be a mapping")):
         (tmp_path / "feature_map.json").write_text(text)
         with pytest.raises(DataError, match=message):
             load_feature_map(tmp_path, PARAMS)

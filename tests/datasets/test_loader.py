@@ -232,7 +232,7 @@ def test_a_fuxictr_1_data_set_is_read(tmp_path):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr("fuxictr_tf4ctr.datasets.blocks.CHUNK_ROWS", 7)
+    monkeypatch.setattr("fuxictr_tf4ctr.datasets.stored.CHUNK_ROWS", 7)
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])

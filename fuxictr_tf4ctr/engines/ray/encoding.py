@@ -19,7 +19,7 @@ from fuxictr_tf4ctr.datasets import EncodedDataset, encode_dataset
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics
 from fuxictr_tf4ctr.datasets.job import EncodingJob
 from fuxictr_tf4ctr.datasets.splits import HERE, Split, count_split, open_splits
-from fuxictr_tf4ctr.datasets.stored import H5Writer, read_blocks
+from fuxictr_tf4ctr.datasets.stored import H5Writer, opened
 from fuxictr_tf4ctr.datasets.transform import ColumnEncoder
 from fuxictr_tf4ctr.engines.ray.cluster import connected, in_folder
 from fuxictr_tf4ctr.errors import EngineError, SettingsError
@@ -83,8 +83,9 @@ class _OnRay:
             for name, count in missing.items():
                 split.files.missing[name] += count
             if rows:
-                bounds = [(at, min(at + _ROWS, rows)) for at in range(0, rows, _ROWS)]
-                yield from read_blocks(part, list(encoders), {}, bounds)
+                with opened(part) as file:
+                    for start, stop in file.blocks(rows):
+                        yield file.read(list(encoders), start, stop)
             part.unlink()
 
 

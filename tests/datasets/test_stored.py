@@ -1,17 +1,23 @@
-"""The file layout: what is written comes back, what is broken is named."""
+"""The files of a data set: h5 written and read, parquet and npz of FuxiCTR read."""
+
+import gc
 
 import h5py
 import numpy as np
+import polars as pl
 import pytest
+from small_data import encoded_columns, store
+from small_disk import file_limit
 
 from fuxictr_tf4ctr.datasets.stored import (
     CHUNK_ROWS,
     H5Writer,
     count_rows,
+    opened,
     part_files,
     read_columns,
 )
-from fuxictr_tf4ctr.errors import DataError
+from fuxictr_tf4ctr.errors import DataError, StorageError
 
 
 def test_chunks_come_back_as_one_column_each(tmp_path):
@@ -101,7 +107,7 @@ def test_a_column_may_be_called_data(tmp_path):
 
 
 def test_missing_files_and_columns_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"train: no h5 file here, nor train\.h5"):
+    with pytest.raises(DataError, match=r"train: no \.h5, \.parquet, \.npz file here"):
         read_columns(tmp_path / "train", ["id"])
     with H5Writer(tmp_path / "x.h5") as writer:
         writer.append({"user_id": np.array([1]), "item": np.array([1])})
@@ -124,3 +130,82 @@ def test_a_file_of_another_format_is_named(tmp_path):
     (tmp_path / "x.h5").write_text("user,item\n1,2\n" * 100)
     with pytest.raises(DataError, match=r"x\.h5: cannot be read as HDF5"):
         read_columns(tmp_path / "x.h5", ["user"])
+
+
+def save(path, columns):
+    """Write columns as FuxiCTR does: lists in parquet, arrays in npz."""
+    if path.suffix == ".npz":
+        np.savez_compressed(path, **columns)
+    else:
+        frame = {name: list(v) if v.ndim > 1 else v for name, v in columns.items()}
+        pl.DataFrame(frame).write_parquet(path, row_group_size=10)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_what_fuxictr_left_is_read_as_h5_is(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr("fuxictr_tf4ctr.datasets.stored.CHUNK_ROWS", 25)
+    columns = encoded_columns(60)
+    expected = read_columns(store(tmp_path / "a.h5", columns), list(columns))
+    path = save(tmp_path / f"train{suffix}", columns)
+    found = read_columns(path, list(columns))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert count_rows(path) == 60 and part_files(tmp_path / "train") == [path]
+    with opened(path) as file:
+        blocks = file.blocks(60)
+        pieces = [file.read(["color"], *block)["color"] for block in blocks]
+    assert len(blocks) == (2 if suffix == ".parquet" else 1)
+    np.testing.assert_array_equal(np.concatenate(pieces), expected["color"])
+
+
+def test_a_folder_of_parts_is_of_one_kind(tmp_path):
+    for number in (10, 2):
+        save(tmp_path / f"part-{number}.parquet", {"c": np.array([number])})
+    (tmp_path / "_SUCCESS").touch()
+    assert read_columns(tmp_path, ["c"])["c"].tolist() == [2, 10]
+
+
+BAD_STORED = {
+    "lists of two lengths": (".parquet", {"c": [[1, 2], [3]]}, "padded to one length"),
+    "no such column": (".parquet", {"d": [1]}, "no column 'c'; there: d"),
+    "no such array": (".npz", {"d": np.zeros(3)}, "no column 'c'; there: d"),
+    "pickled": (".npz", {"c": np.array([{}], dtype=object)}, "cannot be read as npz"),
+}
+
+
+@pytest.mark.parametrize(("suffix", "columns", "message"), BAD_STORED.values(), ids=BAD_STORED)
+def test_bad_columns_of_other_formats_are_named(tmp_path, suffix, columns, message):
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **columns)
+    else:
+        pl.DataFrame(columns).write_parquet(path)
+    with pytest.raises(DataError, match=message):
+        read_columns(path, ["c"])
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".parquet", ".npz"])
+def test_a_csv_file_by_another_name_is_refused(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_text("c\n1\n")
+    with pytest.raises(DataError, match=f"cannot be read as {suffix[1:]}|cannot be read as HDF5"):
+        count_rows(path)
+
+
+@pytest.mark.parametrize("chunks", [True, None])
+def test_rows_that_are_claimed_and_not_there_are_refused(tmp_path, chunks):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("c", (10**12,), dtype="i4", chunks=chunks)
+    with pytest.raises(DataError, match="'c' claims 1000000000000 rows and does not hold them"):
+        count_rows(tmp_path / "x.h5")
+
+
+def test_a_disk_that_fills_up_ends_in_an_error_and_leaves_the_old_file(tmp_path):
+    column = {"c": np.arange(500_000, dtype=np.int32)}
+    path = store(tmp_path / "x.h5", {"c": np.arange(3)})
+    with file_limit(1_000_000), pytest.raises(StorageError), H5Writer(path) as writer:
+        writer.append(column)
+    gc.collect()
+    assert read_columns(path, ["c"])["c"].tolist() == [0, 1, 2]
+    assert list(tmp_path.iterdir()) == [path]
