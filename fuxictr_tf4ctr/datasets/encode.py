@@ -190,8 +190,8 @@ def _encoded_already(data_dir: Path, splits: Mapping[str, str | Path]) -> Encode
     feature_map_path = data_dir / "feature_map.json"
     if not feature_map_path.is_file():
         raise DataError(
-            f"{feature_map_path}: missing; encoded data has FuxiCTR's feature_map.json there. "
-            "Put it there, or encode from csv or parquet (with rebuild_dataset: True)"
+            f"{feature_map_path}: missing; encoded data has FuxiCTR's feature_map.json there. Put "
+            "it there, or encode raw csv or parquet, with feature_cols and rebuild_dataset: True"
         )
     ours = manifest.read(data_dir)
     if ours is not None and not ours["complete"]:

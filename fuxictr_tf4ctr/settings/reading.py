@@ -270,7 +270,7 @@ def _find_config(expid: str, config_dir: str | os.PathLike[str] | None) -> tuple
 
 def _missing(params: Mapping[str, Any]) -> list[str]:
     required = [key for key, entry in KEYS.items() if entry.default is REQUIRED]
-    if params.get("data_format") in ("csv", "parquet"):
+    if params.get("data_format") == "csv" or params.get("feature_cols"):
         required += ["feature_cols", "label_col"]
     return [f"{key} is missing: {KEYS[key].help}" for key in required if params.get(key) is None]
 
