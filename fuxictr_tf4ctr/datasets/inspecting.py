@@ -72,7 +72,7 @@ def summarize(files: list, feature_map: FeatureMap) -> SplitSummary:
     summary, hashes = SplitSummary(), []
     for block in reader.blocks:
         rows = reader.read([block])
-        columns = {name: c.numpy() for name, c in reader.columns(rows, pinned=False).items()}
+        columns = {name: c.numpy() for name, c in reader.columns(rows).items()}
         summary.rows += len(rows)
         for label in feature_map.labels:
             total = summary.label_sums.get(label, 0.0)
