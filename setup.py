@@ -29,7 +29,7 @@ _TENSORBOARD = "tensorboard>=2.19,<3"
 
 
 class BuildWithResources(build_py):
-    """Build the packages, and copy configuration and demo data into ours."""
+    """Build the packages, with configuration and demo data in ours, and what joins model zoos."""
 
     def run(self) -> None:
         super().run()
@@ -39,6 +39,8 @@ class BuildWithResources(build_py):
             target = Path(self.build_lib, "fuxictr_tf4ctr", source.relative_to(ROOT))
             self.mkpath(str(target.parent))
             self.copy_file(str(source), str(target))
+        # Python reads it at its start: our twins are in FuxiCTR's model_zoo, wherever that is.
+        Path(self.build_lib, "fuxictr_tf4ctr.pth").write_text("import fuxictr_tf4ctr_zoo\n")
 
 
 setup(
@@ -50,11 +52,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "data/demo/LICENSE.md"],
     python_requires=">=3.10",
+    py_modules=["fuxictr_tf4ctr_zoo"],
     packages=find_packages(include=["fuxictr_tf4ctr*", "model_zoo*"]),
-    # A plain layout makes an editable install a line in a .pth file. Anything else puts a finder
-    # behind site-packages, where FuxiCTR's own model_zoo would hide ours.
+    # A plain layout makes an editable install a line in a .pth file.
     package_dir={"": "."},
-    package_data={"": ["README.md", "*.css", "*.js"]},
+    package_data={"": ["*.css", "*.js"]},
     cmdclass={"build_py": BuildWithResources},
     install_requires=[
         "fuxictr>=2.3.10,<2.4",

@@ -6,15 +6,24 @@
 
 import argparse
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
+from fuxictr.features import FeatureMap
+
 from fuxictr_tf4ctr.cli import build_parser
-from fuxictr_tf4ctr.registry import MODELS, list_models
+from fuxictr_tf4ctr.registry import find_model, find_twins
 from fuxictr_tf4ctr.schema import REQUIRED, Key
 from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, FAST_KEYS, TRAINING_KEYS
+from fuxictr_tf4ctr.settings.resolver import class_section
 from fuxictr_tf4ctr.twin import ENCODERS, FUSIONS, SAMPLE_SELECTIONS, TwinModel
 from fuxictr_tf4ctr.twin.encoders.base import encoder_options
+
+_FRAPPE = {
+    "user": 942, "item": 4084, "daytime": 9, "weekday": 9, "isweekend": 4, "homework": 5, "cost": 4,
+    "weather": 11, "country": 82, "city": 233,
+}  # fmt: skip
 
 DOCS = Path(__file__).resolve().parent
 
@@ -77,32 +86,33 @@ the first two also for gates and experts of the sample selection |
 
 def zoo() -> str:
     """Return the page of twins and encoders in Markdown."""
-    twins = [MODELS[e.name] for e in list_models().values() if e.source == "twin"]
+    found = find_twins()
+    twins = [cls for cls in found.values() if issubclass(cls, TwinModel)]
     return f"""# Zoo
 
-Written by `docs/generate.py` from the registry; do not edit.
+Written by `docs/generate.py` from the classes in `model_zoo/`; do not edit.
 
 ## Twins
 
-Each has a baseline of the base model's name: the same encoders without sample selection and Twin
-Focus Loss, with the fusion that makes it the published model.
+A twin on a data set is the expid `TF4CTR_<Base>_<dataset>`, its base model `<Base>_<dataset>`: the
+same encoders without sample selection and Twin Focus Loss, with what makes it the published model.
+Golden tests hold base models that FuxiCTR has to its parameters, predictions, losses and gradients;
+FCN, DIN, EulerNet, PNN and QNN, of which no vectors are recorded, are held to their formulas.
+Weights are counted on Frappe's ten fields with its vocabularies, at `embedding_dim` 16.
 
-| twin | base model | simple encoder | complex encoder | paper of the base model |
-|---|---|---|---|---|
-{chr(10).join(_twin_row(cls) for cls in twins if issubclass(cls, TwinModel))}
+| twin | base model | simple encoder | complex encoder | weights: twin | base model |
+|---|---|---|---|---|---|
+{chr(10).join(_twin_row(cls) for cls in twins)}
 
-`TF4CTR_Pair` twins any two complete FuxiCTR models by name: see
-[its README](../model_zoo/TF4CTR_Pair/README.md).
+¹ beside the ten fields a sequence that shares the item's table
 
+{chr(10).join(_twin_section(cls) for cls in found.values())}
 ## Encoders
 
 Every encoder can be the simple or the complex one of any twin. Options are given as
-`simple_<option>` or `complex_<option>`.
+`simple_<option>` or `complex_<option>`; in brackets their defaults.
 
-| encoder | what it is | options (defaults) |
-|---|---|---|
-{chr(10).join(_encoder_row(name) for name in sorted(ENCODERS))}
-"""
+{chr(10).join(_encoder_section(name) for name in sorted(ENCODERS))}"""
 
 
 def command_line() -> str:
@@ -166,16 +176,63 @@ def _choices(table: Any) -> str:
 
 def _twin_row(cls: type[TwinModel]) -> str:
     simple, complex_ = cls.defaults["simple_encoder"], cls.defaults["complex_encoder"]
-    return f"| `{cls.__name__}` | {cls.base_model} | `{simple}` | `{complex_}` | {cls.paper} |"
-
-
-def _encoder_row(name: str) -> str:
-    cls = ENCODERS[name]
-    options = ", ".join(
-        f"`{option}` ({_plain(parameter.default)})"
-        for option, parameter in encoder_options(cls).items()
+    counts = [_weights(class_section(cls, baseline)) for baseline in (False, True)]
+    note = "¹" if _needs_sequence(cls) else ""
+    return (
+        f"| [`{cls.__name__}`](#{cls.__name__.lower()}){note} | {cls.base_model} | `{simple}` | "
+        f"`{complex_}` | {counts[0]:,} | {counts[1]:,} |"
     )
-    return f"| `{name}` | {inspect.getdoc(cls).splitlines()[0]} | {options} |"
+
+
+def _twin_section(cls: type[TwinModel]) -> str:
+    page = inspect.getdoc(cls).split("\n", 1)
+    paper = re.sub(r"arXiv (\S+)", r"[arXiv \1](https://arxiv.org/abs/\1)", cls.paper)
+    own = {"sample_selection": "none", "twin_focus": False} | dict(cls.baseline)
+    own = own if issubclass(cls, TwinModel) else {"twin_focus": False} | dict(cls.baseline)
+    off = ", ".join(f"`{key}: {_plain(value)}`" for key, value in own.items())
+    page[0] = page[0].split(": ", 1)[1]
+    body = re.sub(r"``(.*?)``", r"`\1`", "\n".join(page), flags=re.S)
+    body = body[0].upper() + body[1:]
+    return f"### {cls.__name__}\n\n{body}\n\nPaper: {paper}. Base model {cls.base_model}: {off}.\n"
+
+
+def _needs_sequence(cls: type[TwinModel]) -> bool:
+    return bool(cls.column_problems({"item": {"type": "categorical"}}, cls.with_defaults({})))
+
+
+def _weights(section: dict[str, Any]) -> int:
+    """Count the weights of a twin on Frappe's fields."""
+    params = dict(section)
+    cls = find_model(params.pop("model"))
+    feature_map = FeatureMap("frappe_x1", "")
+    for name, size in _FRAPPE.items():
+        spec = {"source": "", "type": "categorical", "padding_idx": 0, "vocab_size": size}
+        feature_map.features[name] = spec
+    if _needs_sequence(cls):
+        feature_map.features["history"] = feature_map.features["item"] | {
+            "type": "sequence",
+            "max_len": 10,
+            "share_embedding": "item",
+            "feature_encoder": "layers.MaskedAveragePooling()",
+        }
+    feature_map.labels = ["label"]
+    feature_map.num_fields = feature_map.get_num_fields()
+    feature_map.set_column_index()
+    model = cls(feature_map, embedding_dim=16, **params)
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def _encoder_section(name: str) -> str:
+    cls = ENCODERS[name]
+    pages = [inspect.getdoc(each) or "" for each in reversed(cls.__mro__)]
+    argument = re.compile(r"^    (\w+): (.*?)(?=^    \w|^\S|\Z)", re.S | re.M)
+    meanings = dict(pair for page in pages for pair in argument.findall(page))
+    rows = [
+        f"* `{option}` ({_plain(parameter.default)}): {' '.join(meanings[option].split())}"
+        for option, parameter in encoder_options(cls).items()
+    ]
+    head = f"### {name}\n\n{pages[-1].splitlines()[0]}\n"
+    return "\n".join([head, *rows, ""] if rows else [head])
 
 
 def _plain(value: Any) -> str:

@@ -1,9 +1,10 @@
 """Model name to class: our twins, FuxiCTR's models, and the classes of other packages.
 
-A name is looked up, in this order, among the classes registered with :func:`register_model` (our
-twins among them), the entry points of other packages (group ``fuxictr_tf4ctr.models``), the model
-zoo of a FuxiCTR checkout (``$FUXICTR_HOME`` or the argument ``checkout``) and the model zoo that
-FuxiCTR's wheel installs. ``package.module:Class`` names a class directly.
+A name is looked up, in this order, among the classes registered with :func:`register_model`, the
+twins of ``model_zoo``, the entry points of other packages (group ``fuxictr_tf4ctr.models``), the
+model zoo of a FuxiCTR checkout (``$FUXICTR_HOME``, the argument ``checkout``, or on ``sys.path``)
+and the one that FuxiCTR's wheel installs. Long-sequence models are ``LongCTR.<name>``.
+``package.module:Class`` names a class directly.
 """
 
 import importlib
@@ -21,9 +22,15 @@ from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import NameTable, unknown
+from fuxictr_tf4ctr_zoo import open_zoo
 
 ENTRY_POINT_GROUP = "fuxictr_tf4ctr.models"
 CHECKOUT_VARIABLE = "FUXICTR_HOME"
+
+# Where a checkout has its PyTorch models, and what begins the definition of one.
+_CHECKOUT = ("*/src/*.py", "*/*_torch/src/*.py", "multitask/*/src/*.py")
+_CLASS = re.compile(r"^class (\w+)\((?:\w+\.)*(\w+)", re.M)
+_BASES = frozenset({"BaseModel", "MultiTaskModel", "TwinModel", "PairModel"})
 
 MODELS: NameTable[type[BaseModel]] = NameTable("model")
 
@@ -41,7 +48,7 @@ class ModelEntry:
 
     Attributes:
         name: The name it is asked for by.
-        source: "twin", "registered", "entry point", "checkout" or "wheel".
+        source: "twin", "registered", "entry point", "checkout", "wheel" or "module".
         target: What is imported: "module:class".
         path: The file that defines it, where that is known without importing it.
     """
@@ -57,7 +64,8 @@ def find_model(name: str, checkout: str | os.PathLike[str] | None = None) -> typ
 
     Args:
         name: Name of the model, or "package.module:Class".
-        checkout: Root of a FuxiCTR checkout; ``$FUXICTR_HOME`` where None.
+        checkout: Root of a FuxiCTR checkout, or of any folder with a ``model_zoo``;
+            ``$FUXICTR_HOME`` where None. Once named, it is found by later calls too.
 
     Raises:
         SettingsError: There is no such model (the nearest names are listed), its module cannot be
@@ -68,39 +76,46 @@ def find_model(name: str, checkout: str | os.PathLike[str] | None = None) -> typ
     entries = list_models(checkout)
     if name in MODELS:
         return MODELS[name]
-    if name not in entries:
+    if name in entries:
+        return _load(entries[name])
+    if f"LongCTR.{name}" in entries:
         raise SettingsError(
-            f"{unknown('model', name, entries)} "
-            f"(FuxiCTR's git models: set {CHECKOUT_VARIABLE} to a checkout)"
+            f"model {name!r} is FuxiCTR's, from a checkout: set {CHECKOUT_VARIABLE} to one; "
+            f"the long-sequence model of FuxiCTR's wheel is 'LongCTR.{name}'"
         )
-    return _load(entries[name])
+    raise SettingsError(
+        f"{unknown('model', name, entries)} "
+        f"(FuxiCTR's git models: set {CHECKOUT_VARIABLE} to a checkout)"
+    )
 
 
 def list_models(checkout: str | os.PathLike[str] | None = None) -> dict[str, ModelEntry]:
     """Return every model there is, by name, without importing those of others.
 
     Args:
-        checkout: Root of a FuxiCTR checkout; ``$FUXICTR_HOME`` where None.
+        checkout: Root of a FuxiCTR checkout, or of any folder with a ``model_zoo``;
+            ``$FUXICTR_HOME`` where None.
 
     Raises:
         SettingsError: The checkout has no model zoo.
     """
-    _model_zoo()
+    folders = _zoo_folders(checkout or os.environ.get(CHECKOUT_VARIABLE))
     entries: dict[str, ModelEntry] = {}
     for entry in (
         *_registered(),
+        *(entry for folder in folders for entry in _scan(folder, "twin", "TF4CTR*.py")),
         *_from_entry_points(),
-        *_from_checkout(checkout or os.environ.get(CHECKOUT_VARIABLE)),
-        *_from_wheel(),
+        *(entry for folder in folders for entry in _scan(folder, "checkout", *_CHECKOUT)),
+        *(entry for folder in folders for entry in _scan(folder, "wheel", "LongCTR/*/*.py")),
     ):
         entries.setdefault(entry.name, entry)
     return entries
 
 
 def find_twins() -> dict[str, type[BaseModel]]:
-    """Return the twins by name: those of the zoo and all registered since."""
-    _model_zoo()
-    return dict(MODELS)
+    """Return the twins by name: those of the zoo, and all classes registered since."""
+    twins = [entry for entry in list_models().values() if entry.source == "twin"]
+    return {entry.name: _load(entry) for entry in twins} | dict(MODELS)
 
 
 def describe_models(checkout: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:
@@ -111,8 +126,8 @@ def describe_models(checkout: str | os.PathLike[str] | None = None) -> list[tupl
     """
     described = []
     for name, entry in list_models(checkout).items():
-        if name in MODELS:
-            described.append((name, (MODELS[name].__doc__ or "").split("\n")[0]))
+        if entry.source in ("twin", "registered"):
+            described.append((name, (find_model(name).__doc__ or "").split("\n")[0]))
         else:
             described.append((name, f"FuxiCTR's, from the {entry.source} ({entry.target})"))
     return described
@@ -120,8 +135,7 @@ def describe_models(checkout: str | os.PathLike[str] | None = None) -> list[tupl
 
 def _registered() -> Iterator[ModelEntry]:
     for name, cls in MODELS.items():
-        source = "twin" if cls.__module__.startswith("model_zoo.") else "registered"
-        yield ModelEntry(name, source, f"{cls.__module__}:{cls.__name__}")
+        yield ModelEntry(name, "registered", f"{cls.__module__}:{cls.__name__}")
 
 
 def _from_entry_points() -> Iterator[ModelEntry]:
@@ -130,35 +144,35 @@ def _from_entry_points() -> Iterator[ModelEntry]:
         yield ModelEntry(point.name, "entry point", point.value)
 
 
-def _from_checkout(checkout: str | os.PathLike[str] | None) -> Iterator[ModelEntry]:
-    if not checkout:
-        return
-    zoo = Path(checkout).expanduser().resolve() / "model_zoo"
-    if not zoo.is_dir():
-        raise SettingsError(f"{checkout} is no FuxiCTR checkout: it has no folder model_zoo")
-    package = _model_zoo()
-    if str(zoo) not in package.__path__:
-        package.__path__.append(str(zoo))
-    yield from _scan(zoo, "checkout", "*/src/*.py", "*/*_torch/src/*.py", "LongCTR/*/*.py")
-
-
-def _from_wheel() -> Iterator[ModelEntry]:
-    for folder in _model_zoo().__path__:
-        yield from _scan(Path(folder), "wheel", "LongCTR/*/*.py")
+def _zoo_folders(checkout: str | None) -> list[Path]:
+    """Return the folders that make up the package ``model_zoo``, ours and a checkout's included."""
+    package = open_zoo()
+    if checkout:
+        folder = Path(checkout).expanduser().resolve() / "model_zoo"
+        if not folder.is_dir():
+            raise SettingsError(f"{checkout} is no FuxiCTR checkout: it has no folder model_zoo")
+        if str(folder) not in package.__path__:
+            package.__path__.append(str(folder))
+    return [Path(folder) for folder in package.__path__]
 
 
 def _scan(zoo: Path, source: str, *patterns: str) -> Iterator[ModelEntry]:
+    """Yield the models defined in the files of a zoo, found by their base classes' names."""
     for path in sorted(path for pattern in patterns for path in zoo.glob(pattern)):
-        defined = re.search(rf"^class {re.escape(path.stem)}\(", path.read_text("utf-8"), re.M)
-        if defined:
-            module = ".".join(("model_zoo", *path.relative_to(zoo).with_suffix("").parts))
-            yield ModelEntry(path.stem, source, f"{module}:{path.stem}", path)
+        inside = path.relative_to(zoo).with_suffix("").parts
+        prefix = "LongCTR." if inside[0] == "LongCTR" else ""
+        models = set(_BASES)
+        for name, base in _CLASS.findall(path.read_text("utf-8", errors="replace")):
+            if base in models or base.startswith("TF4CTR"):
+                models.add(name)
+                target = f"{'.'.join(('model_zoo', *inside))}:{name}"
+                yield ModelEntry(prefix + name, source, target, path)
 
 
 def _load(entry: ModelEntry) -> type[BaseModel]:
     module, _, attribute = entry.target.partition(":")
     try:
-        cls = getattr(importlib.import_module(module), attribute)
+        cls = getattr(_imported(module), attribute)
     except (ImportError, AttributeError) as error:
         raise SettingsError(
             f"model {entry.name!r} ({entry.source}: {entry.target}) cannot be imported: {error}"
@@ -168,19 +182,13 @@ def _load(entry: ModelEntry) -> type[BaseModel]:
     return cls
 
 
-def _own_zoo() -> Path:
-    return Path(__file__).resolve().parents[1] / "model_zoo"
-
-
-def _model_zoo() -> ModuleType:
-    """Import the package ``model_zoo`` and make sure that our twins are in it.
-
-    A FuxiCTR checkout earlier on ``sys.path`` has a package of that name too; ours then joins it.
-    """
-    package = sys.modules.get("model_zoo") or importlib.import_module("model_zoo")
-    own = _own_zoo()
-    if str(own) not in map(str, package.__path__):
-        package.__path__.append(str(own))
-    for folder in sorted(own.glob("TF4CTR*/__init__.py")):
-        importlib.import_module(f"model_zoo.{folder.parent.name}")
-    return package
+def _imported(module: str) -> ModuleType:
+    """Import a module, from the working directory too, which a console script does not look in."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        here = os.getcwd()
+        if error.name != module.partition(".")[0] or here in sys.path:
+            raise
+    sys.path.append(here)
+    return importlib.import_module(module)

@@ -1,10 +1,11 @@
 """Names to classes: twins, the wheel's models, a checkout's, other packages'."""
 
 import importlib
+import os
 import subprocess
 import sys
-import textwrap
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 from fuxictr.pytorch.models import BaseModel
@@ -15,21 +16,44 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.registry import find_model, list_models, register_model
 from fuxictr_tf4ctr.twin import TwinModel
 
+ROOT = Path(__file__).resolve().parents[1]
+# An editable installation puts a clone on the path of every Python.
+HIDDEN = """
+import os, sys
+sys.path[:] = [path for path in sys.path if not os.path.isdir(path + "/fuxictr_tf4ctr")]
+del os
+"""
+
+LOCAL = """
+from fuxictr.pytorch.models import BaseModel
+from torch import nn
+
+class Tower(nn.Module):
+    pass
+
+class {0}(BaseModel):
+    pass
+
+class {0}P({0}):
+    pass
+"""
+
 
 @pytest.fixture()
-def checkout(tmp_path):
-    """A folder laid out like FuxiCTR's repository, with two models."""
-    for folder in ("LocalFM/src", "LocalDNN/LocalDNN_torch/src"):
+def checkout(tmp_path, monkeypatch):
+    """A folder laid out like FuxiCTR's repository, with models and a script."""
+    zoo = tmp_path / "model_zoo"
+    for folder in ("LocalFM/src", "LocalDNN/LocalDNN_torch/src", "TF4CTR_DCNv2/src"):
         name = folder.split("/")[0]
-        path = tmp_path / "model_zoo" / folder
+        path = zoo / folder
         path.mkdir(parents=True)
-        (path / "__init__.py").write_text(f"from .{name} import {name}\n")
-        (path / f"{name}.py").write_text(
-            "from fuxictr.pytorch.models import BaseModel\n\n\n"
-            f"class {name}(BaseModel):\n    '''A model.'''\n"
-        )
-    yield tmp_path
-    model_zoo.__path__.remove(str(tmp_path / "model_zoo"))
+        (path / "__init__.py").write_text(f"from .{name} import *\n")
+        (path / f"{name}.py").write_text(LOCAL.format(name))
+    (zoo / "__init__.py").write_text(
+        "from .LocalFM.src import LocalFM\nfrom .LocalDNN.LocalDNN_torch.src import LocalDNN\n"
+    )
+    monkeypatch.setattr(model_zoo, "__path__", list(model_zoo.__path__))
+    return tmp_path
 
 
 def test_model_zoo_gives_classes_as_fuxictr_does():
@@ -41,40 +65,77 @@ def test_model_zoo_gives_classes_as_fuxictr_does():
         _ = model_zoo.TF4CTR_DCNv3
 
 
-def test_the_wheels_own_zoo_stays_importable():
+def test_the_wheels_long_sequence_models_have_names_of_their_own(monkeypatch):
     from model_zoo.LongCTR.DIN import DIN
 
-    assert find_model("DIN") is DIN
-    assert list_models()["DIN"].source == "wheel"
+    assert find_model("LongCTR.DIN") is DIN
+    assert list_models()["LongCTR.DIN"].source == "wheel"
+    monkeypatch.delenv("FUXICTR_HOME", raising=False)
+    with pytest.raises(SettingsError, match=r"set FUXICTR_HOME to one;.*'LongCTR\.DIN'"):
+        find_model("DIN")
 
 
 def test_checkout(checkout, monkeypatch):
+    monkeypatch.delenv("FUXICTR_HOME", raising=False)
     with pytest.raises(SettingsError, match="FUXICTR_HOME"):
         find_model("LocalFM")
     assert find_model("LocalFM", checkout).__name__ == "LocalFM"
+    assert find_model("LocalFMP").__name__ == "LocalFMP"  # once named, for models inside a pair too
     monkeypatch.setenv("FUXICTR_HOME", str(checkout))
-    assert list_models()["LocalDNN"].source == "checkout"
-    assert issubclass(model_zoo.LocalDNN, BaseModel)
+    models = list_models()
+    assert models["LocalDNN"].source == "checkout" and "Tower" not in models
+    for _ in range(2):  # importing it does not make the name mean the module
+        assert issubclass(model_zoo.LocalDNN, BaseModel)
+    assert model_zoo.TF4CTR_DCNv2 is find_model("TF4CTR_DCNv2")
     with pytest.raises(SettingsError, match="no folder model_zoo"):
         find_model("LocalFM", checkout / "model_zoo")
 
 
-def test_a_checkout_first_on_the_path_does_not_hide_the_twins(checkout):
-    """FuxiCTR's scripts put the checkout on sys.path; its model_zoo is then the one imported."""
-    (checkout / "model_zoo" / "__init__.py").write_text("")
-    code = textwrap.dedent("""
-        import sys
-        sys.path.insert(0, sys.argv[1])
-        import model_zoo, pathlib
-        assert pathlib.Path(model_zoo.__file__).is_relative_to(sys.argv[1])
-        from fuxictr_tf4ctr.registry import find_model
-        print(find_model("TF4CTR_DCNv2").__name__, find_model("LocalFM", sys.argv[1]).__name__)
-    """)
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(checkout)], capture_output=True, text=True, check=False
-    )
-    assert done.stdout.split() == ["TF4CTR_DCNv2", "LocalFM"], done.stderr
-    model_zoo.__path__.append(str(checkout / "model_zoo"))  # for the fixture to remove
+# What FuxiCTR's scripts do, and what they see of it.
+SCRIPT = """
+import sys
+where, before = sys.argv[1:]
+if before == "ours":
+    import fuxictr_tf4ctr.registry
+    fuxictr_tf4ctr.registry.list_models()
+sys.path.insert(0, where) if before == "first" else sys.path.append(where)
+import model_zoo
+from model_zoo import *
+from model_zoo import LocalFM as imported
+print(LocalFM is imported is getattr(model_zoo, "LocalFM") is model_zoo.LocalFM, LocalFM.__module__)
+print(sorted(name for name in globals() if name[0] != "_"))
+print(model_zoo.__file__, hasattr(model_zoo, "DIN"), hasattr(model_zoo, "LocalFMP"))
+"""
+TWINS = """
+import model_zoo.LocalDNN.LocalDNN_torch.src
+print(*(getattr(model_zoo, name).__module__ for name in ("LocalDNN", "TF4CTR_DCNv2")))
+from model_zoo.TF4CTR_DCN import TF4CTR_DCN
+print(TF4CTR_DCN is model_zoo.TF4CTR_DCN)
+from fuxictr_tf4ctr.registry import find_model
+print(find_model("TF4CTR_DCNv2") is model_zoo.TF4CTR_DCNv2, find_model("LocalFMP").__name__)
+"""
+
+
+@pytest.mark.parametrize("order", ["first", "last", "ours"])
+def test_fuxictrs_scripts_do_the_same_with_and_without_us(checkout, order):
+    """Their model_zoo is imported, whichever is found first, and has the twins besides."""
+
+    def run(code, *, with_us):
+        env = {key: os.environ[key] for key in os.environ if key != "FUXICTR_HOME"}
+        env["PYTHONPATH"] = str(ROOT) if with_us else ""
+        # As fuxictr_tf4ctr.pth of an installation does
+        code = ("import fuxictr_tf4ctr_zoo\n" if with_us else HIDDEN) + code
+        command = [sys.executable, "-c", code, str(checkout), order]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.replace("'fuxictr_tf4ctr', ", "").replace("'fuxictr_tf4ctr_zoo', ", "")
+
+    ours = run(SCRIPT, with_us=True)
+    if order != "ours":
+        assert ours == run(SCRIPT, with_us=False)
+    assert ours.startswith("True model_zoo.LocalFM.src.LocalFM")
+    expected = ["model_zoo.LocalDNN.LocalDNN_torch.src.LocalDNN", "model_zoo.TF4CTR_DCNv2"]
+    assert run(SCRIPT + TWINS, with_us=True).split()[-5:] == [*expected, "True", "True", "LocalFMP"]
 
 
 def test_entry_points_of_other_packages(monkeypatch):
@@ -99,7 +160,11 @@ def test_registering(monkeypatch):
         register_model(type("Mine", (BaseModel,), {}))
 
 
-def test_module_and_class():
+def test_module_and_class(tmp_path, monkeypatch):
+    (tmp_path / "mine_here.py").write_text(LOCAL.format("Mine"))
+    monkeypatch.chdir(tmp_path)  # which a console script does not look in
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert find_model("mine_here:MineP").__name__ == "MineP"
     assert find_model("model_zoo.LongCTR.DIN:DIN").__name__ == "DIN"
     with pytest.raises(SettingsError, match="no FuxiCTR BaseModel"):
         find_model("pathlib:Path")

@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from fuxictr_tf4ctr import __version__
 from fuxictr_tf4ctr.cli import data, export, judging, listing, predict, run, sweeps
+from fuxictr_tf4ctr.cli.options import zoo_for_all
 from fuxictr_tf4ctr.errors import Terminated, UserError
 from fuxictr_tf4ctr.files import system_error
 from fuxictr_tf4ctr.stopping import end_with_parent, signals_raise
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with signals_raise() as asked:
         end_with_parent()
         try:
-            status = arguments.call(arguments)
+            with zoo_for_all(arguments):
+                status = arguments.call(arguments)
             sys.stdout.flush()
             return status
         except BaseException as error:

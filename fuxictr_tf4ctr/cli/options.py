@@ -1,7 +1,9 @@
 """Options that several commands share."""
 
 import argparse
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -11,6 +13,9 @@ from fuxictr_tf4ctr.names import shown
 
 if TYPE_CHECKING:
     from fuxictr_tf4ctr.runs.loading import LoadedRun
+
+# As in the registry, whose import takes seconds.
+_CHECKOUT_VARIABLE = "FUXICTR_HOME"
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +28,21 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--zoo", metavar="DIR", help="FuxiCTR checkout with more models (default: $FUXICTR_HOME)"
     )
+
+
+@contextmanager
+def zoo_for_all(arguments: argparse.Namespace) -> Iterator[None]:
+    """Make ``--zoo`` hold for every lookup of a model, in processes started meanwhile too."""
+    zoo, before = getattr(arguments, "zoo", None), os.environ.get(_CHECKOUT_VARIABLE)
+    if zoo is not None:
+        os.environ[_CHECKOUT_VARIABLE] = os.path.abspath(os.path.expanduser(zoo))
+    try:
+        yield
+    finally:
+        if zoo is not None:
+            os.environ.pop(_CHECKOUT_VARIABLE)
+            if before is not None:
+                os.environ[_CHECKOUT_VARIABLE] = before
 
 
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:

@@ -129,7 +129,7 @@ def test_listing(capsys):
     assert {"TF4CTR_frappe", "TF4CTR_DCNv2_frappe", "DCNv2_frappe"} <= set(names)
     assert all(name.endswith("_frappe") for name in names)
     models = listed("models")
-    assert "TF4CTR_xDeepFM" in models and "TransAct" in models
+    assert "TF4CTR_xDeepFM" in models and "LongCTR.TransAct" in models
     assert "cross_net_v2" in listed("encoders")
     assert main(["list", "models", "nothing*"]) == 2
 

@@ -47,7 +47,7 @@ def tiny(name):
     return model_zoo.TF4CTR_Pair(make_feature_map(ALL_KINDS), **params)
 
 
-@pytest.mark.parametrize("name", model_zoo._TWINS)
+@pytest.mark.parametrize("name", model_zoo.__all__)
 def test_every_twin_scores_alike_in_onnx(name, tmp_path):
     model = tiny(name).eval()
     for buffer in model.buffers():  # as if trained: a BatchNorm that does something

@@ -130,7 +130,7 @@ MISTAKES = {
     "eval_steps": ({"eval_steps": 1.5}, "eval_steps=1.5 must be"),
     "group": ({"metrics": ["gAUC"]}, "metric gAUC needs group_id"),
     "stream of a plain model": (
-        {"model": "TransAct", "metrics": ["AUC_simple"]},
+        {"model": "LongCTR.TransAct", "metrics": ["AUC_simple"]},
         "metric AUC_simple needs a model that",
     ),
     "stream without heads": (
@@ -271,7 +271,7 @@ def test_unknown_keys_of_fuxictrs_models_are_theirs(folder):
 
 
 def test_models_that_need_a_loader_of_their_own(folder):
-    assert "LongCTR/run_expid.py" in problems_of(folder, {"model": "DIN"})
+    assert "LongCTR/run_expid.py" in problems_of(folder, {"model": "LongCTR.DIN"})
 
 
 def test_every_packaged_experiment_is_valid_but_for_its_data():

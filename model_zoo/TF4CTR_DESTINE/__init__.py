@@ -1,3 +1,0 @@
-from model_zoo.TF4CTR_DESTINE.TF4CTR_DESTINE import TF4CTR_DESTINE
-
-__all__ = ["TF4CTR_DESTINE"]

@@ -1,0 +1,41 @@
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from fuxictr_tf4ctr.twin import TwinModel
+
+
+class TF4CTR_FinalNet(TwinModel):
+    """TF4CTR-FinalNet: a shallow and a deep stack of factorized interactions.
+
+    FinalNet replaces the layers of an MLP by products of two linear maps, so that every layer
+    doubles the degree of the interactions. Degree is depth: one layer, products of pairs, is the
+    simple encoder; three layers, degree eight, the complex one.
+
+    The base model is FuxiCTR's with ``block_type: 2B``. In its loss each block learns the mean
+    prediction too (self-distillation); the Twin Focus Loss takes its place.
+    """
+
+    base_model = "FinalNet"
+    baseline = {"fusion": "mean"}
+    paper = "FinalNet, SIGIR 2023"
+    defaults = TwinModel.defaults | {
+        "simple_encoder": "final_block",
+        "simple_hidden_units": [64],
+        "simple_batch_norm": True,
+        "complex_encoder": "final_block",
+        "complex_hidden_units": [64, 64, 64],
+        "complex_batch_norm": True,
+    }
+
+    def add_loss(self, return_dict: Mapping[str, Tensor], y_true: Tensor) -> Tensor:
+        """Return the twin's loss; without the Twin Focus Loss, FinalNet's self-distillation.
+
+        There both streams learn the final prediction beside the labels.
+        """
+        loss = super().add_loss(return_dict, y_true)
+        if self.twin_focus is None and "y_simple" in return_dict:
+            teacher = return_dict["y_pred"].detach()
+            for stream in ("y_simple", "y_complex"):
+                loss = loss + self.loss_fn(return_dict[stream], teacher, reduction="mean")
+        return loss
