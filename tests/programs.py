@@ -46,6 +46,9 @@ class Program:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def wait(self, timeout: float = 300) -> int:
         self._process.join(timeout)
         if self.returncode is None:

@@ -1,7 +1,6 @@
 """Tables divided by TorchRec among two gloo processes, against the whole tables of one."""
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -9,19 +8,15 @@ import torch
 from job import build, train_model, write_data
 from programs import Program
 from test_ranks import environment, free_port
-from test_workers import kill_rank, runs, start
 
-import fuxictr_tf4ctr
 from fuxictr_tf4ctr.distributed import ALONE, Ranks
 from fuxictr_tf4ctr.distributed.sharding import WHOLE, sharding_problems
 from fuxictr_tf4ctr.engines import torchrec as torchrec_engine
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.runs.experiment import check_workers, run_experiment
 from fuxictr_tf4ctr.settings.reading import load_settings
-from fuxictr_tf4ctr.training import evaluate
 
 JOB = Path(__file__).with_name("sharded_job.py")
-SHARDED = ("table_sharding=row_wise", "table_optimizer=sgd", "max_gradient_norm=100")
 
 
 def needs_torchrec():
@@ -103,33 +98,6 @@ def test_row_wise_adagrad_keeps_the_mean_square_of_a_row(ranks):
         scale = weights.grad.square().mean(dim=1, keepdim=True).sqrt() + 1e-8
         expected = weights.detach() - 0.5 * weights.grad / scale
         torch.testing.assert_close(results[0]["row_wise_adagrad"]["weights"][name], expected)
-
-
-def test_a_run_whose_rank_is_killed_resumes_and_is_loaded_by_one_process(tmp_path):
-    needs_torchrec()
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    settings = [word for setting in SHARDED for word in ("--set", setting)]
-    for folder in (alone, together):
-        folder.mkdir()
-    reference = start(alone, *settings[-2:], "--set", "embedding_regularizer=0")
-    process = start(
-        together, "--workers", "2", "--max-restarts", "1", *settings,
-        "--set", "embedding_regularizer=0",
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(together.glob("checkpoints/demo/*/*/state/*.state")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    kill_rank("1", process.pid)
-    for started in (reference, process):
-        _, errors = started.communicate(timeout=240)
-        assert started.returncode == 0, errors[-3000:]
-    (expected,), (found,) = runs(alone), runs(together)
-    assert len(found["resumed"]) == 1 and found["parameters"] == expected["parameters"]
-    assert found["test"] == pytest.approx(expected["test"], rel=2e-3)
-    (folder,) = together.glob("checkpoints/demo/*/*/")
-    run = fuxictr_tf4ctr.load(folder)
-    assert evaluate(run.model, run.loader("test")) == pytest.approx(found["test"], rel=1e-5)
 
 
 @pytest.mark.parametrize(

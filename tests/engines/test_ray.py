@@ -3,28 +3,23 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from lost_ranks import check_that_it_went_on, experiment, record_of, wait_for_a_checkpoint
+from programs import FUXICTR, run_program
 
 from fuxictr_tf4ctr.cli import main
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 pytest.importorskip("ray.train", reason="needs the extra ray")
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "data" / "demo"
-# Neither dropout nor batch norm, and no Adam: the result does not depend on the number of ranks.
-SETTINGS = (
-    "epochs=3", "checkpoint_steps=3", "net_dropout=0", "embedding_dim=4", "optimizer=SGD",
-    "learning_rate=0.1", "complex_hidden_units=[8]", "batch_norm=false", "verbose=0",
-)  # fmt: skip
 TUNER = """
 base_config: {config}
 base_expid: TF4CTR_demo
@@ -50,16 +45,6 @@ def folder(tmp_path, monkeypatch, cluster):
     return tmp_path
 
 
-def experiment(*options: str) -> int:
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    return main(["run", "--expid", "TF4CTR_demo", *settings, *options])
-
-
-def only_run(folder: Path) -> dict:
-    (file,) = folder.glob("demo/*/*/run.json")
-    return json.loads(file.read_text())
-
-
 def train_workers() -> list[int]:
     """Process ids of Ray's training workers."""
     found = []
@@ -74,29 +59,19 @@ def train_workers() -> list[int]:
 
 
 def kill_a_worker(runs: Path) -> None:
-    """Wait for the first checkpoint, then kill a worker."""
-    deadline = time.monotonic() + 180
-    while not list(runs.glob("demo/*/*/state/*.state")):
-        if time.monotonic() > deadline:
-            return
-        time.sleep(0.02)
+    wait_for_a_checkpoint(runs, lambda: True)
     os.kill(train_workers()[-1], signal.SIGKILL)
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds ranks through /proc")
 def test_a_run_whose_worker_is_killed_ends_as_that_of_one_process(folder):
-    assert experiment("--output", "alone") == 0
     killer = threading.Thread(target=kill_a_worker, args=(folder / "together",))
     killer.start()
     options = ("--engine", "ray", "--workers", "2", "--max-restarts", "1")
-    assert experiment("--output", "together", *options) == 0
+    assert main(experiment("--output", "together", *options)) == 0
     killer.join()
-    expected, found = only_run(folder / "alone"), only_run(folder / "together")
-    assert found["status"] == "finished" and found["machine"]["workers"] == 2
-    assert len(found["resumed"]) == 1
-    for ours, theirs in zip(found["evaluations"], expected["evaluations"], strict=True):
-        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
-    assert found["test"] == pytest.approx(expected["test"], rel=2e-3)
+    check_that_it_went_on(folder)
+    assert record_of(folder)["machine"]["workers"] == 2
     assert not (folder / "together" / ".ray").exists()
 
 
@@ -168,25 +143,14 @@ def test_rows_that_must_be_split_are_refused(folder, capsys):
 
 
 def test_gpus_are_looked_for_in_the_cluster(folder, capsys):
-    assert experiment("--engine", "ray", "--workers", "2", "--gpu", "0") == 2
+    assert main(experiment("--engine", "ray", "--workers", "2", "--gpu", "0")) == 2
     assert "the Ray cluster has 0 GPUs, 2 are needed" in capsys.readouterr().err
 
 
 def test_more_workers_than_the_cluster_has_cores_are_refused(folder, capsys):
     options = ("--engine", "ray", "--workers", "8", "--set", "batch_size=1000")
-    assert experiment(*options) == 2
+    assert main(experiment(*options)) == 2
     assert "the Ray cluster has 3 CPUs, 8 are needed" in capsys.readouterr().err
-
-
-def start(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.mark.parametrize(
@@ -198,7 +162,7 @@ def start(folder: Path, *words: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_what_cannot_work_is_said(tmp_path, words, message):
-    done = start(tmp_path, "-m", "fuxictr_tf4ctr", "run", "--expid", "TF4CTR_demo", *words)
+    done = run_program(*FUXICTR, "run", "--expid", "TF4CTR_demo", *words, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -209,5 +173,5 @@ def test_a_missing_ray_is_said(tmp_path):
         "from fuxictr_tf4ctr.cli import main\n"
         "sys.exit(main(['run', '--expid', 'TF4CTR_demo', '--engine', 'ray']))"
     )
-    done = start(tmp_path, "-c", script)
+    done = run_program("-c", script, cwd=tmp_path)
     assert done.returncode == 2 and "pip install 'fuxictr-tf4ctr[ray]'" in done.stderr
