@@ -1,13 +1,21 @@
-"""``fuxictr compare`` and ``fuxictr report``: judge finished runs."""
+"""``fuxictr compare``, ``report``, ``results`` and ``submit``: judge finished runs."""
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``compare`` and ``report`` to the parser's commands."""
+    """Add ``compare``, ``report``, ``results`` and ``submit`` to the parser's commands."""
+    _add_compare(commands)
+    _add_report(commands)
+    _add_results(commands)
+    _add_submit(commands)
+
+
+def _add_compare(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
         help="compare two finished runs on the same test rows",
@@ -20,6 +28,8 @@ def add_commands(commands: Any) -> None:
     compare.add_argument("--json", action="store_true", help="print JSON instead of a table")
     compare.set_defaults(call=_compare)
 
+
+def _add_report(commands: Any) -> None:
     report = commands.add_parser(
         "report",
         help="draw finished runs as one self-contained HTML page",
@@ -60,4 +70,96 @@ def _report(arguments: argparse.Namespace) -> int:
 
     write_report(arguments.runs, arguments.output, arguments.resamples, arguments.seed)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1e3:,.0f} kB")
+    return 0
+
+
+def _add_results(commands: Any) -> None:
+    results = commands.add_parser(
+        "results",
+        help="tabulate runs, or compare two",
+        description="Tabulate all runs under a folder; compare two runs, or two experiments over "
+        "their seeds.",
+    )
+    results.add_argument(
+        "folder", nargs="?", type=Path, default=Path("checkpoints"),
+        help="where to look for runs (default: ./checkpoints)",
+    )  # fmt: skip
+    results.add_argument(
+        "--where", action="append", default=[], metavar="CONDITION",
+        help="only runs for which this holds: 'expid=*_frappe', 'test.AUC>0.98', 'status!=failed'; "
+        "any setting may be named",
+    )  # fmt: skip
+    results.add_argument("--sort", metavar="COLUMN", help="sort by a column (default: started)")
+    results.add_argument("--descending", action="store_true", help="greatest first")
+    results.add_argument(
+        "--columns", nargs="+", default=[], metavar="SETTING", help="show these settings too"
+    )
+    results.add_argument(
+        "--format", default="text", choices=("text", "csv", "markdown", "json"), help="form"
+    )
+    results.add_argument(
+        "--compare", nargs=2, type=Path, metavar="RUN",
+        help="folders of two runs, whose settings and metrics to show side by side",
+    )  # fmt: skip
+    results.add_argument(
+        "--paired", nargs=2, metavar="EXPID",
+        help="two experiments to test against each other, paired by seed",
+    )  # fmt: skip
+    results.set_defaults(call=_results)
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.analysis import results
+    from fuxictr_tf4ctr.analysis.tables import FORMATS
+
+    if arguments.compare:
+        rows = results.side_by_side(*arguments.compare)
+    elif arguments.paired:
+        rows = results.paired_tests(results.read_runs(arguments.folder), *arguments.paired)
+    else:
+        rows = results.table(
+            results.read_runs(arguments.folder),
+            arguments.where,
+            arguments.sort,
+            arguments.descending,
+            arguments.columns,
+        )
+    print(FORMATS[arguments.format](rows), end="")
+    return 0
+
+
+def _add_submit(commands: Any) -> None:
+    submit = commands.add_parser(
+        "submit",
+        help="make a BARS leaderboard folder of a run or a sweep",
+        description="Check a finished run, or the best settings of a sweep with all their seeds, "
+        "against the rules of the BARS leaderboard, and write the folder to submit.",
+    )
+    submit.add_argument("source", type=Path, help="folder of a run or of a sweep")
+    submit.add_argument(
+        "--to", type=Path, default=Path("bars"), metavar="DIR",
+        help="checkout of BARS, or a folder to begin one (default: ./bars)",
+    )  # fmt: skip
+    submit.add_argument("--expid", help="of a sweep: this experiment (default: the best)")
+    submit.add_argument(
+        "--contributor", default="", metavar="NAME", help="who submits, 'Name' or 'Name <URL>'"
+    )
+    submit.add_argument(
+        "--draft", action="store_true", help="write the folder, marked, even if rules are broken"
+    )
+    submit.set_defaults(call=_submit)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.leaderboard import submit
+
+    submission = submit(
+        arguments.source, arguments.to, arguments.expid, arguments.contributor, arguments.draft
+    )
+    for problem in submission.problems:
+        print(f"fuxictr: not acceptable: {problem}", file=sys.stderr)
+    for note in submission.notes:
+        print(f"note   {note}")
+    print(f"folder {submission.folder}")
+    print(f"row    {submission.leaderboard_row}")
     return 0

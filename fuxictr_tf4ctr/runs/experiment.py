@@ -14,6 +14,7 @@ from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import print_to_json
 
+from fuxictr_tf4ctr import errors
 from fuxictr_tf4ctr.datasets import EncodedDataset, H5DataLoader, encode_dataset, load_feature_map
 from fuxictr_tf4ctr.distributed import (
     ALONE,
@@ -28,7 +29,8 @@ from fuxictr_tf4ctr.distributed.sharding import (
     table_engine,
     tables_on_host,
 )
-from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated
+from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated, UserError
+from fuxictr_tf4ctr.files import need_space
 from fuxictr_tf4ctr.runs.loading import keep_schema
 from fuxictr_tf4ctr.runs.observers import EventFiles, evaluation_row
 from fuxictr_tf4ctr.runs.records import RunRecord, logging_to, new_run, read_run, versions
@@ -100,6 +102,8 @@ def run_experiment(
             keep_schema(dataset, record)
             logging.info("Feature specs: %s", print_to_json(feature_map.features))
             model = build_model(settings, feature_map, record)
+            if ranks.leads:
+                need_space(record.folder, _checkpoint_bytes(model))
             team = Team(ranks, _divided(model, settings, ranks))
             schedule = Schedule.from_params(settings.params)
             with _timed(record, "load"):
@@ -132,13 +136,21 @@ def run_as_rank(settings: Settings, resume: bool | Path, ranks: Ranks) -> RunRec
         resume: What to take up where no rank was started before.
         ranks: The processes that train it together; all call this.
     """
+    said = ranks.recall("refused")
+    if said is not None:  # what the user must mend: to try again would end the same
+        kind, _, message = said.partition(" ")
+        raise getattr(errors, kind)(message)
     begun = ranks.recall("run")
     if begun is not None:
         record = read_run(Path(begun))
         if record.status == "finished":  # and some rank was lost while it ended
             return record
         resume = record.folder
-    return run_experiment(settings, resume, ranks)
+    try:
+        return run_experiment(settings, resume, ranks)
+    except UserError as error:
+        ranks.remember("refused", f"{type(error).__name__} {error}")
+        raise
 
 
 def check_workers(settings: Settings, workers: int) -> None:
@@ -190,6 +202,14 @@ def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) 
     record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     logging.info("Total number of parameters: %d.", record.parameters)
     return model
+
+
+def _checkpoint_bytes(model: BaseModel) -> int:
+    """Return about how many bytes the best weights and the states of a run take on the disk."""
+    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    moments = 2 if "betas" in model.optimizer.defaults else 0
+    # The oldest state goes when the next is written.
+    return weights + (Checkpoints.kept + 1) * (1 + moments) * weights
 
 
 def _divided(model: BaseModel, settings: Settings, ranks: Ranks) -> Tables:

@@ -233,4 +233,10 @@ def _model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> Ba
         model = settings.model_class(feature_map, **settings.params)
     model.model_dir, model.checkpoint = str(record.folder), str(record.checkpoint)
     load_weights(model, record.checkpoint)
+    broken = [name for name, each in model.state_dict().items() if not each.isfinite().all()]
+    if broken:
+        raise DataError(
+            f"{record.checkpoint}: {broken[0]} holds numbers that are not finite, of "
+            f"{len(broken)} such tensors; every score would be NaN: train again"
+        )
     return model.eval()

@@ -26,8 +26,68 @@ import torch
 
 from fuxictr_tf4ctr import files
 from fuxictr_tf4ctr.errors import DataError, StorageError
+from fuxictr_tf4ctr.schema import (
+    ANYTHING,
+    FLAG,
+    TEXT,
+    Key,
+    Kind,
+    ListOf,
+    Record,
+    one_of,
+    read_json,
+    whole,
+)
 
 RECORD_FORMAT = 1
+STATUSES = ("running", "finished", "interrupted", "failed")
+_MEASURED = Kind("a number", lambda value: isinstance(value, int | float) and value == value)
+_METRICS = Record({}, others=_MEASURED)
+_NAMED = Record({}, others=ANYTHING)
+_EVALUATION = Record(
+    {
+        "epoch": whole(0),
+        "step": whole(0),
+        "train_loss": _MEASURED,
+        "metrics": _METRICS,
+        "learning_rate": Key(_MEASURED),
+        "seconds": _MEASURED,
+        "best": FLAG,
+        "losses": Key(_METRICS, default={}),
+        "twin": Key(_METRICS, default={}),
+    },
+    others=ANYTHING,
+)
+_DATA = Record(
+    {
+        "fingerprint": Key(TEXT, default=""),
+        "rows": Key(Record({}, others=whole(0)), default={}),
+        "folder": Key(TEXT, default=""),
+    }
+)
+_SCHEMA = Record(
+    {
+        "format": Kind(f"{RECORD_FORMAT}, this version's", lambda value: value == RECORD_FORMAT),
+        "expid": Kind(
+            "the name of an experiment",
+            lambda value: isinstance(value, str) and value == Path(value).name != "",
+        ),
+        "status": one_of(*STATUSES),
+        "error": Key(TEXT),
+        "command": TEXT,
+        "started": Kind("an ISO time", lambda value: bool(datetime.fromisoformat(value).tzinfo)),
+        "resumed": ListOf(TEXT),
+        "settings": Record({"model": TEXT, "dataset_id": TEXT}, others=ANYTHING),
+        "versions": Record({}, others=TEXT),
+        "machine": _NAMED,
+        "data": _DATA,
+        "parameters": Key(whole(0)),
+        "evaluations": ListOf(_EVALUATION),
+        "valid": _METRICS,
+        "test": _METRICS,
+        "seconds": _METRICS,
+    }
+)
 _PACKAGES = (
     *("fuxictr-tf4ctr", "fuxictr", "torch", "pandas", "numpy", "scipy", "scikit-learn", "pyyaml"),
     *("h5py", "tqdm", "polars"),
@@ -41,7 +101,7 @@ class RunRecord:
     Attributes:
         expid: Name of the experiment.
         folder: Folder of the run.
-        status: "running", "finished", "interrupted" or "failed".
+        status: One of ``STATUSES``.
         error: Why it failed, else None.
         command: The command line.
         started: Time of the start, ISO 8601, UTC.
@@ -212,12 +272,11 @@ def read_run(folder: Path) -> RunRecord:
     """
     file = folder / "run.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content.pop("format") != RECORD_FORMAT:
-            raise ValueError("it is of another format")
-        return RunRecord(folder=folder, **content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is no record of a run: {error}") from error
+        content = read_json(file, _SCHEMA, "another version's, or damaged: train again")
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file; name the folder of a run") from None
+    del content["format"]
+    return RunRecord(folder=folder, **content)
 
 
 @contextmanager

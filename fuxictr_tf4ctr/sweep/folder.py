@@ -6,21 +6,37 @@ FuxiCTR's result lines; ``sweep.json``, ``ranking.csv``, ``ranking.md``; ``study
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.files import held, write_whole
-from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run
+from fuxictr_tf4ctr.files import held, storage_errors, write_whole
+from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run, sweep_up
+from fuxictr_tf4ctr.schema import ANYTHING, TEXT, TEXTS, Key, Kind, ListOf, Record, read_json, whole
 from fuxictr_tf4ctr.sweep.points import Point
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
 SWEEP_FORMAT = 1
+_SCHEMA = Record(
+    {
+        "format": Kind(f"{SWEEP_FORMAT}, this version's", lambda value: value == SWEEP_FORMAT),
+        "name": TEXT,
+        "points": ListOf(
+            Record({"expid": TEXT, "dataset_id": TEXT, "values": Record({}, others=ANYTHING)})
+        ),
+        "seeds": Key(Record({}, others=ListOf(whole(0))), default={}),
+        "pruned": Key(TEXTS, default=[]),
+        "failures": Key(Record({}, others=TEXT), default={}),
+    },
+    others=ANYTHING,
+)
 _DATA_PATHS = ("train_data", "valid_data", "test_data")
 
 
@@ -71,18 +87,34 @@ class SweepFolder:
         """
         if resume and not self.json_file.is_file():
             raise SettingsError(f"{self.path} holds no sweep to resume: start it without --resume")
-        if not resume and self.path.is_dir() and any(self.path.glob("[!.]*")):
+        if not resume and (self.json_file.exists() or self._others()):
             raise SettingsError(
                 f"{self.path} is not empty: go on with its sweep by --resume, or choose another "
                 "--output"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         with held(self.path / ".lock") as ours:
             if not ours:
                 raise SettingsError(f"another process sweeps in {self.path}: wait, or stop it")
             if tuner.file != self.tuner_file.resolve():
                 self.write(self.tuner_file.name, tuner.text)
+            self._take_over()
             yield
+
+    def _others(self) -> set[str]:
+        """Name what is there and none of what a sweep writes before it is known as one."""
+        first = {self.tuner_file.name, self.config.name, "study.db", "study.db-journal"}
+        return {path.name for path in self.path.glob("[!.]*")} - first
+
+    def _take_over(self) -> None:
+        """Wait for the children of a sweep that was killed, which end soon, and sweep up."""
+        for lock in sorted(self.runs.glob("*/*/*/.lock")):
+            said = partial(print, f"waiting for the process that works on {lock.parent}")
+            with held(lock, waiting=partial(said, file=sys.stderr)):
+                pass
+        for parent in self.runs.glob("*/*"):
+            sweep_up(parent)
 
     def write_config(self, points: Iterable[Point]) -> None:
         """Write the sections of all points that can run, data paths absolute."""
@@ -133,12 +165,10 @@ def read_sweep(path: Path) -> tuple[SweepFolder, dict[str, Any]]:
         DataError: The folder holds no sweep, or another version's.
     """
     try:
-        content = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
-        if content["format"] != SWEEP_FORMAT:
-            raise ValueError(f"it is of format {content['format']}, not {SWEEP_FORMAT}")
-        return SweepFolder(path, content["name"]), content
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path / 'sweep.json'} is no record of a sweep: {error}") from error
+        content = read_json(path / "sweep.json", _SCHEMA, "a sweep of another version: sweep again")
+    except FileNotFoundError:
+        raise DataError(f"{path / 'sweep.json'}: no such file; name a sweep's folder") from None
+    return SweepFolder(path, content["name"]), content
 
 
 class _Dumper(yaml.SafeDumper):

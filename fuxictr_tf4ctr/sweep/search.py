@@ -14,8 +14,8 @@ from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.published import is_published
 from fuxictr_tf4ctr.sweep.children import Job, Outcome
 from fuxictr_tf4ctr.sweep.folder import SweepFolder
-from fuxictr_tf4ctr.sweep.monitoring import monitored, more_is_better
 from fuxictr_tf4ctr.sweep.points import Point, PointMaker
+from fuxictr_tf4ctr.sweep.ranking import monitored, more_is_better
 from fuxictr_tf4ctr.sweep.space import Range, Space
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
@@ -200,6 +200,9 @@ class Search:
 
     def _tell_again(self, trial: optuna.Trial, point: Point) -> bool:
         """Tell a repeated trial what its settings reached before; False if that is not known."""
+        if point.settings is None:
+            self._study.tell(trial, state=TrialState.FAIL)
+            return True
         seed = point.settings["seed"]
         record = self._folder.latest(point.dataset_id, point.expid, seed)
         if record is None or record.status != "finished":

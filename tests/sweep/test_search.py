@@ -12,8 +12,7 @@ from fuxictr_tf4ctr.errors import SettingsError  # noqa: E402
 from fuxictr_tf4ctr.runs.records import RunRecord  # noqa: E402
 from fuxictr_tf4ctr.sweep.children import Outcome  # noqa: E402
 from fuxictr_tf4ctr.sweep.folder import SweepFolder  # noqa: E402
-from fuxictr_tf4ctr.sweep.plan import carry_out  # noqa: E402
-from fuxictr_tf4ctr.sweep.progress import Progress  # noqa: E402
+from fuxictr_tf4ctr.sweep.plan import Progress, carry_out  # noqa: E402
 from fuxictr_tf4ctr.sweep.ranking import ranking  # noqa: E402
 from fuxictr_tf4ctr.sweep.search import Search  # noqa: E402
 from fuxictr_tf4ctr.sweep.tuner_file import read_tuner  # noqa: E402

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fuxictr_tf4ctr.datasets.feature_map import row_shape
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.files import system_error, whole_file
 
 SCORES = ("y_pred", "y_simple", "y_complex")
 Scorer = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
@@ -104,8 +105,8 @@ def to_torch(graph: ScoringGraph, folder: Path) -> Scorer:
         DataError: The model computes something torch.export cannot trace.
     """
     path = folder / "model.pt2"
-    with _export_errors("torch.export"):
-        torch.export.save(graph.traced(), path)
+    with whole_file(path, _weight_bytes(graph)) as file, _export_errors("torch.export"):
+        torch.export.save(graph.traced(), file)
     program = torch.export.load(path).module()
 
     def scorer(columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -134,6 +135,9 @@ def _export_errors(name: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # whatever an exporter meets
+        refused = system_error(error)
+        if refused is not None:
+            raise refused from error
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"the model cannot be exported to {name}: {reason}") from error
     finally:

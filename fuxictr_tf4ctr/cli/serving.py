@@ -1,4 +1,4 @@
-"""``fuxictr evaluate`` and ``fuxictr predict``: a run's model on new rows."""
+"""``fuxictr evaluate``, ``predict`` and ``export``: a run's model on new rows."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,13 @@ from fuxictr_tf4ctr.cli.options import add_run, given_run
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``evaluate`` and ``predict`` to the parser's commands."""
+    """Add ``evaluate``, ``predict`` and ``export`` to the parser's commands."""
+    _add_evaluate(commands)
+    _add_predict(commands)
+    _add_export(commands)
+
+
+def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="compute a run's metrics on its own or on new data",
@@ -25,6 +31,8 @@ def add_commands(commands: Any) -> None:
     _add_skipping(evaluate)
     evaluate.set_defaults(call=_evaluate)
 
+
+def _add_predict(commands: Any) -> None:
     predict = commands.add_parser(
         "predict",
         help="score new rows",
@@ -45,6 +53,22 @@ def add_commands(commands: Any) -> None:
     )
     _add_skipping(predict)
     predict.set_defaults(call=_predict)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="export a run's model to ONNX or torch.export",
+        description="Export a run's model with its vocabularies, a manifest and a scoring script. "
+        "Refuses where the exported model scores the run's data otherwise.",
+    )
+    add_run(export, device=False)
+    export.add_argument("--format", default="onnx", choices=("onnx", "torch"), help="default: onnx")
+    export.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to make")
+    export.add_argument(
+        "--tolerance", type=float, default=1e-5, help="largest difference allowed (default: 1e-5)"
+    )
+    export.set_defaults(call=_export, gpu=-1)
 
 
 def _add_skipping(parser: argparse.ArgumentParser) -> None:
@@ -81,4 +105,14 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.skip_bad_rows,
     )
     print("\n".join([*scored.lines(), f"scores  {arguments.output}"]))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.serving.export import export_run
+
+    run = given_run(arguments)
+    done = export_run(run, arguments.output, arguments.format, arguments.tolerance)
+    print(f"{done.rows:,} rows scored alike: largest difference {done.difference:.3g}")
+    print(f"export  {done.folder} ({done.bytes / 1e6:.1f} MB)")
     return 0

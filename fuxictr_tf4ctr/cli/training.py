@@ -1,7 +1,8 @@
-"""``fuxictr run``: train and evaluate one experiment."""
+"""``fuxictr run``, ``plan`` and ``tune``: train one experiment, or many of a tuner file."""
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``run`` to the parser's commands."""
+    """Add ``run``, ``plan`` and ``tune`` to the parser's commands."""
     run = commands.add_parser(
         "run",
         help="train and evaluate one experiment",
@@ -66,6 +67,7 @@ def add_commands(commands: Any) -> None:
     add_engine(run, "start the workers by PyTorch's launcher, or by Ray Train on a cluster")
     run.set_defaults(call=_run)
     _add_plan(commands)
+    _add_tune(commands)
 
 
 def _add_plan(commands: Any) -> None:
@@ -160,3 +162,101 @@ def _print(record: "RunRecord") -> None:
         if metrics:
             print(f"{split:>5}  {metrics_line(metrics)}")
     print(f"  run  {record.folder}")
+
+
+def _add_tune(commands: Any) -> None:
+    tune = commands.add_parser(
+        "tune",
+        help="search hyper-parameters by a FuxiCTR tuner file",
+        description="Run the experiments of a FuxiCTR tuner file in parallel and rank them by the "
+        "monitored metric on the validation data. Exit status 1: some runs failed; --resume "
+        "makes what is missing.",
+    )
+    tune.add_argument("--config", required=True, metavar="FILE", help="the tuner file (YAML)")
+    tune.add_argument("--expid", help="experiment to vary (default: the file's base_expid)")
+    tune.add_argument(
+        "--zoo", metavar="DIR", help="FuxiCTR checkout with more models (default: $FUXICTR_HOME)"
+    )
+    tune.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder of the sweep (default: sweeps/<name of FILE>, EXPID before it)",
+    )
+    tune.add_argument(
+        "--gpu", type=int, nargs="+", default=[-1], metavar="N",
+        help="GPUs to use, -1 for the CPU (default: -1)",
+    )  # fmt: skip
+    tune.add_argument(
+        "--workers", type=int, metavar="N", help="runs at once (default: one per device)"
+    )
+    tune.add_argument("--resume", action="store_true", help="make what is missing of the sweep")
+    tune.add_argument(
+        "--tag", nargs="+", default=[], metavar="PART",
+        help="only expids with this part between underscores: 007, or 007_1a2b3c4d",
+    )  # fmt: skip
+    tune.add_argument(
+        "--exclude", nargs="+", default=[], metavar="PART", help="no expids with this part"
+    )
+    tune.add_argument(
+        "--max-points", type=int, default=300, metavar="N",
+        help="refuse a larger grid (default: 300)",
+    )  # fmt: skip
+    tune.add_argument(
+        "--search", default="grid", choices=("grid", "tpe", "random"),
+        help="all points, or those Optuna chooses (default: grid)",
+    )  # fmt: skip
+    tune.add_argument(
+        "--trials", type=int, default=30, metavar="N", help="points to choose (default: 30)"
+    )
+    tune.add_argument(
+        "--no-prune", action="store_true", help="let hopeless runs of a search go on to their end"
+    )
+    tune.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="repeat the best settings, N seeds in all"
+    )
+    tune.add_argument(
+        "--best", type=int, default=1, metavar="K", help="how many settings (default: 1)"
+    )
+    add_engine(tune, "run on this machine, or as trials of Ray Tune on a cluster")
+    tune.set_defaults(call=_tune)
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.analysis.tables import as_text
+    from fuxictr_tf4ctr.sweep import SweepOptions, run_sweep
+
+    check_engine(arguments)
+    result = run_sweep(
+        SweepOptions(
+            file=arguments.config,
+            expid=arguments.expid,
+            output=arguments.output,
+            devices=arguments.gpu,
+            workers=arguments.workers,
+            resume=arguments.resume,
+            tags=arguments.tag,
+            excluded=arguments.exclude,
+            max_points=arguments.max_points,
+            search=arguments.search,
+            trials=arguments.trials,
+            prune=not arguments.no_prune,
+            seeds=arguments.seeds,
+            best=arguments.best,
+            checkout=arguments.zoo,
+            carrier=_ray_trials(arguments.address) if arguments.engine == "ray" else None,
+        )
+    )
+    if result.ranking:
+        print(as_text(result.ranking[:10]), end="")
+    if result.seeds:
+        print(as_text(result.seeds), end="")
+    print(f"sweep  {result.folder.path}")
+    for expid, reason in result.failures.items():
+        print(f"fuxictr: {expid} did not finish: {reason}", file=sys.stderr)
+    return 1 if result.failures else 0
+
+
+def _ray_trials(address: str | None) -> Any:
+    from fuxictr_tf4ctr.engines.ray.sweeping import RayTrials
+
+    return partial(RayTrials, address=address)
