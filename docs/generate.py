@@ -7,15 +7,17 @@
 import argparse
 import inspect
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from fuxictr.features import FeatureMap
 
 from fuxictr_tf4ctr.cli import build_parser
+from fuxictr_tf4ctr.datasets.feature_specs import COLUMN_KEYS, DTYPES, TYPES
 from fuxictr_tf4ctr.registry import find_model, find_twins
 from fuxictr_tf4ctr.schema import REQUIRED, Key
-from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, FAST_KEYS, TRAINING_KEYS
+from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, FAST_KEYS, IGNORED, TRAINING_KEYS
 from fuxictr_tf4ctr.settings.resolver import class_section
 from fuxictr_tf4ctr.twin import ENCODERS, FUSIONS, SAMPLE_SELECTIONS, TwinModel
 from fuxictr_tf4ctr.twin.encoders.base import encoder_options
@@ -24,7 +26,7 @@ _FRAPPE = {
     "user": 942, "item": 4084, "daytime": 9, "weekday": 9, "isweekend": 4, "homework": 5, "cost": 4,
     "weather": 11, "country": 82, "city": 233,
 }  # fmt: skip
-
+_OPTIONS = [key for key in COLUMN_KEYS if key not in ("name", "dtype", "type")]
 DOCS = Path(__file__).resolve().parent
 
 
@@ -50,14 +52,33 @@ encoders have them. A section `TF4CTR_DCNv2_mine` without `model` and `inherits`
 
 {_key_table(DATASET_KEYS)}
 
-Each entry of `feature_cols` has `name` (one or a list), `active`, `dtype` (`str`, `int`, `float`)
-and `type` (`categorical`, `numeric`, `sequence`, `embedding`, `meta`), and may have FuxiCTR's
-options: `preprocess`, `fill_na`, `min_categr_count`, `normalizer`, `splitter`, `max_len`,
-`padding`, `feature_encoder`, `embedding_dim`, `share_embedding`, `pretrained_emb`, ….
+A relative path is looked for beside the folder of the configuration, then in the working directory,
+then in `$FUXICTR_DATA`; `data_root` is taken from where the data set lies encoded already, else it
+is made in the working directory. A file's suffix may be left out. Parquet files without
+`feature_cols` are encoded ones, as npz and h5: their `feature_map.json` is in
+`data_root/dataset_id`.
+
+{_columns()}
 
 ## Training
 
 {_key_table(TRAINING_KEYS)}
+
+`feature_config`, an earlier name, is read as `feature_specs`, `patience` as `early_stop_patience`.
+
+## Keys of FuxiCTR without effect here
+
+A run says once which of these it was given.
+
+| key | what it means to FuxiCTR, and what is here instead |
+|---|---|
+{_ignored_rows()}
+
+A key that a model of FuxiCTR does not take is an error where a key it takes is spelt nearly so, and
+else told in a warning. What its models once called a key is read as its present name, where the
+model has that: `crossing_layers` as `num_cross_layers`, `cin_layer_units` as `cin_hidden_units`,
+`hidden_units` as `dnn_hidden_units` and the reverse. Groups of columns, FuxiCTR's
+`!!python/tuple [a, b]`, may be written as plain lists.
 
 ## Fast mode
 
@@ -168,6 +189,22 @@ def _key_table(keys: dict[str, Key]) -> str:
         default = "required" if key.default is REQUIRED else f"`{_plain(key.default)}`"
         rows.append(f"| `{name}` | {default} | {key.help} |")
     return "\n".join(rows)
+
+
+def _columns() -> str:
+    return textwrap.fill(
+        "Each entry of `feature_cols` has `name` (one or a list), "
+        f"`dtype` ({_choices(DTYPES)}) and `type` ({_choices(TYPES)}), and may have "
+        f"{_choices(_OPTIONS)}. `na_value` and `encoder`, "
+        "FuxiCTR's earlier names of `fill_na` and `feature_encoder`, are understood. A "
+        "`feature_processor` of your own may read further keys of a column; "
+        "`fuxictr.datasets.avazu`, `.criteo` and `.kkbox` are FuxiCTR's.",
+        width=100,
+    )
+
+
+def _ignored_rows() -> str:
+    return "\n".join(f"| `{name}` | {reason} |" for name, reason in IGNORED.items())
 
 
 def _choices(table: Any) -> str:

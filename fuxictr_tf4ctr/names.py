@@ -39,6 +39,33 @@ def nearest(name: Any, known: Iterable[str], limit: int = 3) -> list[str]:
     return [by_lower[match] for match in close]
 
 
+def misspelt(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that ``name`` is within a slip or two of, None if there is none.
+
+    Unlike :func:`nearest` it takes names alike in meaning, such as ``group_id`` and
+    ``group_index``, for different ones.
+    """
+    slips = 1 if len(name) < 6 else 2
+    alike = (other for other in known if abs(len(other) - len(name)) <= slips)
+    found = ((_slips(name, other), other) for other in alike)
+    best = min(found, default=(slips + 1, None))
+    return best[1] if best[0] <= slips else None
+
+
+def _slips(one: str, other: str) -> int:
+    """Count the letters left out, put in, changed or swapped between two names."""
+    above: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, start=1):
+        before, above, row = above, row, [i]
+        for j, b in enumerate(other, start=1):
+            best = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == other[j - 2] and b == one[i - 2]:
+                best = min(best, before[j - 2] + 1)
+            row.append(best)
+    return row[-1]
+
+
 def unknown(kind: str, name: Any, known: Iterable[str]) -> str:
     """Say that ``name`` is no known ``kind`` and which names come nearest."""
     known = sorted(map(str, known))

@@ -26,6 +26,8 @@ REQUIRED: Any = object()
 
 # More problems than one reads are told by their number.
 _MOST_PROBLEMS = 20
+# Bytes of a file's name, with room for what is put behind it; systems allow 255.
+_LONGEST_NAME = 200
 
 
 class Kind:
@@ -215,6 +217,19 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def is_path(value: Any) -> bool:
+    """Whether a file system takes a path: a text without NUL, no part too long for a name."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    encoded = value.encode()
+    return len(encoded) <= 4000 and all(len(part) <= _LONGEST_NAME for part in encoded.split(b"/"))
+
+
+def is_file_name(value: Any) -> bool:
+    """Whether a name can be a file's: a printable text, no path."""
+    return is_path(value) and "/" not in value and value.isprintable() and value[0] != "."
+
+
 def whole(least: int, most: int = 2**63 - 1) -> Kind:
     """A whole number within bounds."""
     bounds = f">= {least}" if most == 2**63 - 1 else f"from {least} to {most}"
@@ -248,4 +263,6 @@ TEXT = Kind("a text", lambda value: isinstance(value, str) and value != "")
 NUMBER = Kind("a number", is_number)
 POSITIVE = Kind("a number > 0", lambda value: is_number(value) and value > 0)
 NOT_NEGATIVE = Kind("a number >= 0", lambda value: is_number(value) and value >= 0)
+PATH = Kind("a path of names of at most 200 bytes", is_path)
+FILE_NAME = Kind("a name of at most 200 bytes without / and control characters", is_file_name)
 TEXTS = ListOf(TEXT, expected="a list of texts")

@@ -2,14 +2,29 @@
 
 import ast
 import copy
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from fuxictr.pytorch import layers
 from torch import nn
 
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.names import unknown
+from fuxictr_tf4ctr.names import shown
+from fuxictr_tf4ctr.schema import (
+    ANYTHING,
+    FLAG,
+    PATH,
+    TEXT,
+    AnyOf,
+    Key,
+    Kind,
+    ListOf,
+    Record,
+    name_of,
+    one_of,
+    whole,
+)
 
 # "list" is how FuxiCTR declares the list column behind a feature of type embedding.
 DTYPES = ("str", "int", "float", "list")
@@ -17,6 +32,11 @@ TYPES = ("categorical", "sequence", "numeric", "embedding", "meta")
 NORMALIZERS = ("StandardScaler", "MinMaxScaler")
 CATEGORY_PROCESSORS = ("quantile_bucket", "hash_bucket")
 PRETRAINED_SUFFIXES = (".h5", ".npz", ".parquet")
+
+# What earlier versions of FuxiCTR called a key of a column.
+_OLD_KEYS = {"na_value": "fill_na", "encoder": "feature_encoder"}
+# Absurd sizes, found before memory is asked for them.
+_WIDEST, _LONGEST = 2**16, 2**20
 
 _ENCODER_MODULES = {"layers": layers, "nn": nn}
 # How FuxiCTR spells "no encoder" for a sequence, besides YAML's null.
@@ -34,8 +54,8 @@ def check_dtype(value: Any, where: str = "dtype") -> None:
         SettingsError: It is something else.
     """
     name = value.__name__ if isinstance(value, type) else value
-    if name not in DTYPES:
-        raise SettingsError(f"{where}: dtype {value!r} must be one of {', '.join(DTYPES)}")
+    if not isinstance(name, str) or name not in DTYPES:
+        raise SettingsError(f"{where}: dtype {shown(value)} must be one of {', '.join(DTYPES)}")
 
 
 def check_feature_encoder(value: Any, where: str = "feature_encoder") -> None:
@@ -56,7 +76,7 @@ def check_feature_encoder(value: Any, where: str = "feature_encoder") -> None:
     for call in value if isinstance(value, list) else [value]:
         if not isinstance(call, str) or not _is_layer_call(call):
             raise SettingsError(
-                f"{where}: {call!r} must read layers.<Name>(...) or nn.<Name>(...), with a "
+                f"{where}: {shown(call)} must read layers.<Name>(...) or nn.<Name>(...), with a "
                 "layer of fuxictr.pytorch.layers or torch.nn and plain values as arguments"
             )
 
@@ -85,151 +105,169 @@ def _has_literal_arguments(call: ast.Call) -> bool:
     return True
 
 
+def _is_encoder(value: Any) -> bool:
+    check_feature_encoder(value, shown(value))
+    return True
+
+
+_TEXT_OR_NONE = Kind("a text", lambda value: isinstance(value, str))
+_SHARED = {
+    "name": TEXT,
+    "active": Key(FLAG, default=True),
+    "dtype": name_of("dtype", DTYPES),
+    "preprocess": Key(TEXT),
+    "fill_na": Key(Kind("a text or a number", lambda value: isinstance(value, str | int | float))),
+    "remap": Key(FLAG, default=True),
+}
+_LABEL = Record(_SHARED | {"type": Key(TEXT), "source": Key(ANYTHING)})
+_FEATURE = _SHARED | {
+    "type": name_of("type", TYPES),
+    "source": Key(AnyOf(_TEXT_OR_NONE, ListOf(_TEXT_OR_NONE))),
+    "min_categr_count": Key(whole(1), default=1),
+    "normalizer": Key(name_of("normalizer", NORMALIZERS)),
+    "category_processor": Key(name_of("category_processor", CATEGORY_PROCESSORS)),
+    "num_buckets": Key(whole(2, _LONGEST), default=10),
+    "splitter": Key(TEXT, default="^"),
+    "max_len": Key(whole(0, _LONGEST), default=0),
+    "padding": Key(one_of("pre", "post"), default="post"),
+    "feature_encoder": Key(AnyOf(one_of(*_NO_ENCODER), Kind("a layer", _is_encoder, (str, list)))),
+    "embedding_dim": Key(whole(1, _WIDEST)),
+    "emb_output_dim": Key(whole(1, _WIDEST)),
+    "share_embedding": Key(TEXT),
+    "pretrained_emb": Key(PATH),
+    "pretrain_dim": Key(whole(1, _WIDEST)),
+    "pretrain_usage": Key(one_of("init", "sum", "concat"), default="init"),
+    "freeze_emb": Key(FLAG, default=True),
+    "vocab_size": Key(whole(1)),
+}
+COLUMN_KEYS = tuple(_FEATURE)
+
+
 def complete_columns(
-    feature_cols: Any, label_col: Any
+    feature_cols: Any, label_col: Any, feature_processor: str | None = None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Check the column entries of a dataset config and complete them, one per column.
 
     Args:
         feature_cols: FuxiCTR's ``feature_cols``; an entry may name several columns.
         label_col: FuxiCTR's ``label_col``, one entry or a list.
+        feature_processor: The data set's processor; one of the user's may read further keys.
 
     Returns:
         Feature columns and label columns, new dictionaries with one ``name``, ``active`` and
         ``dtype`` each. What FuxiCTR does to them does not reach the caller's.
 
     Raises:
-        SettingsError: An entry is one FuxiCTR cannot encode; the message names the column.
+        SettingsError: Entries are such as FuxiCTR cannot encode; the message has a line for each.
     """
-    features = _one_entry_per_name(feature_cols, "feature_cols")
-    labels = _one_entry_per_name(
-        label_col if isinstance(label_col, list) else [label_col], "label_col"
-    )
-    _check_unique([column["name"] for column in features + labels])
+    problems: list[str] = []
+    features = _one_entry_per_name(feature_cols, "feature_cols", problems)
+    labels = label_col if isinstance(label_col, list) else [label_col]
+    labels = _one_entry_per_name(labels, "label_col", problems)
+    times = Counter(column["name"] for column in features + labels)
+    problems += [
+        f"column {name!r} is listed twice in feature_cols and label_col"
+        for name, count in times.items()
+        if count > 1
+    ]
     for label in labels:
-        _check_number(label)
+        problems += _LABEL.problems(label, _where(label)) or _number_problems(label)
+    own = feature_processor and not feature_processor.startswith("fuxictr.")
+    kind = Record(_FEATURE, others=ANYTHING if own else None)
     earlier: list[str] = []
     for column in features:
         column.setdefault("active", True)
-        if column.get("category_processor", "") is None:
-            del column["category_processor"]
-        _check_feature(column, earlier)
+        problems += kind.problems(column, _where(column)) or _feature_problems(column, earlier)
         if column["active"] is False:
             # FuxiCTR looks for the feature of every pretrained embedding, active or not.
             column.pop("pretrained_emb", None)
-        elif column["type"] in ("categorical", "sequence") and "category_processor" not in column:
+        elif column.get("type") in ("categorical", "sequence") and not _buckets(column):
             earlier.append(column["name"])
+    if problems:
+        raise SettingsError("\n".join(problems))
     return features, labels
 
 
-def _one_entry_per_name(entries: Any, where: str) -> list[dict[str, Any]]:
-    if not isinstance(entries, list) or not entries:
-        raise SettingsError(f"{where}: must be a list of columns, not {entries!r}")
+def _where(column: Mapping[str, Any]) -> str:
+    return f"column {shown(column['name'])}: "
+
+
+def _buckets(column: Mapping[str, Any]) -> bool:
+    return "category_processor" in column
+
+
+def _one_entry_per_name(entries: Any, where: str, problems: list[str]) -> list[dict[str, Any]]:
+    """Return the entries, one per column, in FuxiCTR's present spelling; note what is none."""
+    if not isinstance(entries, list | tuple) or not entries:
+        problems.append(f"{where}: must be a list of columns, not {shown(entries)}")
+        return []
     columns = []
     for entry in entries:
         if not isinstance(entry, Mapping) or "name" not in entry:
-            raise SettingsError(f"{where}: {entry!r} must be a mapping with a name")
-        names = entry["name"] if isinstance(entry["name"], list) else [entry["name"]]
-        for name in names:
-            if not isinstance(name, str) or not name:
-                raise SettingsError(f"{where}: {name!r} is no column name; quote it")
-            columns.append(_one_column(entry, name))
+            problems.append(f"{where}: {shown(entry)} must be a mapping with a name")
+            continue
+        for name in entry["name"] if isinstance(entry["name"], list | tuple) else [entry["name"]]:
+            if isinstance(name, str) and name:
+                columns.append(_understood(entry) | {"name": name})
+            else:
+                problems.append(f"{where}: {shown(name)} is no column name; quote it")
     return columns
 
 
-def _one_column(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
-    column = copy.deepcopy(dict(entry)) | {"name": name}
-    if "dtype" not in column:
-        raise SettingsError(f"column {name!r}: dtype is missing; one of {', '.join(DTYPES)}")
-    check_dtype(column["dtype"], f"column {name!r}")
-    if isinstance(column["dtype"], type):
+def _understood(entry: Mapping[str, Any]) -> dict[str, Any]:
+    column = {_OLD_KEYS.get(key, key): copy.deepcopy(value) for key, value in entry.items()}
+    if isinstance(column.get("dtype"), type):
         column["dtype"] = column["dtype"].__name__
+    if column.get("category_processor", "") is None:
+        del column["category_processor"]
+    encoder = entry.get("encoder")
+    if isinstance(encoder, str) and encoder.isidentifier() and encoder not in _NO_ENCODER:
+        column["feature_encoder"] = f"layers.{encoder}()"  # FuxiCTR 1 wrote the bare name
     return column
 
 
-def _check_unique(names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise SettingsError(f"column {name!r} is listed twice in feature_cols and label_col")
-        seen.add(name)
+def _number_problems(column: Mapping[str, Any]) -> list[str]:
+    if column["dtype"] in ("int", "float"):
+        return []
+    return [f"{_where(column)}its dtype must be int or float, not {column['dtype']}"]
 
 
-def _check_number(column: Mapping[str, Any]) -> None:
-    if column["dtype"] not in ("int", "float"):
-        raise SettingsError(
-            f"column {column['name']!r}: its dtype must be int or float, not {column['dtype']}"
-        )
-
-
-def _check_feature(column: Mapping[str, Any], earlier: list[str]) -> None:
-    name = column["name"]
-    kind = column.get("type")
-    if kind is None:
-        raise SettingsError(f"column {name!r}: type is missing; one of {', '.join(TYPES)}")
-    if kind not in TYPES:
-        raise SettingsError(f"column {name!r}: {unknown('type', kind, TYPES)}")
+def _feature_problems(column: Mapping[str, Any], earlier: list[str]) -> list[str]:
+    """List what does not go together in a column whose keys are right one by one."""
+    where, kind = _where(column), column["type"]
     if kind == "numeric":
-        _check_number(column)
-        _check_normalizer(column)
-    if kind == "embedding" and not _is_count(column.get("pretrain_dim"), 1):
-        raise SettingsError(f"column {name!r}: type embedding needs pretrain_dim, its width")
-    if kind in ("categorical", "sequence"):
-        _check_vocabulary(column, earlier)
-    if not (kind == "sequence" and column.get("feature_encoder") in _NO_ENCODER):
-        check_feature_encoder(column.get("feature_encoder"), f"column {name!r}: feature_encoder")
-
-
-def _check_normalizer(column: Mapping[str, Any]) -> None:
-    if "normalizer" in column and column["normalizer"] not in NORMALIZERS:
-        problem = unknown("normalizer", column["normalizer"], NORMALIZERS)
-        raise SettingsError(f"column {column['name']!r}: {problem}")
-
-
-def _check_vocabulary(column: Mapping[str, Any], earlier: list[str]) -> None:
-    name = column["name"]
-    if column.get("category_processor") is not None:
-        _check_buckets(column)
+        return _number_problems(column)
+    problems = []
+    if kind == "embedding" and column.get("pretrain_dim") is None:
+        problems.append(f"{where}type embedding needs pretrain_dim, its width")
+    if kind != "sequence" and column.get("feature_encoder") in _NO_ENCODER:
+        problems.append(f"{where}feature_encoder: only type sequence can go without one")
+    if kind not in ("categorical", "sequence"):
+        return problems
+    if _buckets(column):
+        problems += _bucket_problems(column)
     if column.get("remap", True) is False:
-        raise SettingsError(f"column {name!r}: FuxiCTR 2.3 knows remap: False for type meta only")
-    if not _is_count(column.get("min_categr_count", 1), 1):
-        raise SettingsError(f"column {name!r}: min_categr_count must be an integer >= 1")
-    if not _is_count(column.get("max_len", 0), 0):
-        raise SettingsError(f"column {name!r}: max_len must be an integer >= 0")
-    if column.get("padding", "post") not in ("pre", "post"):
-        raise SettingsError(f"column {name!r}: padding must be pre or post")
-    splitter = column.get("splitter", "^")
-    if not isinstance(splitter, str) or not splitter:
-        raise SettingsError(f"column {name!r}: splitter {splitter!r} must be a text")
+        problems.append(f"{where}FuxiCTR 2.3 knows remap: False for type meta only")
     shared = column.get("share_embedding")
-    if "share_embedding" in column and shared not in earlier:
-        raise SettingsError(
-            f"column {name!r}: share_embedding {shared!r} must name an active categorical or "
+    if shared is not None and shared not in earlier:
+        problems.append(
+            f"{where}share_embedding {shared!r} must name an active categorical or "
             "sequence column listed before it"
         )
-    pretrained = column.get("pretrained_emb", ".h5")
-    if not str(pretrained).endswith(PRETRAINED_SUFFIXES):
-        raise SettingsError(
-            f"column {name!r}: pretrained_emb {pretrained!r} must be one of "
-            f"{', '.join(PRETRAINED_SUFFIXES)}"
-        )
+    pretrained = column.get("pretrained_emb")
+    if pretrained is not None and not pretrained.endswith(PRETRAINED_SUFFIXES):
+        expected = ", ".join(PRETRAINED_SUFFIXES)
+        problems.append(f"{where}pretrained_emb {shown(pretrained)} must be one of {expected}")
+    return problems
 
 
-def _check_buckets(column: Mapping[str, Any]) -> None:
-    name, kind = column["name"], column["category_processor"]
-    if kind not in CATEGORY_PROCESSORS:
-        problem = unknown("category_processor", kind, CATEGORY_PROCESSORS)
-        raise SettingsError(f"column {name!r}: {problem}")
+def _bucket_problems(column: Mapping[str, Any]) -> list[str]:
+    where = _where(column)
     if column["type"] != "categorical":
-        raise SettingsError(f"column {name!r}: category_processor is for type categorical")
-    if kind == "quantile_bucket":
-        _check_number(column)
-    if not _is_count(column.get("num_buckets", 2), 2):
-        raise SettingsError(f"column {name!r}: num_buckets must be an integer >= 2")
-    for key in ("share_embedding", "pretrained_emb"):
-        if key in column:
-            raise SettingsError(f"column {name!r}: buckets have no vocabulary, so no {key}")
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+        return [f"{where}category_processor is for type categorical"]
+    problems = _number_problems(column) if column["category_processor"] == "quantile_bucket" else []
+    return problems + [
+        f"{where}buckets have no vocabulary, so no {key}"
+        for key in ("share_embedding", "pretrained_emb")
+        if key in column
+    ]

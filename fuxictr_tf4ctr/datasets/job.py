@@ -23,6 +23,8 @@ from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
 
+# FuxiCTR's processor classes for known data sets.
+_FUXICTRS_PROCESSORS = tuple(f"fuxictr.datasets.{name}" for name in ("avazu", "criteo", "kkbox"))
 SPLITS = ("train", "valid", "test")
 SPLIT_TYPES = ("sequential", "random")
 # Raised when the same sources and settings would encode to other files than before.
@@ -117,7 +119,9 @@ def plan_encoding(
         SettingsError: A setting is missing or not valid.
         DataError: A file is missing, empty or of another format.
     """
-    features, labels = complete_columns(params.get("feature_cols"), params.get("label_col"))
+    features, labels = complete_columns(
+        params.get("feature_cols"), params.get("label_col"), params.get("feature_processor")
+    )
     processor_class = find_processor_class(params.get("feature_processor"))
     for column in features + labels:
         check_preprocess(column, processor_class)
@@ -236,6 +240,12 @@ def check_preprocess(column: Mapping[str, Any], processor_class: type[FeaturePro
         if not method.startswith("_") and not hasattr(FeatureProcessor, method)
     }
     if name not in known:
+        for module in _FUXICTRS_PROCESSORS:
+            if hasattr(find_processor_class(module), name):
+                raise SettingsError(
+                    f"column {column['name']!r}: preprocess function {name!r} is FuxiCTR's own for "
+                    f"this data set: set feature_processor: {module}"
+                )
         problem = unknown("preprocess function", name, known)
         raise SettingsError(
             f"column {column['name']!r}: {problem} (feature_processor "

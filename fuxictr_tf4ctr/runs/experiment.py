@@ -86,6 +86,9 @@ def run_experiment(
         )
         with logging_to(record.log_file, on_stderr=ranks.leads), _recorded(record):
             logging.info("Params: %s", print_to_json(record.settings))
+            for text in settings.warnings:
+                logging.warning(text)
+            logging.info("Data: %s", "; ".join(settings.found) or settings["train_data"])
             seed_everything(settings["seed"])
             with _timed(record, "encode"):
                 dataset = encode_dataset(settings.params)

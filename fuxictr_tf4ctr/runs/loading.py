@@ -27,6 +27,7 @@ from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.schema import ANYTHING, Record
 from fuxictr_tf4ctr.settings.keys import KEYS
+from fuxictr_tf4ctr.settings.model_keys import understood
 from fuxictr_tf4ctr.settings.reading import Settings
 from fuxictr_tf4ctr.training import load_weights
 
@@ -159,12 +160,9 @@ def load_run(
         LOG.warning("%s: the run is %s; its best weights so far", folder, record.status)
     params = record.settings | {"gpu": _gpu_index(device)}
     _check(params, record.json_file)
-    settings = Settings(
-        record.expid,
-        find_model(params["model"], checkout),
-        MappingProxyType(params),
-        record.schema_folder,
-    )
+    model_class = find_model(params["model"], checkout)
+    params, _ = understood(params, model_class)
+    settings = Settings(record.expid, model_class, MappingProxyType(params), record.schema_folder)
     feature_map = _feature_map(record, params)
     return LoadedRun(record, settings, feature_map, _model(settings, feature_map, record))
 

@@ -16,9 +16,11 @@ from fuxictr_tf4ctr.distributed.sharding import SHARDINGS, TABLE_OPTIMIZERS
 from fuxictr_tf4ctr.metrics.names import check_metric
 from fuxictr_tf4ctr.schema import (
     ANYTHING,
+    FILE_NAME,
     FLAG,
     NOT_NEGATIVE,
     NULL,
+    PATH,
     POSITIVE,
     REQUIRED,
     TEXT,
@@ -29,6 +31,7 @@ from fuxictr_tf4ctr.schema import (
     ListOf,
     Record,
     is_number,
+    is_whole,
     name_of,
     one_of,
     whole,
@@ -57,7 +60,7 @@ OPTIMIZERS = tuple(
     and name not in _UNUSABLE_OPTIMIZERS
 )
 
-_NUMBER = r"[0-9]*\.?[0-9]+(e[-+]?[0-9]+)?"
+_NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 
 
 def _is_metric(value: Any) -> bool:
@@ -88,16 +91,21 @@ _EVAL_STEPS = AnyOf(
     whole(1), Kind("a fraction of an epoch < 1", lambda value: is_number(value) and 0 < value < 1)
 )
 _BETWEEN = Kind("a number between 0 and 1", lambda value: is_number(value) and 0 < value < 1)
-_COLUMN = Record({"name": AnyOf(TEXT, TEXTS)}, others=ANYTHING)
-_COLUMNS = AnyOf(ListOf(_COLUMN, least=1, expected="a list of columns"), _COLUMN)
+_SEPARATOR = Kind(
+    "a single character", lambda value: isinstance(value, str) and len(value.encode()) == 1
+)
+_SPECS = ListOf(Record({"name": AnyOf(TEXT, TEXTS)}, others=ANYTHING))
+_COLUMNS = Kind("columns, each a mapping with a name", lambda value: isinstance(value, list | dict))
 
 DATASET_KEYS: dict[str, Key] = {
-    "dataset_id": Key(TEXT, "Name of the data set, and of its folder of encoded files", REQUIRED),
-    "data_root": Key(TEXT, "Folder of the encoded data sets", "./data/"),
+    "dataset_id": Key(
+        FILE_NAME, "Name of the data set, and of its folder of encoded files", REQUIRED
+    ),
+    "data_root": Key(PATH, "Folder of the encoded data sets", "./data/"),
     "data_format": Key(one_of(*DATA_FORMATS), "Format of the data files", REQUIRED),
-    "train_data": Key(TEXT, "Training data: a file or a folder", REQUIRED),
-    "valid_data": Key(TEXT, "Validation data"),
-    "test_data": Key(TEXT, "Test data"),
+    "train_data": Key(PATH, "Training data: a file or a folder", REQUIRED),
+    "valid_data": Key(PATH, "Validation data"),
+    "test_data": Key(PATH, "Test data"),
     "feature_cols": Key(_COLUMNS, "Feature columns: name, type, dtype and options of each"),
     "label_col": Key(_COLUMNS, "Label column: name and dtype"),
     "feature_processor": Key(
@@ -105,10 +113,9 @@ DATASET_KEYS: dict[str, Key] = {
     ),
     "min_categr_count": Key(whole(1), "Rarer values of a categorical column become OOV", 1),
     "num_buckets": Key(whole(2), "Buckets of quantile and hash bucketing", 10),
-    "sep": Key(TEXT, "Separator of csv files", ","),
+    "sep": Key(_SEPARATOR, "Separator of csv files", ","),
     "n_rows": Key(whole(1), "Rows read of each file, null for all"),
     "rebuild_dataset": Key(FLAG, "False uses the encoded files that are there", True),
-    "data_block_size": Key(whole(0), "FuxiCTR's rows per part; not used here", 0),
     "valid_size": Key(NOT_NEGATIVE, "Validation share split off the training data", 0),
     "test_size": Key(NOT_NEGATIVE, "Test share split off the training data", 0),
     "split_type": Key(one_of("sequential", "random"), "How shares are split off", "sequential"),
@@ -118,16 +125,16 @@ DATASET_KEYS: dict[str, Key] = {
 TRAINING_KEYS: dict[str, Key] = {
     "model": Key(TEXT, "Name of the model, or package.module:Class", REQUIRED),
     "model_id": Key(TEXT, "Name of the experiment; set to the expid"),
-    "model_root": Key(TEXT, "Folder of the runs", "./checkpoints/"),
+    "model_root": Key(PATH, "Folder of the runs", "./checkpoints/"),
     "task": Key(one_of(*TASKS), "What is predicted", "binary_classification"),
     "loss": Key(one_of(*LOSSES), "Loss of the final prediction", "binary_crossentropy"),
     "optimizer": Key(_OPTIMIZER, "Name of a torch optimizer", "adam"),
     "learning_rate": Key(POSITIVE, "Learning rate at the start", 1e-3),
     "reduce_lr_on_plateau": Key(FLAG, "Divide it by 10 when the monitor gets no better", True),
-    "batch_size": Key(whole(1), "Rows per step", 4096),
+    "batch_size": Key(whole(1, 2**31 - 1), "Rows per step", 4096),
     "epochs": Key(whole(1), "Epochs at most", 100),
     "shuffle": Key(FLAG, "Shuffle the training rows each epoch", True),
-    "seed": Key(whole(0), "Seed of initialisation, dropout and shuffling", 2023),
+    "seed": Key(whole(0, 2**32 - 1), "Seed of initialisation, dropout and shuffling", 2023),
     "gpu": Key(whole(-1), "Index of the GPU, -1 for the CPU", -1),
     "storage": Key(
         one_of(*STORAGES),
@@ -159,9 +166,8 @@ TRAINING_KEYS: dict[str, Key] = {
     "net_regularizer": Key(_REGULARIZER, "L1/L2 of all other weights"),
     "max_gradient_norm": Key(POSITIVE, "Gradients are clipped to this norm", 10.0),
     "group_id": Key(TEXT, "Column that groups rows for gAUC and the like"),
-    "use_features": Key(ANYTHING, "Features to use, null for all"),
-    "feature_specs": Key(ANYTHING, "Overrides of the feature map's specifications"),
-    "feature_config": Key(ANYTHING, "FuxiCTR's older name of feature_specs"),
+    "use_features": Key(TEXTS, "Features to use, null for all"),
+    "feature_specs": Key(_SPECS, "Overrides of the feature map's specifications"),
     "sync_batch_norm": Key(FLAG, "With several workers: batch norm over the rows of all", True),
     "table_sharding": Key(
         one_of(*SHARDINGS),
@@ -174,10 +180,6 @@ TRAINING_KEYS: dict[str, Key] = {
     "table_learning_rate": Key(POSITIVE, "Learning rate of divided tables, null for learning_rate"),
     "tensorboard": Key(FLAG, "Write losses, metrics and fusion weights for TensorBoard", False),
     "verbose": Key(whole(0), "1 shows progress bars on a terminal", 1),
-    "num_workers": Key(whole(0), "FuxiCTR's loader processes; not used here", 0),
-    "buffer_size": Key(whole(1), "FuxiCTR's shuffle buffer; not used here", 1_000_000),
-    "pickle_feature_encoder": Key(FLAG, "FuxiCTR's pickle of the encoder; not written here", True),
-    "debug_mode": Key(FLAG, "FuxiCTR's tuner flag; no effect on a run", False),
 }
 
 FAST_KEYS: dict[str, Key] = {
@@ -196,6 +198,23 @@ FAST_KEYS: dict[str, Key] = {
     ),
 }
 
+IGNORED: dict[str, str] = {
+    "data_block_size": "rows per encoded part: one h5 file holds all, read in blocks",
+    "partition_block_size": "its earlier name",
+    "streaming": "whether parts are loaded one by one: h5 files are always read in blocks",
+    "use_hdf5": "h5 files in place of npz: files are always h5",
+    "num_workers": "loader processes: threads prepare the next batches",
+    "workers": "its earlier name",
+    "buffer_size": "rows of its shuffle buffer",
+    "pickle_feature_encoder": "a pickle of the encoder: encoder.json holds it, and no code",
+    "debug_mode": "a random number in a tuned experiment's name",
+    "debug": "its earlier name",
+    "every_x_epochs": "epochs between evaluations: there is one after each, or every eval_steps",
+    "eval_interval": "its other name",
+    "ordered_features": "an order of the fields: it is that of feature_cols",
+}
+"""Keys of FuxiCTR without effect here, and why."""
+
 KEYS: dict[str, Key] = DATASET_KEYS | TRAINING_KEYS | FAST_KEYS
 
 _FLOATS = (
@@ -213,9 +232,11 @@ def normalized(params: Mapping[str, Any]) -> dict[str, Any]:
     FuxiCTR ignores a regularizer that is not a float.
     """
     result = dict(params)
+    result |= {key: None for key in ("valid_data", "test_data") if result.get(key) == ""}
     for key in _FLOATS:
         value = result.get(key)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if whole or (isinstance(value, str) and re.fullmatch(_NUMBER, value)):
+        if (is_whole(value) and abs(value) < 2**53) or (
+            isinstance(value, str) and re.fullmatch(_NUMBER, value)
+        ):
             result[key] = float(value)
     return result

@@ -16,24 +16,35 @@ from typing import Any
 import torch
 from fuxictr.pytorch.models import BaseModel
 
-from fuxictr_tf4ctr.datasets.feature_specs import check_dtype, check_feature_encoder
+from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
+from fuxictr_tf4ctr.datasets.job import check_preprocess, find_processor_class
 from fuxictr_tf4ctr.datasets.loader import NO_GPU_STORAGE
 from fuxictr_tf4ctr.distributed.sharding import sharding_problems
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.metrics.names import needs_group, split_stream
-from fuxictr_tf4ctr.names import nearest, unknown
+from fuxictr_tf4ctr.names import nearest, shown, unknown
 from fuxictr_tf4ctr.registry import find_model
-from fuxictr_tf4ctr.schema import REQUIRED
-from fuxictr_tf4ctr.settings.keys import FAST_KEYS, KEYS, normalized
+from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, REQUIRED, Record
+from fuxictr_tf4ctr.settings.keys import KEYS, normalized
+from fuxictr_tf4ctr.settings.model_keys import (
+    OLD_MODELS,
+    activation_problems,
+    batch_norm_problems,
+    key_problems,
+    understood,
+)
 from fuxictr_tf4ctr.settings.resolver import Experiments, active_columns
-from fuxictr_tf4ctr.settings.resources import resource_root
+from fuxictr_tf4ctr.settings.resources import located, resource_root
 from fuxictr_tf4ctr.settings.sections import read_sections
 from fuxictr_tf4ctr.training.averaging import averaging_problems
 from fuxictr_tf4ctr.training.fast.options import fast_problems
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
-DATA_VARIABLE = "FUXICTR_DATA"
-FEATURE_TYPES = ("categorical", "numeric", "sequence", "embedding", "meta")
+_DEFAULTS = {
+    key: entry.default
+    for key, entry in KEYS.items()
+    if entry.default is not REQUIRED and entry.default is not None
+} | dict.fromkeys(("valid_data", "test_data"))
 
 
 @dataclass(frozen=True)
@@ -45,12 +56,16 @@ class Settings:
         model_class: Class of its model.
         params: All parameters with their defaults, FuxiCTR's flat names; read-only.
         config_dir: Folder they were read from.
+        warnings: What to tell the user once: keys without effect, or read as others.
+        found: Where relative paths of data were found.
     """
 
     expid: str
     model_class: type[BaseModel]
     params: Mapping[str, Any]
     config_dir: Path
+    warnings: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
 
     def __getitem__(self, key: str) -> Any:
         return self.params[key]
@@ -78,6 +93,8 @@ def load_settings(
         SettingsError: Nothing was found under that expid, or its settings are not valid; the
             message lists all problems.
     """
+    if problems := FILE_NAME.problems(expid, "expid"):
+        raise SettingsError(problems[0])
     folder, experiments = _find_config(expid, config_dir)
     overrides = dict(overrides or {})
     params = experiments.merged(expid) | overrides
@@ -115,52 +132,38 @@ def validated(
     Raises:
         SettingsError: Listing every problem.
     """
-    params = normalized(params)
-    problems = _missing(params)
-    model_class = None
-    if isinstance(params.get("model"), str):
-        try:
-            model_class = find_model(params["model"], checkout)
-        except SettingsError as error:
-            problems.append(str(error))
-    warnings: list[str] = []
-    if model_class is not None:
-        if model_class.__module__.startswith("model_zoo.LongCTR."):
-            problems.append(
-                f"model {params['model']} is a LongCTR model, whose batches only FuxiCTR's LongCTR "
-                "loader makes: train it with FuxiCTR's model_zoo/LongCTR/run_expid.py"
-            )
-        strict = issubclass(model_class, TwoStreamModel)
-        (problems if strict else warnings).extend(_unknown_keys(params, model_class))
-        if strict:
-            own_problems = model_class.problems(params)
-            problems += own_problems or model_class.column_problems(active_columns(params), params)
-    for key, value in params.items():
-        if key in KEYS and not (value is None and KEYS[key].default is REQUIRED):
-            problems += KEYS[key].value.problems(value, key)
-    defaults = {
-        key: entry.default
-        for key, entry in KEYS.items()
-        if entry.default is not REQUIRED and entry.default is not None
+    params, model_class, warnings, problems = _read_for_model(normalized(params), checkout)
+    problems += FILE_NAME.problems(expid, "expid") + _key_problems(params)
+    # What follows sees values of the right kind alone.
+    params = _DEFAULTS | {
+        key: value
+        for key, value in params.items()
+        if key not in KEYS or not KEYS[key].value.problems(value)
     }
-    params = defaults | params
+    columns = _column_problems(params)
+    problems += columns + _metric_problems(params, model_class)
+    if model_class is not None:
+        wrong, foreign = key_problems(params, model_class)
+        problems += wrong + batch_norm_problems(params, model_class)
+        warnings += foreign
+        if issubclass(model_class, TwoStreamModel):
+            problems += _twin_problems(params, model_class, judge_columns=not columns)
     problems += (
-        _metric_problems(params, model_class)
-        + _column_problems(params)
+        activation_problems(params)
         + (_device_problems(params) if runs_here else [])
         + _tensorboard_problems(params["tensorboard"])
         + list(sharding_problems(params, runs_here))
         + list(averaging_problems(params))
+        + fast_problems(params, model_class)
     )
-    needed = (*FAST_KEYS, "gpu", "batch_size", "optimizer")
-    if not any(KEYS[key].value.problems(params[key]) for key in needed if key in params):
-        problems += fast_problems(params, model_class)
-    params, missing_files = _with_paths(params, config_dir)
-    problems += missing_files
+    params, absent, found = located(params, config_dir)
+    problems += absent
     if problems:
         listed = "\n".join(f"- {problem}" for problem in dict.fromkeys(problems))
-        raise SettingsError(f"the settings of expid {expid!r} are not valid:\n{listed}")
-    return Settings(expid, model_class, MappingProxyType(params), config_dir)
+        raise SettingsError(f"the settings of expid {shown(expid)} are not valid:\n{listed}")
+    return Settings(
+        expid, model_class, MappingProxyType(params), config_dir, tuple(warnings), found
+    )
 
 
 def list_expids(config_dir: str | os.PathLike[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -226,9 +229,11 @@ def load_dataset_params(
         known |= sections.keys()
         if dataset_id in sections:
             params = sections[dataset_id] | dict(overrides or {}) | {"dataset_id": dataset_id}
+            params = normalized(params)
+            problems = _key_problems(params | {"model": ""}) or _column_problems(params)
             defaults = {key: KEYS[key].default for key in ("data_root", "sep", "num_buckets")}
-            params, absent = _with_paths(defaults | params, folder)
-            problems = _column_problems(params) + absent
+            if not problems:
+                params, problems, _ = located(defaults | params, folder)
             if problems:
                 raise SettingsError("\n".join(problems))
             return params
@@ -268,30 +273,51 @@ def _find_config(expid: str, config_dir: str | os.PathLike[str] | None) -> tuple
     )
 
 
-def _missing(params: Mapping[str, Any]) -> list[str]:
-    required = [key for key, entry in KEYS.items() if entry.default is REQUIRED]
-    if params.get("data_format") == "csv" or params.get("feature_cols"):
-        required += ["feature_cols", "label_col"]
-    return [f"{key} is missing: {KEYS[key].help}" for key in required if params.get(key) is None]
+def _read_for_model(
+    params: dict[str, Any], checkout: str | os.PathLike[str] | None
+) -> tuple[dict[str, Any], type[BaseModel] | None, list[str], list[str]]:
+    """Read settings in their model's words; return them, the model, warnings and problems."""
+    name = params.get("model")
+    if not isinstance(name, str):
+        return params, None, [], []
+    try:
+        model_class = find_model(OLD_MODELS.get(name, name), checkout)
+    except SettingsError as error:
+        return params, None, [], [str(error)]
+    problems = []
+    if model_class.__module__.startswith("model_zoo.LongCTR."):
+        problems.append(
+            f"model {name} is a LongCTR model, whose batches only FuxiCTR's LongCTR "
+            "loader makes: train it with FuxiCTR's model_zoo/LongCTR/run_expid.py"
+        )
+    params, warnings = understood(params | {"model": OLD_MODELS.get(name, name)}, model_class)
+    return params, model_class, warnings, problems
 
 
-def _unknown_keys(params: Mapping[str, Any], model_class: type[BaseModel]) -> list[str]:
-    if not issubclass(model_class, TwoStreamModel):
-        return []
-    known = KEYS.keys() | model_class.parameter_names(params)
-    # Options of an encoder are the model's to judge: it knows which encoder takes them.
-    return [
-        unknown("key", key, known)
-        for key in params
-        if key not in known and not key.startswith(("simple_", "complex_"))
-    ]
+def _key_problems(params: Mapping[str, Any]) -> list[str]:
+    """Judge each key by its own kind; a required key that is null is missing."""
+    given = {
+        key: value
+        for key, value in params.items()
+        if value is not None or key not in KEYS or KEYS[key].default is not REQUIRED
+    }
+    return Record(KEYS, others=ANYTHING).problems(given)
+
+
+def _twin_problems(
+    params: Mapping[str, Any], twin: type[TwoStreamModel], judge_columns: bool
+) -> list[str]:
+    labels = params.get("label_col")
+    if isinstance(labels, list) and len(labels) > 1:
+        return [f"label_col has {len(labels)} labels, but a twin predicts one: keep that one"]
+    problems = twin.problems(params)
+    if judge_columns and not problems:
+        problems = twin.column_problems(active_columns(params), params)
+    return problems
 
 
 def _metric_problems(params: Mapping[str, Any], model_class: type[BaseModel] | None) -> list[str]:
     """Find metrics that lack what they are computed from: groups, or scores of the streams."""
-    # Ill-formed metrics and monitors are reported by their keys' own checks.
-    if any(KEYS[key].value.problems(params[key]) for key in ("metrics", "monitor")):
-        return []
     monitor = params["monitor"]
     names = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
     problems = []
@@ -313,33 +339,31 @@ def _scores_streams(params: Mapping[str, Any], model_class: type[BaseModel]) -> 
 
 
 def _column_problems(params: Mapping[str, Any]) -> list[str]:
-    """Check every feature column; FuxiCTR would evaluate some of these texts as code."""
-    problems: list[str] = []
-    names: list[str] = []
-    for column in params.get("feature_cols") or ():
-        if not isinstance(column, Mapping) or "name" not in column:
-            continue  # reported by the key's own check
-        own = column["name"] if isinstance(column["name"], list) else [column["name"]]
-        label = f"feature_cols: {own[0] if len(own) == 1 else own}"
-        problems += [f"{label}: {name!r} is there twice" for name in own if name in names]
-        names += own
-        if column.get("type") not in FEATURE_TYPES:
-            problems.append(f"{label}: {unknown('type', column.get('type'), FEATURE_TYPES)}")
-        for key, check in (("dtype", check_dtype), ("feature_encoder", check_feature_encoder)):
-            try:
-                if key == "dtype" or column.get(key) is not None:
-                    check(column.get(key))
-            except SettingsError as error:
-                problems.append(f"{label}: {error}")
-        shared = column.get("share_embedding")
-        if shared is not None and shared not in names:
-            problems.append(f"{label}: share_embedding {shared!r} is no column before it")
-    group = params.get("group_id")
-    if group and names and group not in names:
-        problems.append(f"group_id: {unknown('column', group, names)}")
+    """Judge the columns of raw files, and of encoded ones where they are given."""
+    features, labels = params.get("feature_cols"), params.get("label_col")
+    problems = []
     for split in ("valid", "test"):
         if params.get(f"{split}_size") and params.get(f"{split}_data"):
             problems.append(f"{split}_size and {split}_data are both given; give one")
+    data_format = params.get("data_format")
+    # Parquet files without columns are encoded ones, told by FuxiCTR's feature_map.json.
+    if data_format == "csv" or (data_format == "parquet" and features is not None):
+        given = {"feature_cols": features, "label_col": labels}
+        absent = [key for key, value in given.items() if value is None]
+        if absent:
+            return problems + [f"{key} is missing: {KEYS[key].help}" for key in absent]
+    elif not features or not labels:
+        return problems
+    try:
+        features, labels = complete_columns(features, labels, params.get("feature_processor"))
+        processor = find_processor_class(params.get("feature_processor"))
+        for column in features + labels:
+            check_preprocess(column, processor)
+    except SettingsError as error:
+        return problems + str(error).splitlines()
+    group, names = params.get("group_id"), [column["name"] for column in features]
+    if group and group not in names:
+        problems.append(f"group_id: {unknown('column', group, names)}")
     return problems
 
 
@@ -352,54 +376,7 @@ def _tensorboard_problems(wanted: Any) -> list[str]:
 
 def _device_problems(params: Mapping[str, Any]) -> list[str]:
     gpu, count = params["gpu"], torch.cuda.device_count()
-    if isinstance(gpu, int) and gpu >= count:
+    if gpu >= count:
         there = f"GPUs 0 to {count - 1}" if count else "no GPU that torch can use"
         return [f"gpu={gpu} does not exist: this machine has {there}; --gpu -1 is the CPU"]
-    return [NO_GPU_STORAGE] if params.get("storage") == "gpu" and gpu == -1 else []
-
-
-def _with_paths(params: Mapping[str, Any], config_dir: Path) -> tuple[dict[str, Any], list[str]]:
-    """Make data paths absolute and list those that do not exist."""
-    params, absent = dict(params), []
-    for key in ("train_data", "valid_data", "test_data"):
-        value = params.get(key)
-        if not isinstance(value, str) or not value:
-            params[key] = None
-            continue
-        candidates = _candidates(Path(value).expanduser(), config_dir)
-        suffix = "." + str(params.get("data_format"))
-        found = (
-            option
-            for path in candidates
-            for option in (path, path.with_name(path.name + suffix))
-            if option.exists()
-        )
-        existing = next(found, None)
-        if existing is None:
-            absent.append((key, value, candidates))
-        params[key] = str(existing or candidates[0])
-    for column in params.get("feature_cols") or ():
-        pretrained = column.get("pretrained_emb") if isinstance(column, Mapping) else None
-        if pretrained and not Path(pretrained).exists():
-            absent.append((f"pretrained_emb of {column['name']}", pretrained, [Path(pretrained)]))
-    if not absent:
-        return params, []
-    listed = "; ".join(
-        f"{key} {value} (looked for {', '.join(map(str, paths))})" for key, value, paths in absent
-    )
-    return params, [
-        f"data set {params.get('dataset_id')!r} is not there: {listed}. "
-        f"{resource_root() / 'data/README.md'} says where to get the known ones and where to put "
-        f"them; ${DATA_VARIABLE} may name a folder of data sets"
-    ]
-
-
-def _candidates(path: Path, config_dir: Path) -> list[Path]:
-    if path.is_absolute():
-        return [path]
-    folders = [Path.cwd() / path, config_dir.parent / path]
-    data = os.environ.get(DATA_VARIABLE)
-    if data:
-        inside = path.relative_to("data") if path.parts[0] == "data" else path
-        folders.append(Path(data).expanduser().resolve() / inside)
-    return list(dict.fromkeys(folders))
+    return [NO_GPU_STORAGE] if params["storage"] == "gpu" and gpu == -1 else []

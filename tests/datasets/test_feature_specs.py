@@ -103,19 +103,32 @@ BAD_COLUMNS = {
     "no width": (column(type="embedding", dtype="list"), "needs pretrain_dim"),
     "buckets": (column(category_processor="hash"), "unknown category_processor 'hash'"),
     "text buckets": (column(category_processor="quantile_bucket"), "dtype must be int or float"),
-    "one bucket": (column(category_processor="hash_bucket", num_buckets=1), "num_buckets must"),
+    "one bucket": (
+        column(category_processor="hash_bucket", num_buckets=1),
+        "num_buckets=1 must be a whole number",
+    ),
     "bucket table": (
         column(category_processor="hash_bucket", pretrained_emb="x.h5"),
         "buckets have no vocabulary, so no pretrained_emb",
     ),
-    "splitter": (column(type="sequence", splitter=""), "splitter '' must be a text"),
+    "splitter": (column(type="sequence", splitter=""), "splitter='' must be a text"),
     "remap": (column(remap=False), "remap: False for type meta only"),
-    "padding": (column(type="sequence", padding="left"), "padding must be pre or post"),
-    "max_len": (column(type="sequence", max_len="5"), "max_len must be an integer"),
-    "min count": (column(min_categr_count=0), "min_categr_count must be an integer >= 1"),
+    "padding": (column(type="sequence", padding="left"), "padding='left' must be one of pre, post"),
+    "max_len": (column(type="sequence", max_len="5"), "max_len='5' must be a whole number"),
+    "min count": (column(min_categr_count=0), "min_categr_count=0 must be a whole number >= 1"),
     "sharing": (column(share_embedding="b"), "share_embedding 'b' must name an active"),
     "pretrained": (column(pretrained_emb="x.txt"), "pretrained_emb 'x.txt' must be one of"),
     "encoder": (column(feature_encoder="exit()"), "'a': feature_encoder: 'exit"),
+    "no encoder": (column(feature_encoder="none"), "only type sequence can go without"),
+    "misspelt embedding_dim": (column(embeding_dim=8), "did you mean 'embedding_dim'"),
+    "misspelt min_categr_count": (column(min_catgr_count=2), "did you mean 'min_categr_count'"),
+    "misspelt splitter": (column(type="sequence", spliter=" "), "did you mean 'splitter'"),
+    "misspelt max_len": (column(type="sequence", maxlen=3), "did you mean 'max_len'"),
+    "normalizer's class": (column(**NUMERIC, normalizer="Standard"), "mean 'StandardScaler'"),
+    "wide": (column(embedding_dim=10**8), "embedding_dim=100000000 must be a whole number from"),
+    "names": (column(name=[{"a": 1}]), "is no column name"),
+    "unhashable type": (column(type=["numeric"]), "unknown type"),
+    "switch": (column(active="yes"), "active='yes' must be true or false"),
 }
 
 
@@ -136,6 +149,27 @@ def test_the_label_is_a_number():
         complete_columns([column()], {"name": "click", "dtype": "str"})
     with pytest.raises(SettingsError, match="label_col"):
         complete_columns([column()], None)
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(SettingsError) as error:
+        complete_columns([column(max_len=-1, padding="left"), column(name="b", dtype="x")], None)
+    assert len(str(error.value).splitlines()) == 4
+
+
+def test_earlier_names_of_fuxictr_are_understood():
+    old = {"na_value": 0, "encoder": "MaskedSumPooling", "type": "sequence"}
+    (column_,), _ = complete_columns([column(**old)], LABEL)
+    assert column_["fill_na"] == 0
+    assert column_["feature_encoder"] == "layers.MaskedSumPooling()"
+    with pytest.raises(SettingsError, match="must read layers"):
+        complete_columns([column(**old | {"encoder": "exit"})], LABEL)
+
+
+def test_a_processor_of_the_users_own_may_read_further_keys():
+    complete_columns([column(my_option=3)], LABEL, "my_package.processor")
+    with pytest.raises(SettingsError, match="unknown key 'my_option'"):
+        complete_columns([column(my_option=3)], LABEL, "fuxictr.datasets.criteo")
 
 
 def test_a_sequence_may_say_none_for_no_encoder():

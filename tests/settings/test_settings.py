@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.settings.reading import list_expids, load_settings
@@ -74,6 +75,13 @@ def test_fuxictrs_files_and_precedence(folder):
         settings.params["epochs"] = 3
 
 
+def test_fuxictrs_spellings_are_read(folder):
+    model = {"embedding_regularizer": "l2(1.e-6)", "num_workers": 3}
+    dataset = {"data_block_size": -1, "compression": "lzf", "test_data": ""}
+    settings = load_settings("mine_exp", write(folder, model, dataset))
+    assert settings["compression"] == "lzf" and settings["test_data"] is None
+
+
 def test_text_numbers_become_numbers(folder):
     settings = load_settings(
         "mine_exp", write(folder, {"learning_rate": "1e-3", "embedding_regularizer": 1})
@@ -141,6 +149,10 @@ MISTAKES = {
     "group column": ({"group_id": "usr"}, "unknown column 'usr'; did you mean 'user'"),
     "gpu": ({"gpu": 99}, "gpu=99 does not exist"),
     "missing": ({"model": None}, "model is missing"),
+    "activation": ({"hidden_activations": "rellu"}, "unknown activation 'rellu'; did you mean"),
+    "one row": ({"batch_size": 1, "batch_norm": True}, "batch_size=1 leaves batch_norm one row"),
+    "seed": ({"seed": 2**64}, "seed=18446744073709551616 must be a whole number from 0 to"),
+    "regularizer's form": ({"net_regularizer": "l2(1.x)"}, "net_regularizer='l2(1.x)' must be"),
 }
 
 
@@ -162,10 +174,22 @@ DATA_MISTAKES = {
         {"feature_cols": [column(type="sequence", feature_encoder="__import__('os').getcwd()")]},
         "feature_encoder",
     ),
-    "twice": ({"feature_cols": [column(), column()]}, "'user' is there twice"),
+    "twice": ({"feature_cols": [column(), column()]}, "'user' is listed twice"),
     "share": ({"feature_cols": [column(share_embedding="item")]}, "share_embedding 'item'"),
-    "no name": ({"feature_cols": [{"dtype": "str"}]}, "feature_cols[0].name is missing"),
+    "no name": ({"feature_cols": [{"dtype": "str"}]}, "must be a mapping with a name"),
     "no columns": ({"feature_cols": None}, "feature_cols is missing"),
+    "separator": ({"sep": ";;"}, "sep=';;' must be a single character"),
+    "column key": ({"feature_cols": [column(embeding_dim=4)]}, "did you mean 'embedding_dim'"),
+    "label": ({"label_col": {"name": "label", "dtype": "str"}}, "dtype must be int or float"),
+    "two labels": (
+        {"label_col": [{"name": n, "dtype": "float"} for n in ("a", "b")]},
+        "label_col has 2 labels, but a twin predicts one",
+    ),
+    "processor": (
+        {"feature_cols": [column(preprocess="convert_hour")]},
+        "set feature_processor: fuxictr.datasets.avazu",
+    ),
+    "compression": ({"compression": "zip"}, "compression='zip' must be one of gzip, lzf or null"),
     "valid_size": ({"valid_size": 0.1}, "valid_size and valid_data are both given"),
 }
 
@@ -264,10 +288,94 @@ def test_a_section_may_not_be_defined_twice(tmp_path):
         list_expids(tmp_path)
 
 
-def test_unknown_keys_of_fuxictrs_models_are_theirs(folder):
-    model = {"model": "fuxictr.pytorch.models:BaseModel", "target_field": "item"}
-    settings = load_settings("mine_exp", write(folder, model))
-    assert settings["target_field"] == "item"
+PAIRS = [("a", "b")]
+
+
+class CrossModel(BaseModel):
+    """Stands for FuxiCTR's models: some keys of its own, the rest for the base class."""
+
+    def __init__(self, feature_map, num_cross_layers=3, dnn_hidden_units=(), pairs=PAIRS, **kwargs):
+        super().__init__(feature_map, **kwargs)
+        self.optional = kwargs.get("bridge")
+
+
+CROSS = {"model": f"{__name__}:CrossModel"}
+
+
+def test_old_names_of_keys_are_read_as_what_they_meant(folder):
+    old = {"crossing_layers": 2, "hidden_units": [8], "patience": 5, "feature_config": None}
+    settings = load_settings("mine_exp", write(folder, CROSS | old))
+    assert settings["num_cross_layers"] == 2 and "crossing_layers" not in settings.params
+    assert settings["dnn_hidden_units"] == (8,) and settings["early_stop_patience"] == 5
+    assert "crossing_layers is read as num_cross_layers, its present name" in settings.warnings
+    both = {"crossing_layers": 2, "num_cross_layers": 4}
+    settings = load_settings("mine_exp", write(folder, CROSS | both))
+    assert settings["num_cross_layers"] == 4 and any("no effect" in n for n in settings.warnings)
+
+
+def test_keys_a_model_does_not_take_are_told(folder):
+    keys = {"bridge": 1, "target_field": "item", "use_hdf5": True, "num_workers": 3}
+    settings = load_settings("mine_exp", write(folder, CROSS | keys))
+    assert settings.warnings == (
+        "CrossModel takes no target_field: without effect",
+        "without effect here: num_workers, use_hdf5",
+    )
+    for wrong in ("epohcs", "learning_rte", "num_cross_layer"):
+        assert "did you mean" in problems_of(folder, CROSS | {wrong: 1})
+
+
+def test_groups_of_columns_are_tuples_however_written(folder):
+    for written in ([["user", "item"]], [("user", "item")], ("user", "item")):
+        params = CROSS | {"dataset_id": "mine", "pairs": written}
+        config = write(folder)
+        settings = load_settings("mine_exp", config, params)
+        assert settings["pairs"] == [("user", "item")]
+
+
+NAMES = ("model", "optimizer", "loss", "metrics", "monitor", "fusion", "sample_selection",
+         "simple_encoder", "hidden_activations", "dataset_id", "train_data", "data_root",
+         "feature_cols", "label_col", "use_features", "feature_specs", "group_id", "seed",
+         "embedding_dim", "complex_hidden_units", "c", "twin_focus", "batch_norm", "gpu",
+         "table_sharding", "batch_size", "eval_steps", "embedding_regularizer")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], {}, [[]], [{}], {"a": []}, 10**400, -1, "x" * 300, "a/b\0"],
+    ids=lambda value: str(value)[:9],
+)
+def test_any_key_may_hold_anything(folder, value):
+    config = write(folder)
+    for key in NAMES:
+        try:
+            load_settings("mine_exp", config, {key: value})
+        except SettingsError as error:
+            assert key in str(error) and len(str(error)) < 3000
+
+
+def test_names_become_files(folder):
+    config = write(folder)
+    for expid in ("a/b", "x" * 300, 7, "..", "a\nb"):
+        with pytest.raises(SettingsError, match="expid"):
+            load_settings(expid, config)
+
+
+def test_paths_are_found_beside_the_configuration_first(folder, monkeypatch):
+    config = write(folder)
+    (folder / "elsewhere" / "raw").mkdir(parents=True)
+    (folder / "elsewhere" / "raw" / "train.csv").write_text("label,user,item,price\n")
+    monkeypatch.chdir(folder / "elsewhere")
+    settings = load_settings("mine_exp", config)
+    assert settings["train_data"] == str(folder / "raw" / "train.csv")
+    assert f"raw/train.csv is {settings['train_data']}" in settings.found
+    assert settings["data_root"] == "encoded"  # made in the working directory
+    (folder / "encoded" / "mine").mkdir(parents=True)
+    (folder / "encoded" / "mine" / "feature_map.json").write_text("{}")
+    assert load_settings("mine_exp", config)["data_root"] == str(folder / "encoded")
+    (folder / "vectors.h5").touch()
+    columns = [column(pretrained_emb="vectors.h5"), column(name="item")]
+    settings = load_settings("mine_exp", write(folder, dataset={"feature_cols": columns}))
+    assert settings["feature_cols"][0]["pretrained_emb"] == str(folder / "vectors.h5")
 
 
 def test_models_that_need_a_loader_of_their_own(folder):
