@@ -102,13 +102,18 @@ the first two also for gates and experts of the sample selection |
 | `c`, `gamma`, `alpha` | `0.8`, `1`, `0.25` | its parameters: c and alpha in [0, 1], gamma >= 0 |
 | `simple_head` | the twin's | `false` takes a simple encoder of width 1 as a logit |
 | `linear_logit` | the twin's | add a bias-free logistic regression to the final logit |
+| `base_loss` | `false` | keep the base model's own loss beside the Twin Focus Loss: \
+{", ".join(cls.base_model for cls in _twins() if cls.has_base_loss)} |
 """
+
+
+def _twins() -> list[type[TwinModel]]:
+    return [cls for cls in find_twins().values() if issubclass(cls, TwinModel)]
 
 
 def zoo() -> str:
     """Return the page of twins and encoders in Markdown."""
-    found = find_twins()
-    twins = [cls for cls in found.values() if issubclass(cls, TwinModel)]
+    twins = _twins()
     return f"""# Zoo
 
 Written by `docs/generate.py` from the classes in `model_zoo/`; do not edit.
@@ -127,7 +132,7 @@ Weights are counted on Frappe's ten fields with its vocabularies, at `embedding_
 
 ¹ beside the ten fields a sequence that shares the item's table
 
-{chr(10).join(_twin_section(cls) for cls in found.values())}
+{chr(10).join(_twin_section(cls) for cls in find_twins().values())}
 ## Encoders
 
 Every encoder can be the simple or the complex one of any twin. Options are given as

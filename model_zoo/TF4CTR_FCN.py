@@ -15,10 +15,11 @@ class TF4CTR_FCN(TwinModel):
     dim by the number of heads, here ``embedding_dim`` is the dim that the heads share.
 
     The base model's loss (Tri-BCE) adds each stream's, weighted by how far it lags behind the final
-    prediction; the Twin Focus Loss takes its place.
+    prediction; the Twin Focus Loss takes its place, or with ``base_loss: true`` stands beside it.
     """
 
     base_model = "FCN"
+    has_base_loss = True
     baseline = {"fusion": "mean"}
     paper = "DCNv3 / FCN, arXiv 2407.13349"
     defaults = TwinModel.defaults | {
@@ -28,13 +29,13 @@ class TF4CTR_FCN(TwinModel):
         "complex_num_layers": 3,
     }
 
-    def add_loss(self, return_dict: Mapping[str, Tensor], y_true: Tensor) -> Tensor:
-        """Return the twin's loss; without the Twin Focus Loss, FCN's Tri-BCE.
+    def prediction_loss(self, return_dict: Mapping[str, Tensor], y_true: Tensor) -> Tensor:
+        """Return the loss of the final prediction, FCN's Tri-BCE included if used.
 
         There each stream's loss is weighted by how much it exceeds that of the final prediction.
         """
-        loss = super().add_loss(return_dict, y_true)
-        if self.twin_focus is not None or "y_simple" not in return_dict:
+        loss = super().prediction_loss(return_dict, y_true)
+        if not self.uses_base_loss or "y_simple" not in return_dict:
             return loss
         streams = [
             self.loss_fn(return_dict[name], y_true, reduction="mean")

@@ -13,10 +13,12 @@ class TF4CTR_FinalNet(TwinModel):
     simple encoder; three layers, degree eight, the complex one.
 
     The base model is FuxiCTR's with ``block_type: 2B``. In its loss each block learns the mean
-    prediction too (self-distillation); the Twin Focus Loss takes its place.
+    prediction too (self-distillation); the Twin Focus Loss takes its place, or with
+    ``base_loss: true`` stands beside it.
     """
 
     base_model = "FinalNet"
+    has_base_loss = True
     baseline = {"fusion": "mean"}
     paper = "FinalNet, SIGIR 2023"
     defaults = TwinModel.defaults | {
@@ -28,13 +30,13 @@ class TF4CTR_FinalNet(TwinModel):
         "complex_batch_norm": True,
     }
 
-    def add_loss(self, return_dict: Mapping[str, Tensor], y_true: Tensor) -> Tensor:
-        """Return the twin's loss; without the Twin Focus Loss, FinalNet's self-distillation.
+    def prediction_loss(self, return_dict: Mapping[str, Tensor], y_true: Tensor) -> Tensor:
+        """Return the loss of the final prediction, FinalNet's self-distillation included if used.
 
-        There both streams learn the final prediction beside the labels.
+        By it both streams learn the final prediction beside the labels.
         """
-        loss = super().add_loss(return_dict, y_true)
-        if self.twin_focus is None and "y_simple" in return_dict:
+        loss = super().prediction_loss(return_dict, y_true)
+        if self.uses_base_loss and "y_simple" in return_dict:
             teacher = return_dict["y_pred"].detach()
             for stream in ("y_simple", "y_complex"):
                 loss = loss + self.loss_fn(return_dict[stream], teacher, reduction="mean")

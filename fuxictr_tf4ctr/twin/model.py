@@ -41,6 +41,8 @@ class TwinModel(TwoStreamModel):
             * c, gamma, alpha: Parameters of the Twin Focus Loss.
             * simple_head: False takes a simple encoder of width 1 as a logit, without Linear.
             * linear_logit: Whether a bias-free logistic regression is added to the final logit.
+            * base_loss: Whether a base model's loss of its own stands beside the Twin Focus Loss;
+              of the twins whose ``has_base_loss`` says so. Without ``twin_focus`` it always does.
 
     Raises:
         SettingsError: Parameters that do not fit; the message lists them all.
@@ -50,6 +52,7 @@ class TwinModel(TwoStreamModel):
     """
 
     base_model: ClassVar[str] = "DualMLP"
+    has_base_loss: ClassVar[bool] = False
     paper: ClassVar[str] = "arXiv 2405.03167"
     defaults: ClassVar[Mapping[str, Any]] = TwoStreamModel.defaults | {
         "sample_selection": "SER",
@@ -63,6 +66,7 @@ class TwinModel(TwoStreamModel):
     }
 
     def build_streams(self, params: Mapping[str, Any]) -> tuple[int, int]:
+        self.uses_base_loss = params.get("base_loss", False) or not params["twin_focus"]
         simple_class = ENCODERS[params["simple_encoder"]]
         complex_class = ENCODERS[params["complex_encoder"]]
         self.sample_selection = SAMPLE_SELECTIONS[params["sample_selection"]](
@@ -117,7 +121,7 @@ class TwinModel(TwoStreamModel):
         """Return the parameters this twin takes beside FuxiCTR's, for the encoders it names."""
         completed = cls.with_defaults(params or {})
         names = super().parameter_names(params) | TwinModel.defaults.keys()
-        names |= Encoder.shared_options
+        names |= Encoder.shared_options | ({"base_loss"} if cls.has_base_loss else set())
         for role in ("simple", "complex"):
             if completed[f"{role}_encoder"] in ENCODERS:
                 encoder = ENCODERS[completed[f"{role}_encoder"]]
@@ -138,7 +142,7 @@ class TwinModel(TwoStreamModel):
                 problems += option_problems(role, encoder, params)
             else:
                 problems.append(unknown(f"{role}_encoder", encoder, ENCODERS))
-        for flag in ("simple_head", "linear_logit", "batch_norm"):
+        for flag in ("simple_head", "linear_logit", "batch_norm", "base_loss"):
             if not isinstance(params.get(flag, False), bool):
                 problems.append(f"{flag}={params[flag]!r} must be true or false")
         dim = params["embedding_dim"]

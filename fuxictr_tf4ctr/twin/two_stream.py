@@ -183,11 +183,8 @@ class TwoStreamModel(BaseModel):
             return_dict: What ``forward`` returned.
             y_true: Labels, [B, 1].
         """
+        loss = self.prediction_loss(return_dict, y_true)
         is_binary = self.loss_fn is F.binary_cross_entropy
-        if is_binary:
-            loss = F.binary_cross_entropy_with_logits(return_dict["logit"], y_true)
-        else:
-            loss = self.loss_fn(return_dict["y_pred"], y_true, reduction="mean")
         self.loss_terms = {"bce" if is_binary else "loss": loss.detach()}
         if self.twin_focus is not None:
             simple, complex_ = self.twin_focus.streams(
@@ -196,6 +193,12 @@ class TwoStreamModel(BaseModel):
             self.loss_terms |= {"simple": simple.detach(), "complex": complex_.detach()}
             loss = loss + self.twin_focus.combine(simple, complex_)
         return loss
+
+    def prediction_loss(self, return_dict: Mapping[str, Tensor], y_true: Tensor) -> Tensor:
+        """Return the loss of the final prediction, a scalar; arguments as :meth:`add_loss`."""
+        if self.loss_fn is F.binary_cross_entropy:
+            return F.binary_cross_entropy_with_logits(return_dict["logit"], y_true)
+        return self.loss_fn(return_dict["y_pred"], y_true, reduction="mean")
 
     def monitored_values(self) -> dict[str, Tensor]:
         """Return scalars of the last batch by name: what the fusion did with the streams."""

@@ -50,7 +50,7 @@ def test_dims_that_cannot_be_divided_are_refused():
         build_encoder("linear_cross_net", num_heads=3)
 
 
-def test_streams_are_weighted_by_their_lag_only_without_twin_focus():
+def test_streams_are_weighted_by_their_lag_without_twin_focus_or_beside_it():
     assert model_zoo.TF4CTR_FCN.baseline == {"fusion": "mean"}
     off = {"twin_focus": False, "sample_selection": "none", "fusion": "mean"}
     model = model_zoo.TF4CTR_FCN(make_feature_map(), **off).eval()
@@ -65,6 +65,10 @@ def test_streams_are_weighted_by_their_lag_only_without_twin_focus():
     assert max(lags) > 0
     expected = bce["y_pred"] + lags[0] * bce["y_simple"] + lags[1] * bce["y_complex"]
     torch.testing.assert_close(model.add_loss(outputs, y), expected)
+    lagging = expected - bce["y_pred"]
+    both = model_zoo.TF4CTR_FCN(make_feature_map(), base_loss=True)
+    focus = both.twin_focus(outputs["logit_simple"], outputs["logit_complex"], y)
+    torch.testing.assert_close(both.add_loss(outputs, y), bce["y_pred"] + lagging + focus)
     on = model_zoo.TF4CTR_FCN(make_feature_map()).eval()
     outputs = on(batch)
     focus = on.twin_focus(outputs["logit_simple"], outputs["logit_complex"], y)

@@ -80,7 +80,7 @@ def test_mean_fusion():
     torch.testing.assert_close(logits.final, (logits.simple + logits.complex) / 2)
 
 
-def test_both_streams_learn_the_final_prediction_only_without_twin_focus():
+def test_both_streams_learn_the_final_prediction_without_twin_focus_or_beside_it():
     off = {"twin_focus": False, "sample_selection": "none", "fusion": "mean"}
     model = model_zoo.TF4CTR_FinalNet(make_feature_map(), **off)
     batch = random_batch(model.feature_map)
@@ -97,6 +97,11 @@ def test_both_streams_learn_the_final_prediction_only_without_twin_focus():
     torch.testing.assert_close(
         on.add_loss(outputs, y), F.binary_cross_entropy(outputs["y_pred"], y) + focus
     )
+    both = model_zoo.TF4CTR_FinalNet(make_feature_map(), base_loss=True)
+    both.load_state_dict(on.state_dict())
+    teacher = outputs["y_pred"].detach()
+    own = sum(F.binary_cross_entropy(outputs[n], teacher) for n in ("y_simple", "y_complex"))
+    torch.testing.assert_close(both.add_loss(outputs, y), on.add_loss(outputs, y) + own)
     concat = model_zoo.TF4CTR_FinalNet(make_feature_map(), **off | {"fusion": "CF"})
     assert torch.isfinite(concat.add_loss(concat(batch), y))
 

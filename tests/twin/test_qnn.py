@@ -46,8 +46,11 @@ def test_dims_that_cannot_be_divided_are_refused():
         build_encoder("quadratic", num_heads=3)
 
 
-def test_baseline_learns_from_two_predictions_under_different_dropout():
-    params = BASELINE | model_zoo.TF4CTR_QNN.baseline
+BASE = BASELINE | model_zoo.TF4CTR_QNN.baseline
+
+
+@pytest.mark.parametrize("params", [BASE, {"base_loss": True}], ids=["base model", "twin"])
+def test_two_predictions_under_different_dropout_learn_their_mean(params):
     model = model_zoo.TF4CTR_QNN(make_feature_map(), net_dropout=0.5, **params)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -60,12 +63,17 @@ def test_baseline_learns_from_two_predictions_under_different_dropout():
     mean = ((first + second) / 2).detach()
     expected = F.binary_cross_entropy((first + second) / 2, y)
     expected = expected + F.binary_cross_entropy(first, mean) + F.binary_cross_entropy(second, mean)
-    torch.testing.assert_close(model.add_loss(outputs, y), expected)
+    torch.testing.assert_close(model.add_loss(outputs, y), expected + focus(model, outputs, y))
     outputs = model.eval()(batch)
     assert "y_again" not in outputs
-    torch.testing.assert_close(
-        model.add_loss(outputs, y), F.binary_cross_entropy(outputs["y_pred"], y)
-    )
+    expected = F.binary_cross_entropy(outputs["y_pred"], y) + focus(model, outputs, y)
+    torch.testing.assert_close(model.add_loss(outputs, y), expected)
+
+
+def focus(model, outputs, y):
+    if model.twin_focus is None:
+        return 0
+    return model.twin_focus(outputs["logit_simple"], outputs["logit_complex"], y)
 
 
 def test_the_twin_predicts_once():
