@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from fuxictr.features import FeatureMap
 import model_zoo
 from fuxictr_tf4ctr.distributed import joined_ranks
 from fuxictr_tf4ctr.distributed.cost import Workload, data_parallel, divided_tables
+from fuxictr_tf4ctr.distributed.sharding import ShardingOptions, table_engine
 from fuxictr_tf4ctr.runs.records import machine, versions
 from fuxictr_tf4ctr.training.step import training_step
 
@@ -109,20 +111,19 @@ def train(way: str, steps: int, file: Path) -> None:
     """Be one rank: make steps on rows of its own, and say how long they took."""
     with joined_ranks(on_gpu=False, seconds=60) as ranks, tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        model = model_zoo.TF4CTR_DCN(
-            feature_map(), model_root=folder, model_id="model", embedding_dim=WIDTH, verbose=0,
-            sample_selection="GM", optimizer="adam", learning_rate=1e-3, metrics=["AUC"],
-        )  # fmt: skip
+        with nullcontext() if way == "whole" else table_engine().unmade():
+            model = model_zoo.TF4CTR_DCN(
+                feature_map(), model_root=folder, model_id="model", embedding_dim=WIDTH, verbose=0,
+                sample_selection="GM", optimizer="adam", learning_rate=1e-3, metrics=["AUC"],
+            )  # fmt: skip
         model._max_gradient_norm = 10.0
         everything = sum(weights.numel() for weights in model.parameters())
         tables = None
         if way == "whole":
             ranks.broadcast_model(model)
         else:
-            from fuxictr_tf4ctr.distributed.sharding import ShardingOptions
-            from fuxictr_tf4ctr.engines.torchrec.sharded_tables import ShardedTables
-
-            tables = ShardedTables(model, ranks, ShardingOptions(way, "row_wise_adagrad", 1e-3))
+            options = ShardingOptions(way, "row_wise_adagrad", 1e-3)
+            tables = table_engine()(model, ranks, options)
         torch.manual_seed(ranks.rank)
         rows = BATCH_SIZE // ranks.size
         durations = []

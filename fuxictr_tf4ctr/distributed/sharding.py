@@ -1,13 +1,13 @@
 """Whether embedding tables are divided among ranks, and how; the tables of those that are not."""
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fuxictr_tf4ctr.errors import SettingsError
 
@@ -95,10 +95,11 @@ class Tables:
 WHOLE = Tables()
 
 
-def table_engine() -> Callable[..., Tables]:
+def table_engine() -> Any:
     """Return what divides tables: the installed entry point "tables" of ``ENGINES``.
 
-    It is called with the compiled model, all ranks and :class:`ShardingOptions`.
+    It is called with a model that was compiled while in its context ``unmade()``, all ranks and
+    :class:`ShardingOptions`.
 
     Raises:
         SettingsError: No package offers one, or what it needs cannot be loaded.
@@ -107,13 +108,3 @@ def table_engine() -> Callable[..., Tables]:
     if not found:
         raise SettingsError("table_sharding needs this package installed, not only on sys.path")
     return next(iter(found)).load()
-
-
-@contextmanager
-def tables_on_host() -> Iterator[None]:
-    """While in context, embedding tables stay in the host's memory when a model moves to a GPU."""
-    nn.Embedding._apply = lambda table, *_, **__: table
-    try:
-        yield
-    finally:
-        del nn.Embedding._apply

@@ -27,7 +27,6 @@ from fuxictr_tf4ctr.distributed.sharding import (
     ShardingOptions,
     Tables,
     table_engine,
-    tables_on_host,
 )
 from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated, UserError
 from fuxictr_tf4ctr.files import need_space
@@ -199,7 +198,7 @@ def _record(settings: Settings, resume: bool | Path, ranks: Ranks) -> Iterator[R
 def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> BaseModel:
     """Build the model of an experiment, its checkpoint in the folder of the run."""
     divided = ShardingOptions.from_params(settings.params) is not None
-    with tables_on_host() if divided else nullcontext():
+    with table_engine().unmade() if divided else nullcontext():
         model = settings.model_class(feature_map, **settings.params)
     model.model_dir, model.checkpoint = str(record.folder), str(record.checkpoint)
     record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -34,6 +34,11 @@ def make(name: str, folder: Path, **options):
     return build(TinyMLP, folder, **WITHOUT)
 
 
+def unmade(make, *arguments, **options) -> BaseModel:
+    with ShardedTables.unmade():
+        return make(*arguments, **options)
+
+
 def divided(model: BaseModel, ranks: Ranks, sharding: str, optimizer: str) -> ShardedTables:
     rate = model.optimizer.param_groups[0]["lr"]
     return ShardedTables(model, ranks, ShardingOptions(sharding, optimizer, rate))
@@ -41,7 +46,7 @@ def divided(model: BaseModel, ranks: Ranks, sharding: str, optimizer: str) -> Sh
 
 def train_divided(case, folder: Path, ranks: Ranks, epochs: int, state: Path | None = None):
     name, sharding, optimizer = case
-    model = make(name, folder, **CASES[case])
+    model = unmade(make, name, folder, **CASES[case])
     tables = divided(model, ranks, sharding, optimizer)
     evaluations = train_model(model, tables, folder, ranks, epochs, state, UNCLIPPED)
     with tables.gathered():
@@ -95,7 +100,7 @@ def step(model: BaseModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def look_up(folder: Path, ranks: Ranks, optimizer: str, width: int) -> dict:
     """Embed and learn from rows of different numbers on two ranks, and gather the tables."""
-    model = build(Lookups, folder, lookup_map(), width=width, **WITHOUT)
+    model = unmade(build, Lookups, folder, lookup_map(), width=width, **WITHOUT)
     tables = divided(model, ranks, "row_wise", optimizer)
     rows = slice(0, 2) if ranks.leads else slice(2, 3)
     batch = {name: column[rows] for name, column in lookup_batch().items()}
@@ -134,7 +139,8 @@ def main(folder: Path) -> None:
         result["whole run"] = train_divided(first, folder, ranks, 4)
         train_divided(first, folder, ranks, 2, folder / "state")
         result["resumed"] = train_divided(first, folder, ranks, 4, folder / "state")
-        result["tied"] = error_of(lambda: divided(build(tied, folder), ranks, "auto", "sgd"))
+        again = unmade(build, tied, folder)
+        result["tied"] = error_of(lambda: divided(again, ranks, "auto", "sgd"))
         for optimizer, width in (("sgd", 6), ("row_wise_adagrad", 4)):
             result[optimizer] = look_up(folder, ranks, optimizer, width)
     torch.save(result, folder / f"rank{ranks.rank}.pt")

@@ -10,7 +10,7 @@ has the gradient of a table. Gradients are added up over ranks as those of the o
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from fuxictr_tf4ctr.distributed.ranks import JoinedRanks
 from fuxictr_tf4ctr.distributed.sharding import ShardingOptions, Tables
 from fuxictr_tf4ctr.engines.torchrec.pieces import Piece, gather, scatter
+from fuxictr_tf4ctr.engines.torchrec.unmade import UnmadeTable, tables_unmade
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.training.tables import check_range, is_plain
 
@@ -163,8 +164,9 @@ class ShardedTables(Tables):
     ``load_state_dict`` takes them on rank 0, until :meth:`scatter`.
 
     Args:
-        model: Compiled model, its tables in the host's memory; afterwards it is on its device.
-        ranks: All ranks; each calls this. The weights are those of rank 0.
+        model: Compiled model, built while :meth:`unmade`, from the same seed on every rank;
+            afterwards it is on its device.
+        ranks: All ranks; each calls this.
         options: How to divide, and to update.
 
     Raises:
@@ -175,6 +177,7 @@ class ShardedTables(Tables):
     def __init__(self, model: BaseModel, ranks: JoinedRanks, options: ShardingOptions) -> None:
         self.ranks = ranks
         self._whole: dict[str, Tensor] = {}
+        unmade: dict[str, UnmadeTable] = {}
         optimizer = getattr(model, "optimizer", None)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise SettingsError(
@@ -186,7 +189,7 @@ class ShardedTables(Tables):
         tables: list[EmbeddingCollection] = []
         for prefix, layer in list(model.named_modules()):
             if type(layer) is FeatureEmbeddingDict:
-                own = self._take_over(layer, prefix, tables)
+                own = self._take_over(layer, prefix, tables, unmade)
                 hook = partial(_look_up, own, optimizer, options.learning_rate / rate)
                 layer.register_forward_pre_hook(hook, with_kwargs=True)
         if not tables:
@@ -194,14 +197,20 @@ class ShardedTables(Tables):
                 f"{type(model).__name__} has no table in FuxiCTR's embedding layers: leave "
                 "table_sharding out"
             )
-        self._check_used_once(model)
-        _forget(optimizer, self._whole)
+        self._check_used_once(model, unmade)
+        _forget(optimizer, unmade)
         self._divide(tables, options, model.device)
-        self.scatter()
+        for piece in self._weights():
+            unmade[piece.name].make_rows(piece.start, piece.rows)
         model.to(model.device)
         # PyTorch marks the first hook, which a bound method would not allow.
         model.register_state_dict_post_hook(partial(self._add_whole))
         model.register_load_state_dict_pre_hook(self._take_whole)
+
+    @staticmethod
+    def unmade() -> AbstractContextManager[None]:
+        """While in context, no table of a model that is built takes memory."""
+        return tables_unmade()
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -230,7 +239,11 @@ class ShardedTables(Tables):
         return [*self._weights(), *self._optimizer_state()]
 
     def _take_over(
-        self, layer: FeatureEmbeddingDict, prefix: str, tables: list[EmbeddingCollection]
+        self,
+        layer: FeatureEmbeddingDict,
+        prefix: str,
+        tables: list[EmbeddingCollection],
+        unmade: dict[str, UnmadeTable],
     ) -> list[_Collection]:
         """Put a :class:`ShardedTable` in the place of each table of a layer, and note weights."""
         collections: dict[int, _Collection] = {}
@@ -252,7 +265,7 @@ class ShardedTables(Tables):
             config.feature_names.append(field)
             name = f"{prefix}.embedding_layers.{field}.weight"
             collection.members.setdefault(config.name, []).append(name)
-            self._whole[name] = table.weight
+            unmade[name] = table.weight
             collection.fields[field] = layer.embedding_layers[field] = ShardedTable(table)
         for width, collection in collections.items():
             # TorchRec wants the fields of one table side by side.
@@ -265,9 +278,9 @@ class ShardedTables(Tables):
         self._collections += collections.values()
         return list(collections.values())
 
-    def _check_used_once(self, model: BaseModel) -> None:
+    def _check_used_once(self, model: BaseModel, unmade: Mapping[str, UnmadeTable]) -> None:
         """Refuse a model that has the weights of a table in a second place."""
-        taken = {id(weights) for weights in self._whole.values()}
+        taken = {id(weights) for weights in unmade.values()}
         tables = sum(len(collection.members) for collection in self._collections)
         if len(taken) < tables or any(id(weights) in taken for weights in model.parameters()):
             raise SettingsError(
@@ -356,6 +369,8 @@ def _forget(optimizer: torch.optim.Optimizer, taken: Mapping[str, Tensor]) -> No
     ids = set(map(id, taken.values()))
     for group in optimizer.param_groups:
         group["params"] = [weight for weight in group["params"] if id(weight) not in ids]
+    for weight in taken.values():
+        optimizer.state.pop(weight, None)
 
 
 def _topology(device: torch.device, ranks: JoinedRanks) -> Topology:
