@@ -1,4 +1,4 @@
-"""FuxiCTR without Ray, until Ray is wanted.
+"""FuxiCTR without Ray, until Ray is wanted; a FuxiCTR that does not fit is refused by name.
 
 ``import fuxictr.pytorch.layers`` runs ``fuxictr/preprocess/__init__.py``, which imports Ray only
 for ``build_dataset``: seconds of start-up and a heavy dependency for code that never encodes
@@ -9,11 +9,126 @@ before, nothing changes.
 
 import importlib
 import importlib.util
+import inspect
 import sys
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+from fuxictr_tf4ctr.errors import SettingsError
+
 _PACKAGE = "fuxictr.preprocess"
+
+# Methods that this package calls or replaces -> the arguments it counts on, for every version that
+# it knows. FuxiCTR's number does not tell versions apart: its git main calls itself as its wheel.
+Hooks = Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]]
+MODEL_HOOKS: Hooks = {
+    "wheel": {
+        "fuxictr.pytorch.models.BaseModel": {
+            "compile": ("optimizer", "loss", "lr"),
+            "add_loss": ("return_dict", "y_true"),
+            "regularization_loss": (),
+            "reset_parameters": (),
+            "get_inputs": ("inputs", "feature_source"),
+            "get_labels": ("inputs",),
+            "get_group_id": ("inputs",),
+            "model_to_device": (),
+            "fit": ("data_generator", "epochs", "validation_data", "max_gradient_norm"),
+            "train_step": ("batch_data",),
+            "evaluate": ("data_generator", "metrics"),
+            "predict": ("data_generator",),
+            "save_weights": ("checkpoint",),
+            "load_weights": ("checkpoint",),
+            "get_output_activation": ("task",),
+        },
+        "fuxictr.features.FeatureMap": {
+            "load": ("json_file", "params"),
+            "save": ("json_file",),
+            "get_num_fields": ("feature_source",),
+            "set_column_index": (),
+        },
+    }
+}
+_TOKENIZER = {
+    "__init__": ("na_value", "min_freq", "splitter", "remap", "max_len", "padding"),
+    "build_vocab": ("word_counts",),
+    "update_vocab": ("word_list",),
+    "vocab_size": (),
+}
+_PROCESSOR = {
+    "__init__": ("feature_cols", "label_col", "dataset_id", "data_root"),
+    "read_data": ("data_path", "data_format", "sep", "n_rows"),
+    "preprocess": ("ddf",),
+    "fit": ("train_ddf", "min_categr_count", "num_buckets", "rebuild_dataset"),
+    "fit_categorical_col": ("col", "col_series", "min_categr_count", "num_buckets"),
+    "save_pickle": ("pickle_file",),
+    "save_vocab": ("vocab_file",),
+}
+PROCESSOR_HOOKS: Hooks = {
+    "wheel": {
+        "fuxictr.preprocess.feature_processor.FeatureProcessor": {
+            **_PROCESSOR,
+            "_collect_statistics": ("train_ddf", "meta_ddf"),
+            "fit_meta_col": ("col", "stats_dict"),
+            "fit_numeric_col": ("col", "stats_dict"),
+            "fit_sequence_col": ("col", "stats_dict", "min_categr_count"),
+        },
+        "fuxictr.preprocess.tokenizer.Tokenizer": _TOKENIZER,
+        "fuxictr.preprocess.normalizer.Normalizer": {
+            "fit_from_stats": ("min_value", "max_value", "mean", "std", "count")
+        },
+    },
+    "git": {
+        "fuxictr.preprocess.feature_processor.FeatureProcessor": {
+            **_PROCESSOR,
+            "fit_meta_col": ("col",),
+            "fit_numeric_col": ("col", "col_series"),
+            "fit_sequence_col": ("col", "col_series", "min_categr_count"),
+        },
+        "fuxictr.preprocess.tokenizer.Tokenizer": {**_TOKENIZER, "fit_on_texts": ("series",)},
+        "fuxictr.preprocess.normalizer.Normalizer": {"fit": ("X",)},
+    },
+}
+
+
+def require(hooks: Hooks) -> str:
+    """Return which of the known versions of FuxiCTR this one is, as far as the hooks tell.
+
+    Args:
+        hooks: Version -> class -> method -> names of its arguments, others may stand between.
+
+    Raises:
+        SettingsError: It is none of them; the message says what is missing.
+    """
+    problems = {version: list(_unfit(classes)) for version, classes in hooks.items()}
+    for version, found in problems.items():
+        if not found:
+            return version
+    fuxictr = importlib.import_module("fuxictr")
+    nearest = min(problems.values(), key=len)
+    raise SettingsError(
+        f"FuxiCTR {fuxictr.__version__} in {fuxictr.__path__[0]} does not fit: "
+        f"{'; '.join(nearest)}. Known to fit are fuxictr 2.3.10 (pip install 'fuxictr==2.3.10') "
+        "and its git main of June 2026, which has the same number"
+    )
+
+
+def _unfit(classes: Mapping[str, Mapping[str, tuple[str, ...]]]) -> Iterator[str]:
+    """Say which methods are missing or take other arguments."""
+    for path, methods in classes.items():
+        module, _, name = path.rpartition(".")
+        try:
+            cls = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            yield f"{path} cannot be imported: {error}"
+            continue
+        for method, expected in methods.items():
+            found = getattr(cls, method, None)
+            takes = [] if found is None else list(inspect.signature(found).parameters)
+            if found is None:
+                yield f"{name} has no {method}"
+            elif [argument for argument in takes if argument in expected] != list(expected):
+                yield f"{name}.{method} takes {', '.join(takes)}, not {', '.join(expected)}"
 
 
 class _LazyPreprocess(ModuleType):

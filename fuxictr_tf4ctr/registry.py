@@ -21,8 +21,11 @@ from typing import TypeVar
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.fuxictr_imports import MODEL_HOOKS, require
 from fuxictr_tf4ctr.names import NameTable, unknown
 from fuxictr_tf4ctr_zoo import open_zoo
+
+require(MODEL_HOOKS)
 
 ENTRY_POINT_GROUP = "fuxictr_tf4ctr.models"
 CHECKOUT_VARIABLE = "FUXICTR_HOME"

@@ -9,8 +9,8 @@ import fuxictr_tf4ctr
 PACKAGE = Path(fuxictr_tf4ctr.__file__).parent
 # From the ground up; rooms of one line do not know each other.
 LAYERS = (
-    ("errors", "fuxictr_imports", "__version__"),
-    ("files", "names", "stopping"),
+    ("errors", "__version__"),
+    ("files", "fuxictr_imports", "names", "stopping"),
     ("schema",),
     ("registry",),
     ("datasets", "distributed"),

@@ -13,11 +13,10 @@ from typing import Any
 
 from fuxictr.features import FeatureMap
 from fuxictr.preprocess import FeatureProcessor
-from fuxictr.preprocess.normalizer import Normalizer
-from fuxictr.preprocess.tokenizer import Tokenizer
 
 from fuxictr_tf4ctr.datasets.feature_map import VOCABULARIES
 from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
+from fuxictr_tf4ctr.datasets.fitting import Normalizer, Tokenizer
 from fuxictr_tf4ctr.datasets.job import (
     EncodingJob,
     check_preprocess,

@@ -13,9 +13,21 @@ from typing import Any
 import numpy as np
 import polars as pl
 from fuxictr.preprocess import FeatureProcessor
-from fuxictr.preprocess.tokenizer import Tokenizer
 
 from fuxictr_tf4ctr.datasets.counting import Moments, TokenCounts, quantiles
+from fuxictr_tf4ctr.fuxictr_imports import PROCESSOR_HOOKS, require
+
+if require(PROCESSOR_HOOKS) == "git":
+    from fuxictr_tf4ctr.datasets.fuxictr_git import FitsFromCounts, Normalizer, Tokenizer
+
+    _BASES: tuple[type, ...] = (FitsFromCounts,)
+else:
+    from fuxictr.preprocess.normalizer import Normalizer
+    from fuxictr.preprocess.tokenizer import Tokenizer
+
+    _BASES = ()
+
+__all__ = ["Normalizer", "Tokenizer"]  # beside what is defined here: FuxiCTR's, of either version
 
 QUANTILE_BUCKET, HASH_BUCKET = "quantile_bucket", "hash_bucket"
 _SPLIT_SEED = 2023
@@ -28,7 +40,7 @@ def replaced_methods(processor_class: type[FeatureProcessor]) -> list[str]:
     return [
         name
         for name in _REPLACED
-        if getattr(processor_class, name) is not getattr(FeatureProcessor, name)
+        if getattr(processor_class, name, None) is not getattr(FeatureProcessor, name, None)
     ]
 
 
@@ -41,7 +53,8 @@ def counting_processor(
         processor_class: FuxiCTR's FeatureProcessor or a subclass.
         **arguments: Arguments of its constructor.
     """
-    return type(processor_class.__name__, (_FitsFromCounts, processor_class), {})(**arguments)
+    bases = (_FitsFromCounts, *_BASES, processor_class)
+    return type(processor_class.__name__, bases, {})(**arguments)
 
 
 class _FitsFromCounts:
