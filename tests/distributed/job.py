@@ -25,7 +25,16 @@ from fuxictr_tf4ctr.distributed.sharding import WHOLE  # noqa: E402
 from fuxictr_tf4ctr.engines.torchrec.pieces import Piece, gather, scatter  # noqa: E402
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError  # noqa: E402
 from fuxictr_tf4ctr.metrics.spread import evaluate_spread  # noqa: E402
-from fuxictr_tf4ctr.training import Checkpoints, FastOptions, evaluate, fit  # noqa: E402
+from fuxictr_tf4ctr.training import (  # noqa: E402
+    Checkpoints,
+    Data,
+    FastOptions,
+    Schedule,
+    Team,
+    Watch,
+    evaluate,
+    fit,
+)
 from fuxictr_tf4ctr.training.step import training_step  # noqa: E402
 
 # Not a multiple of any number of ranks, nor of the batch size.
@@ -96,10 +105,12 @@ def train_model(model, tables, folder: Path, ranks: Ranks, epochs: int, state, n
     )  # fmt: skip
     keeps = state is not None and ranks.leads
     result = fit(
-        model, train_gen, valid_gen, epochs=epochs, ranks=ranks,
-        checkpoints=Checkpoints(state, steps=4) if keeps else None, tables=tables,
-        max_gradient_norm=norm,
-    )  # fmt: skip
+        model,
+        Data(train_gen, valid_gen),
+        Schedule(epochs=epochs, max_gradient_norm=norm),
+        Team(ranks, tables),
+        Watch(checkpoints=Checkpoints(state, steps=4) if keeps else None),
+    )
     return [{k: v for k, v in record.items() if k != "seconds"} for record in result.epochs]
 
 
