@@ -10,6 +10,7 @@ from fuxictr_tf4ctr.cli.options import (
     add_overrides,
     check_engine,
     parse_overrides,
+    whole_number,
 )
 
 
@@ -30,8 +31,12 @@ def add_commands(commands: Any) -> None:
             add_engine(command, "encode on this machine, or file by file on a Ray cluster")
         if name == "decode":
             command.add_argument("--split", default="train", choices=("train", "valid", "test"))
-            command.add_argument("--first", type=int, default=0, help="first row (default: 0)")
-            command.add_argument("--rows", type=int, default=10, help="how many (default: 10)")
+            command.add_argument(
+                "--first", type=whole_number(0, 2**62), default=0, help="first row (default: 0)"
+            )
+            command.add_argument(
+                "--rows", type=whole_number(1), default=10, help="how many (default: 10)"
+            )
         command.set_defaults(call=call)
 
 

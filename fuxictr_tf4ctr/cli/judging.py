@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fuxictr_tf4ctr.cli.options import SEED, whole_number
+
 
 def add_commands(commands: Any) -> None:
     """Add ``compare``, ``report``, ``results`` and ``submit`` to the parser's commands."""
@@ -50,9 +52,13 @@ def _add_report(commands: Any) -> None:
 
 def _add_resamples(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--resamples", type=int, default=1000, metavar="N", help="resamples (default: 1000)"
+        "--resamples",
+        type=whole_number(1, 10**6),
+        default=1000,
+        metavar="N",
+        help="resamples (default: 1000)",
     )
-    command.add_argument("--seed", type=int, default=0, help="seed of the resamples (default: 0)")
+    command.add_argument("--seed", type=SEED, default=0, help="seed of the resamples (default: 0)")
 
 
 def _compare(arguments: argparse.Namespace) -> int:

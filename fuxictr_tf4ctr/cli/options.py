@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,39 @@ import yaml
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import shown
+from fuxictr_tf4ctr.schema import POSITIVE, Kind, whole
 
 if TYPE_CHECKING:
     from fuxictr_tf4ctr.runs.loading import LoadedRun
 
 # As in the registry, whose import takes seconds.
 _CHECKOUT_VARIABLE = "FUXICTR_HOME"
+
+
+def of_kind(read: Callable[[str], Any], kind: Kind) -> Callable[[str], Any]:
+    """Return an argparse type: a text is read, and what it gives must be of a kind."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = read(text)
+        except ValueError:
+            value = text
+        if expected := kind.expects(value):
+            raise argparse.ArgumentTypeError(f"{shown(text)} must be {expected}")
+        return value
+
+    return parse
+
+
+def whole_number(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """Return an argparse type: a whole number within bounds."""
+    return of_kind(int, whole(least, most))
+
+
+GPU = whole_number(-1, 1023)
+SEED = whole_number(0, 2**32 - 1)
+PROCESSES = whole_number(1, 4096)
+ABOVE_ZERO = of_kind(float, POSITIVE)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +89,7 @@ def add_run(parser: argparse.ArgumentParser, device: bool = True) -> None:
     parser.add_argument("--run", required=True, metavar="RUN", help="folder of a finished run")
     if device:
         parser.add_argument(
-            "--gpu", type=int, default=-1, metavar="N", help="index of the GPU, -1 for the CPU"
+            "--gpu", type=GPU, default=-1, metavar="N", help="index of the GPU, -1 for the CPU"
         )
     parser.add_argument(
         "--zoo", metavar="DIR", help="FuxiCTR checkout the model is from (default: $FUXICTR_HOME)"

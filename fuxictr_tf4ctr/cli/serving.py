@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fuxictr_tf4ctr.cli.options import add_run, given_run
+from fuxictr_tf4ctr.cli.options import ABOVE_ZERO, add_run, given_run
 
 
 def add_commands(commands: Any) -> None:
@@ -46,8 +46,9 @@ def _add_predict(commands: Any) -> None:
         "--output", required=True, type=Path, metavar="FILE", help="scores, .csv or .parquet"
     )
     predict.add_argument(
-        "--keep", nargs="+", default=[], metavar="COLUMN", help="columns to carry along"
-    )
+        "--keep", nargs="+", action="extend", default=[], metavar="COLUMN",
+        help="columns to carry along",
+    )  # fmt: skip
     predict.add_argument(
         "--streams", action="store_true", help="write y_simple and y_complex as well"
     )
@@ -66,7 +67,10 @@ def _add_export(commands: Any) -> None:
     export.add_argument("--format", default="onnx", choices=("onnx", "torch"), help="default: onnx")
     export.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to make")
     export.add_argument(
-        "--tolerance", type=float, default=1e-5, help="largest difference allowed (default: 1e-5)"
+        "--tolerance",
+        type=ABOVE_ZERO,
+        default=1e-5,
+        help="largest difference allowed (default: 1e-5)",
     )
     export.set_defaults(call=_export, gpu=-1)
 
@@ -100,7 +104,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         given_run(arguments),
         arguments.input,
         arguments.output,
-        arguments.keep,
+        list(dict.fromkeys(arguments.keep)),
         arguments.streams,
         arguments.skip_bad_rows,
     )

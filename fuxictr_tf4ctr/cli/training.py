@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuxictr_tf4ctr.cli.options import (
+    ABOVE_ZERO,
+    GPU,
+    PROCESSES,
     add_config,
     add_engine,
     add_overrides,
     check_engine,
     parse_overrides,
+    whole_number,
 )
-from fuxictr_tf4ctr.errors import SettingsError
 
 if TYPE_CHECKING:
     from fuxictr_tf4ctr.runs.records import RunRecord
@@ -29,7 +32,7 @@ def add_commands(commands: Any) -> None:
     run.add_argument("--expid", required=True, help="the experiment; 'fuxictr list' shows them")
     add_config(run)
     run.add_argument(
-        "--gpu", type=int, metavar="N", help="index of the GPU, -1 for the CPU (default: -1)"
+        "--gpu", type=GPU, metavar="N", help="index of the GPU, -1 for the CPU (default: -1)"
     )
     add_overrides(run, "--set epochs=5 --set 'metrics=[AUC]'")
     run.add_argument(
@@ -46,20 +49,20 @@ def add_commands(commands: Any) -> None:
     )
     run.add_argument(
         "--workers",
-        type=int,
+        type=PROCESSES,
         metavar="N",
         help="processes that train together, each with its share of every batch (default: 1)",
     )
     run.add_argument(
         "--max-restarts",
-        type=int,
+        type=whole_number(0),
         default=0,
         metavar="N",
         help="with --workers: how often to go on from the last checkpoint when one fails",
     )
     run.add_argument(
         "--timeout",
-        type=float,
+        type=ABOVE_ZERO,
         metavar="SECONDS",
         help="with several workers: how long one waits for the others before it gives up "
         "(default: 300 to join, 1800 in training)",
@@ -82,13 +85,20 @@ def _add_plan(commands: Any) -> None:
     add_config(plan)
     add_overrides(plan, "--set table_sharding=row_wise")
     plan.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="ranks that train together (default: 1)"
+        "--workers",
+        type=PROCESSES,
+        default=1,
+        metavar="N",
+        help="ranks that train together (default: 1)",
     )
     plan.add_argument(
-        "--hosts", type=int, default=1, metavar="H", help="hosts they are on (default: 1)"
+        "--hosts", type=PROCESSES, default=1, metavar="H", help="hosts they are on (default: 1)"
     )
     plan.add_argument(
-        "--gpu-memory", type=float, metavar="GB", help="memory of a rank: say what does not fit"
+        "--gpu-memory",
+        type=ABOVE_ZERO,
+        metavar="GB",
+        help="memory of a rank: say what does not fit",
     )
     plan.set_defaults(call=_plan)
 
@@ -99,8 +109,6 @@ def _run(arguments: argparse.Namespace) -> int:
     from fuxictr_tf4ctr.runs.experiment import check_workers, run_as_rank
     from fuxictr_tf4ctr.settings.reading import load_settings
 
-    if arguments.timeout is not None and arguments.timeout <= 0:
-        raise SettingsError(f"--timeout {arguments.timeout:g}: give a number of seconds above 0")
     overrides = parse_overrides(arguments.overrides)
     if arguments.gpu is not None:
         overrides["gpu"] = arguments.gpu
@@ -172,7 +180,12 @@ def _add_tune(commands: Any) -> None:
         "monitored metric on the validation data. Exit status 1: some runs failed; --resume "
         "makes what is missing.",
     )
-    tune.add_argument("--config", required=True, metavar="FILE", help="the tuner file (YAML)")
+    tune.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="the tuner file (YAML), or a folder of experiments that lists them all",
+    )
     tune.add_argument("--expid", help="experiment to vary (default: the file's base_expid)")
     tune.add_argument(
         "--zoo", metavar="DIR", help="FuxiCTR checkout with more models (default: $FUXICTR_HOME)"
@@ -183,11 +196,11 @@ def _add_tune(commands: Any) -> None:
         help="folder of the sweep (default: sweeps/<name of FILE>, EXPID before it)",
     )
     tune.add_argument(
-        "--gpu", type=int, nargs="+", default=[-1], metavar="N",
+        "--gpu", type=GPU, nargs="+", default=[-1], metavar="N",
         help="GPUs to use, -1 for the CPU (default: -1)",
     )  # fmt: skip
     tune.add_argument(
-        "--workers", type=int, metavar="N", help="runs at once (default: one per device)"
+        "--workers", type=PROCESSES, metavar="N", help="runs at once (default: one per device)"
     )
     tune.add_argument("--resume", action="store_true", help="make what is missing of the sweep")
     tune.add_argument(
@@ -198,7 +211,7 @@ def _add_tune(commands: Any) -> None:
         "--exclude", nargs="+", default=[], metavar="PART", help="no expids with this part"
     )
     tune.add_argument(
-        "--max-points", type=int, default=300, metavar="N",
+        "--max-points", type=whole_number(1), default=300, metavar="N",
         help="refuse a larger grid (default: 300)",
     )  # fmt: skip
     tune.add_argument(
@@ -206,16 +219,28 @@ def _add_tune(commands: Any) -> None:
         help="all points, or those Optuna chooses (default: grid)",
     )  # fmt: skip
     tune.add_argument(
-        "--trials", type=int, default=30, metavar="N", help="points to choose (default: 30)"
+        "--trials",
+        type=whole_number(1),
+        default=30,
+        metavar="N",
+        help="points to choose (default: 30)",
     )
     tune.add_argument(
         "--no-prune", action="store_true", help="let hopeless runs of a search go on to their end"
     )
     tune.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="repeat the best settings, N seeds in all"
+        "--seeds",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="repeat the best settings, N seeds in all",
     )
     tune.add_argument(
-        "--best", type=int, default=1, metavar="K", help="how many settings (default: 1)"
+        "--best",
+        type=whole_number(1),
+        default=1,
+        metavar="K",
+        help="how many settings (default: 1)",
     )
     add_engine(tune, "run on this machine, or as trials of Ray Tune on a cluster")
     tune.set_defaults(call=_tune)

@@ -23,7 +23,7 @@ OLD_MODELS = {"FINAL": "FinalNet"}
 
 # What FuxiCTR's models called a key earlier, or another model calls it; read where the model has no
 # such key of its own.
-_OLD_KEYS = {
+OLD_KEYS = {
     "patience": "early_stop_patience",
     "feature_config": "feature_specs",
     "crossing_layers": "num_cross_layers",
@@ -91,7 +91,7 @@ def understood(
     known = taken.keys() | KEYS.keys()
     read, notes = {}, []
     for key, value in params.items():
-        meant = _OLD_KEYS.get(key)
+        meant = OLD_KEYS.get(key)
         if key in taken or meant is None or meant not in known:
             read[key] = value
         elif meant in params:

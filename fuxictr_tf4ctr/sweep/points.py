@@ -81,6 +81,27 @@ class PointMaker:
         model |= {key: values[key] for key in values if key in _model_keys(tuner)}
         model["dataset_id"] = self._dataset_id(dataset)
         expid = f"{tuner.base_expid}_{index:03d}_{self._hash(tuner.base_expid, model)}"
+        return self._judged(expid, model, dataset, values)
+
+    def listed(self) -> Iterator[Point]:
+        """Make the points of a folder that lists them; what differs among them is varied."""
+        sections = {e: model | data for e, (model, data) in self.tuner.listed.items()}
+        written: dict[str, set[str]] = {}
+        for key, value in ((k, v) for section in sections.values() for k, v in section.items()):
+            written.setdefault(key, set()).add(print_to_json({key: value}))
+        varied = [key for key, texts in written.items() if len(texts) > 1 and key != "dataset_id"]
+        for expid, (model, dataset) in self.tuner.listed.items():
+            values = {key: sections[expid].get(key) for key in varied}
+            yield self._judged(expid, model, dataset, values)
+
+    def _judged(
+        self,
+        expid: str,
+        model: dict[str, Any],
+        dataset: dict[str, Any],
+        values: Mapping[str, Any],
+    ) -> Point:
+        tuner = self.tuner
         if is_published(model):
             model = twin_params(model)
         params = {**model, **dataset, "dataset_id": model["dataset_id"], "model_id": expid}
@@ -123,12 +144,15 @@ def grid_size(tuner: Tuner) -> int:
             f"{tuner.file}: {', '.join(found)}: a grid needs lists; search ranges with "
             "--search tpe or --search random"
         )
-    return math.prod(len(values) for values in tuner.space.values())
+    return len(tuner.listed) or math.prod(len(values) for values in tuner.space.values())
 
 
 def grid(tuner: Tuner) -> Iterator[Point]:
     """Enumerate the grid in FuxiCTR's order; a point that repeats an earlier one is left out."""
     maker, seen = PointMaker(tuner), set()
+    if tuner.listed:
+        yield from maker.listed()
+        return
     model_keys = [key for key in tuner.model if key in tuner.space]
     model_keys += [key for key in _model_keys(tuner) if key not in model_keys]
     # A key that a data set and a model both have varies with the data set.

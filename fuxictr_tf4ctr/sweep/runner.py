@@ -28,7 +28,7 @@ class SweepOptions:
     """How to sweep.
 
     Attributes:
-        file: The tuner file.
+        file: The tuner file, or a folder of experiments.
         expid: The experiment to vary; None for the file's ``base_expid``.
         output: Folder of the sweep; None for ``sweeps/<name of the file>``, the name of an
             ``expid`` before it.
@@ -96,6 +96,8 @@ def run_sweep(options: SweepOptions) -> SweepResult:
         KeyboardInterrupt, Terminated: The sweep was asked to end; ``resume`` goes on with it.
     """
     tuner = read_tuner(options.file, options.checkout, options.expid)
+    if tuner.listed and (options.search != "grid" or options.expid is not None):
+        raise SettingsError(f"{tuner.file} lists its experiments: neither --search nor --expid")
     if min(options.seeds, options.best, options.trials) < 1:
         raise SettingsError("--seeds, --best and --trials must be at least 1")
     points = _grid_points(tuner, options) if options.search == "grid" else []

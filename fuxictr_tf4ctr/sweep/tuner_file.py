@@ -1,18 +1,19 @@
 """FuxiCTR's tuner files, read and checked before anything runs."""
 
-import inspect
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.names import unknown
+from fuxictr_tf4ctr.names import misspelt, unknown
 from fuxictr_tf4ctr.registry import find_model, find_twins
-from fuxictr_tf4ctr.settings.keys import KEYS
+from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, PATH, Key, Record
+from fuxictr_tf4ctr.settings.keys import IGNORED, KEYS
+from fuxictr_tf4ctr.settings.model_keys import OLD_KEYS, OLD_MODELS, taken_keys
 from fuxictr_tf4ctr.settings.published import (
     PUBLISHED_KEYS,
     is_published,
@@ -20,13 +21,22 @@ from fuxictr_tf4ctr.settings.published import (
     our_keys,
     twin_params,
 )
-from fuxictr_tf4ctr.settings.reading import model_section
+from fuxictr_tf4ctr.settings.reading import list_expids, model_section
 from fuxictr_tf4ctr.settings.resources import resource_root
 from fuxictr_tf4ctr.settings.sections import read_sections, read_yaml
 from fuxictr_tf4ctr.sweep.space import Space, read_space
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
-_KEYS = {"base_config", "base_expid", "dataset_id", "dataset_config", "model_config", "tuner_space"}
+_SECTION = Key(Record({}, others=ANYTHING))
+_SECTIONS = Key(Record({}, others=_SECTION.kind))
+_KEYS = {
+    "base_config": Key(PATH),
+    "base_expid": Key(FILE_NAME),
+    "dataset_id": Key(FILE_NAME),
+    "dataset_config": _SECTIONS,
+    "model_config": _SECTIONS,
+    "tuner_space": Record({}, others=ANYTHING),
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ class Tuner:
         dataset: Section of the data set.
         space: Choices or range of each key that is varied.
         text: The file's content, which the sweep keeps.
+        listed: Expid -> sections of model and data set, where a folder lists the experiments, as
+            FuxiCTR's tuner writes them; there is no space then.
         checkout: Root of a FuxiCTR checkout whose models may be named.
     """
 
@@ -54,11 +66,12 @@ class Tuner:
     space: Space
     text: str
     checkout: str | os.PathLike[str] | None = None
+    listed: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """Name of the sweep: the file's, without ``.yaml``."""
-        return self.file.stem
+        """Name of the sweep: the file's, without ``.yaml``, or the folder's."""
+        return self.file.name if self.listed else self.file.stem
 
 
 def read_tuner(
@@ -70,7 +83,7 @@ def read_tuner(
 
     Args:
         file: The YAML file; looked for in the working directory, then where the package's
-            configuration lies.
+            configuration lies. Or a folder of experiments, which are taken as they are.
         checkout: Root of a FuxiCTR checkout whose models may be named.
         expid: The experiment to vary, on its own data set, in place of the file's.
 
@@ -78,6 +91,8 @@ def read_tuner(
         SettingsError: The file, its base experiment or its data set is not there, or the space
             names unknown keys, empty lists or ranges that are none.
     """
+    if Path(file).expanduser().is_dir():
+        return _listed(Path(file).expanduser().resolve(), checkout)
     path = _find_file(Path(file).expanduser())
     content = _read(path)
     if expid is not None:
@@ -116,13 +131,35 @@ def _find_file(file: Path) -> Path:
     raise SettingsError(f"there is no tuner file {file} (looked for {looked_for})")
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
-    problems = [unknown("key", key, _KEYS) for key in content if key not in _KEYS]
-    problems += [] if "tuner_space" in content else ["tuner_space is missing"]
+    # FuxiCTR's own file has the section of its data set beside the other keys.
+    dataset_id = content.get("dataset_id")
+    inline = {dataset_id: _SECTION} if isinstance(dataset_id, str) else {}
+    problems = Record(_KEYS | inline).problems(content)
     if problems:
         raise SettingsError(f"{path} is no tuner file: {'; '.join(problems)}")
     return content
+
+
+def _listed(folder: Path, checkout: str | os.PathLike[str] | None) -> Tuner:
+    """Read a folder of experiments, such as FuxiCTR's tuner and BARS keep of a tuner file."""
+    written, datasets = (read_sections(folder, kind) for kind in ("model_config", "dataset_config"))
+    listed = {}
+    for expid, section in list_expids(folder).items():
+        if expid in written:
+            if section["dataset_id"] not in datasets:
+                problem = unknown("dataset_id", section["dataset_id"], datasets)
+                raise SettingsError(f"{folder}: {expid}: {problem}")
+            listed[expid] = section, datasets[section["dataset_id"]]
+    if not listed:
+        raise SettingsError(f"{folder} lists no experiment: none has a model and a dataset_id")
+    model, dataset = next(iter(listed.values()))
+    text = f"# The experiments of {folder}, all of them.\n"
+    dataset_id = model["dataset_id"]
+    return Tuner(
+        folder, folder.name, dataset_id, folder, model, dataset, {}, text, checkout, listed
+    )
 
 
 def _base_folder(path: Path, content: Mapping[str, Any]) -> Path | None:
@@ -136,7 +173,7 @@ def _base_folder(path: Path, content: Mapping[str, Any]) -> Path | None:
         beside = (
             path.with_name("model_config.yaml").is_file() or path.with_name("model_config").is_dir()
         )
-        return path.parent if beside or "model_config" in content else None
+        return path.parent if beside or content.get("model_config") else None
     roots = (Path.cwd(), *path.parents, resource_root())
     candidates = [Path(folder, str(base_config)) for folder in roots]
     for folder in candidates:
@@ -152,9 +189,9 @@ def _base(
     path: Path, content: Mapping[str, Any], folder: Path | None, space: Space
 ) -> tuple[str, Path, dict[str, Any], Space]:
     """Return name, folder and section of the base experiment, and the space in its spelling."""
-    expid = str(content["base_expid"])
-    if "model_config" in content:
-        sections = content["model_config"]
+    expid = content["base_expid"]
+    sections = content.get("model_config")
+    if sections is not None:
         if expid not in sections:
             raise SettingsError(f"{path}: {unknown('base_expid', expid, sections)}")
         return expid, folder, dict(sections[expid]), space
@@ -175,6 +212,8 @@ def _dataset(
 ) -> dict[str, Any]:
     inline = content.get("dataset_config")
     sections = read_sections(folder, "dataset_config") if inline is None else inline
+    if inline is None and dataset_id not in sections and content.get(dataset_id):
+        sections = {dataset_id: content[dataset_id]}
     if dataset_id not in sections:
         raise SettingsError(f"{path}: {unknown('dataset_id', dataset_id, sections)}")
     # FuxiCTR's hash of a data set covers its id only where the section was read from a file.
@@ -187,24 +226,23 @@ def _refuse_unknown_keys(tuner: Tuner) -> None:
         raise SettingsError(
             f"{tuner.file}: one sweep is on one dataset_id; give it above the space"
         )
-    known = {*tuner.model, *tuner.dataset, *KEYS}
-    open_prefixes: tuple[str, ...] = ()
+    known = {*tuner.model, *tuner.dataset, *KEYS, *IGNORED, *OLD_KEYS}
+    strict, open_prefixes = False, ()
     for name in tuner.space.get("model", [tuner.model.get("model")]):
         section = tuner.model | {"model": name}
         if is_published(section):
             known |= PUBLISHED_KEYS
             section = twin_params(section)
-        model_class = find_model(str(section["model"]), tuner.checkout)
+        model = str(section["model"])
+        model_class = find_model(OLD_MODELS.get(model, model), tuner.checkout)
         if issubclass(model_class, TwoStreamModel):
+            strict = True
             known |= model_class.parameter_names(section)
             # Options of an encoder are the model's to judge: it knows which encoder takes them.
             open_prefixes = ("simple_", "complex_", "fusion_")
         else:
-            known |= set(inspect.signature(model_class).parameters)
-    problems = [
-        unknown("key", key, known)
-        for key in tuner.space
-        if key not in known and not str(key).startswith(open_prefixes or ("\0",))
-    ]
+            known |= taken_keys(model_class).keys()
+    foreign = [key for key in tuner.space if key not in known and not key.startswith(open_prefixes)]
+    problems = [unknown("key", key, known) for key in foreign if strict or misspelt(key, known)]
     if problems:
         raise SettingsError(f"{tuner.file}: tuner_space: " + "; ".join(problems))

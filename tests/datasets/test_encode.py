@@ -362,7 +362,7 @@ def test_bad_settings_are_named(plain_params, change, message):
     ("call", "message"),
     [
         ("copy_form(color)", "unknown preprocess function 'copy_form'; did you mean 'copy_from'"),
-        ("convert_to_bucket", "unknown preprocess function 'convert_to_bucket'"),
+        ("convert_to_bucket", ".*set feature_processor: fuxictr.datasets.criteo"),
         ("load_pickle(x.pkl)", "unknown preprocess function 'load_pickle'"),
         ("__init__", "unknown preprocess function '__init__'"),
     ],

@@ -218,11 +218,7 @@ def test_a_rank_that_never_comes_is_named(hosts, tmp_path):
 
 def test_what_cannot_work_is_said_before_a_process_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for options, words in (
-        (("--workers", "3", "--set", "batch_size=1000"), "set it to 999"),
-        (("--workers", "0"), "at least 1 is needed"),
-    ):
-        assert main(experiment(*options)) == 2
-        errors = capsys.readouterr().err
-        assert words in errors and "rank" not in errors
+    assert main(experiment("--workers", "3", "--set", "batch_size=1000")) == 2
+    errors = capsys.readouterr().err
+    assert "set it to 999" in errors and "rank" not in errors
     assert not list(tmp_path.iterdir())

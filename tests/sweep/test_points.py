@@ -244,3 +244,47 @@ def test_an_authors_file_without_its_experiment_varies_ours(folder, monkeypatch)
     points = list(grid(read_tuner(file)))
     assert len(points) == 4
     assert {point.model["model"] for point in points} == {"TF4CTR_DeepFM"}
+
+
+def test_fuxictrs_own_file_has_its_data_set_beside_the_other_keys(folder):
+    file = write_tuner(folder, {"c": [0.5]}, dataset_id="other", other=DATASET)
+    (point,) = grid(read_tuner(file))
+    assert point.problem is None and point.dataset_id.startswith("other_")
+    file = write_tuner(folder, {"c": [0.5]}, other=DATASET)
+    with pytest.raises(SettingsError, match="unknown key 'other'"):
+        read_tuner(file)
+
+
+def test_a_folder_that_lists_its_experiments_is_taken_as_it_is(folder):
+    """What FuxiCTR's tuner and BARS keep of a tuner file."""
+    from fuxictr.autotuner import enumerate_params
+
+    write_project(folder, model={"learning_rate": 1e-2})
+    made = enumerate_params(str(write_tuner(folder, {"c": [0.5, 0.9]}, name="all.1")))
+    tuner = read_tuner(made)
+    points = list(grid(tuner))
+    assert tuner.name == "all.1" and grid_size(tuner) == 2
+    assert [point.values for point in points] == [{"c": 0.5}, {"c": 0.9}]
+    assert [point.expid for point in points] == list(tuner.listed)
+    assert not any(point.problem for point in points)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"tuner_space": [1]}, "tuner_space=[1] must be a mapping"),
+        ({"model_config": [1]}, "model_config=[1] must be a mapping or null"),
+        ({"dataset_config": {"mine": 3}}, "dataset_config.mine=3 must be a mapping"),
+        ({"base_expid": ["a"]}, "base_expid=['a'] must be a name"),
+        ({"base_expid": 3}, "base_expid=3 must be a name"),
+        ({"base_config": {}}, "base_config={} must be a path"),
+        ({"dataset_id": 1.5}, "dataset_id=1.5 must be a name"),
+        ({"tuner_spcae": {}}, "did you mean 'tuner_space'"),
+    ],
+)
+def test_sections_are_mappings(folder, section, message):
+    file = write_tuner(folder, {"c": [0.5]})
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | section))
+    with pytest.raises(SettingsError) as error:
+        read_tuner(file)
+    assert message in str(error.value)

@@ -1,0 +1,96 @@
+"""Load every configuration that FuxiCTR and BARS have published: ``python benchmarks/corpus.py``.
+
+``$BARS_HOME`` is a checkout of reczoo/BARS, ``$FUXICTR_HOME`` one of reczoo/FuxiCTR, whose models
+are named; a corpus that is not at hand is left out. Each folder of experiments and each tuner file
+is read as ``fuxictr tune --config`` reads it, up to the data, which need not be there. The counts
+go to ``benchmarks/results/corpus.json``, with every refusal and its reason.
+"""
+
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.sweep.points import grid
+from fuxictr_tf4ctr.sweep.tuner_file import read_tuner
+
+RESULTS = Path(__file__).parent / "results" / "corpus.json"
+CORPORA = {
+    "BARS": ("BARS_HOME", "ranking/**/"),
+    "FuxiCTR's zoo": ("FUXICTR_HOME", "model_zoo/**/"),
+    "FuxiCTR's demo": ("FUXICTR_HOME", "demo/**/"),
+    "FuxiCTR's experiment": ("FUXICTR_HOME", "experiment/**/"),
+}
+# Of TensorFlow's models, which this package does not train.
+_FOREIGN = "_tf/"
+
+
+def sources(root: Path, pattern: str) -> dict[str, list[Path]]:
+    """Return the folders of experiments and the tuner files under a folder."""
+    folders = {path.parent for path in root.glob(f"{pattern}model_config.yaml")}
+    folders |= {path.parent for path in root.glob(f"{pattern}model_config") if path.is_dir()}
+    tuners = [path for path in root.glob(f"{pattern}*.yaml") if "tuner_config" in path.name]
+    kept = [path.resolve() for path in folders if _FOREIGN not in f"{path}/"]
+    return {"folders": sorted(set(kept)), "tuner files": sorted(tuners)}
+
+
+def problems_of(source: Path) -> tuple[int, Counter[str]]:
+    """Load a folder of experiments or a tuner file.
+
+    Args:
+        source: The folder or file.
+
+    Returns:
+        How many experiments it has, and its problems with how many of them have each; that the
+        data are not there is none.
+    """
+    try:
+        points = list(grid(read_tuner(source)))
+    except SettingsError as error:
+        return 0, Counter([str(error)])
+    lines = (line for point in points for line in (point.problem or "").splitlines()[1:])
+    told = Counter(line[2:] for line in lines if not re.match(r"- data set .* is not there", line))
+    return len(points), told
+
+
+def load_all() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Load each corpus that is at hand; yield its name and its counts."""
+    for name, (variable, pattern) in CORPORA.items():
+        if variable not in os.environ:
+            print(f"{name}: ${variable} is not set; left out", file=sys.stderr)
+            continue
+        root = Path(os.environ[variable]).expanduser().resolve()
+        for kind, paths in sources(root, pattern).items():
+            experiments, refused = 0, {}
+            for path in paths:
+                count, problems = problems_of(path)
+                experiments += count
+                if problems:
+                    told = {text.replace(str(root), "."): n for text, n in problems.items()}
+                    refused[str(path.relative_to(root))] = told
+            if paths:
+                yield (
+                    f"{name}: {kind}",
+                    {
+                        "there": len(paths),
+                        "loaded": len(paths) - len(refused),
+                        "experiments": experiments,
+                        "refused": refused,
+                    },
+                )
+
+
+if __name__ == "__main__":
+    table = dict(load_all())
+    for name, counts in table.items():
+        print(
+            f"{name}: {counts['loaded']} of {counts['there']} ({counts['experiments']} experiments)"
+        )
+        for path, problems in counts["refused"].items():
+            print(f"  {path}:", *problems, sep="\n    ")
+    RESULTS.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
