@@ -8,6 +8,7 @@ import torch
 from helpers import FEATURES, make_feature_map, random_batch
 from torch import nn
 
+import model_zoo
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.twin import ENCODERS, TwinModel
 from fuxictr_tf4ctr.twin.embedding import View, ViewSpec
@@ -404,3 +405,25 @@ def test_a_mask_needs_a_hidden_layer(ratio):
 def test_wrong_options_are_named(encoder, option, value):
     (problem,) = TwinModel.problems({"complex_encoder": encoder, f"complex_{option}": value})
     assert problem.startswith(f"complex_{option}={value!r} must be")
+
+
+def test_pnn_without_its_twin_is_an_mlp_over_embeddings_and_products():
+    torch.manual_seed(0)
+    model = model_zoo.TF4CTR_PNN(
+        make_feature_map(),
+        twin_focus=False,
+        sample_selection="none",
+        complex_hidden_units=[6, 3],
+        **model_zoo.TF4CTR_PNN.baseline,
+    ).eval()
+    batch = random_batch(model.feature_map)
+    embeddings = model.sample_selection.embedding(model.get_inputs(batch))
+    fields = embeddings.view(6, 3, -1)
+    pairs = itertools.combinations(range(3), 2)
+    products = [(fields[:, i] * fields[:, j]).sum(dim=1) for i, j in pairs]
+    hidden = model.complex_encoder.mlp(torch.cat([embeddings, torch.stack(products, 1)], dim=1))
+    expected = torch.sigmoid(model.fusion.fc(hidden))
+    torch.testing.assert_close(model(batch)["y_pred"], expected)
+    parts = {name.split(".")[0] for name, _ in model.named_parameters()}
+    assert parts == {"sample_selection", "complex_encoder", "fusion"}
+    assert {name for name, _ in model.fusion.named_parameters()} == {"fc.weight", "fc.bias"}
