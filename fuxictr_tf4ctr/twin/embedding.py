@@ -124,7 +124,15 @@ class FieldEmbedding(nn.Module):
 
 
 def empty_inputs(feature_map: FeatureMap, rows: int = 1) -> dict[str, Tensor]:
-    """Make a batch of padding for every feature that is not ``meta``: ids and values all 0."""
+    """Make a batch of padding for every feature that is not ``meta``: ids and values all 0.
+
+    Example:
+        >>> feature_map = FeatureMap("shop", "")
+        >>> ids = {"type": "categorical", "source": "", "vocab_size": 9, "padding_idx": 0}
+        >>> feature_map.features.update(user=ids, item=ids)
+        >>> empty_inputs(feature_map, rows=2)
+        {'user': tensor([0, 0]), 'item': tensor([0, 0])}
+    """
     widths = {"sequence": "max_len", "embedding": "pretrain_dim"}
     inputs = {}
     for name, spec in feature_map.features.items():
@@ -142,6 +150,12 @@ def halved(feature_map: FeatureMap) -> FeatureMap:
 
     Raises:
         SettingsError: Such a dim is odd.
+
+    Example:
+        >>> feature_map = FeatureMap("shop", "")
+        >>> feature_map.features["user"] = {"type": "categorical", "embedding_dim": 6}
+        >>> halved(feature_map).features["user"]["embedding_dim"]
+        3
     """
     half = copy.copy(feature_map)
     half.features = copy.deepcopy(feature_map.features)

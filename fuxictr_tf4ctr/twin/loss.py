@@ -28,6 +28,13 @@ def focus_weights(
     Returns:
         Two tensors of the logits' shape. Gradients flow through both.
 
+    Example:
+        A sample that is easy for both encoders (p_t = 0.9), and one that is hard (p_t = 0.1):
+
+        >>> z = torch.logit(torch.tensor([0.9, 0.1]))
+        >>> focus_weights(z, z, torch.ones(2), c=0.8, gamma=1)
+        (tensor([1.7000, 0.9000]), tensor([0.3000, 1.1000]))
+
     Source:
         TF4CTR, arXiv 2405.03167, Twin Focus Loss.
     """
@@ -73,6 +80,14 @@ def twin_focus_loss(
     Raises:
         ValueError: A parameter is outside its range, or the shapes differ.
 
+    Example:
+        >>> z = torch.logit(torch.tensor([[0.9], [0.1]]))
+        >>> y = torch.ones(2, 1)
+        >>> twin_focus_loss(z, z, y)
+        tensor(1.2431)
+        >>> twin_focus_loss(z, z, y, gamma=0) == F.binary_cross_entropy_with_logits(z, y)
+        tensor(True)
+
     Source:
         TF4CTR, arXiv 2405.03167, Twin Focus Loss. The weights are not detached.
     """
@@ -106,7 +121,12 @@ def _reduced(loss: Tensor, reduction: Reduction) -> Tensor:
 
 
 def focus_problems(c: float, gamma: float, alpha: float) -> list[str]:
-    """List what is wrong with the loss's parameters, one sentence each; empty if all is well."""
+    """List what is wrong with the loss's parameters, one sentence each; empty if all is well.
+
+    Example:
+        >>> focus_problems(c=0.8, gamma=-1, alpha=0.25)
+        ['gamma=-1 must be a number >= 0']
+    """
 
     def number(value: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
@@ -122,7 +142,13 @@ def focus_problems(c: float, gamma: float, alpha: float) -> list[str]:
 
 
 def check_focus(c: float, gamma: float, alpha: float) -> None:
-    """Raise ValueError where a parameter of the loss is outside its range."""
+    """Raise ValueError where a parameter of the loss is outside its range.
+
+    Example:
+        >>> check_focus(c=0.8, gamma=1, alpha=2)
+        Traceback (most recent call last):
+        ValueError: alpha=2 must be a number in [0, 1]
+    """
     problems = focus_problems(c, gamma, alpha)
     if problems:
         raise ValueError("; ".join(problems))
@@ -139,6 +165,13 @@ class TwinFocusLoss(nn.Module):
 
     Raises:
         ValueError: A parameter is outside its range.
+
+    Example:
+        In the ``add_loss`` of a model with two streams, beside the loss of its prediction:
+
+        >>> twin_focus = TwinFocusLoss(c=0.8, gamma=2, alpha=0.25)
+        >>> logit_simple, logit_complex = torch.zeros(2, 4, 1, requires_grad=True)
+        >>> twin_focus(logit_simple, logit_complex, torch.ones(4, 1)).backward()
 
     Source:
         TF4CTR, arXiv 2405.03167.

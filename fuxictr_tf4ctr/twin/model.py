@@ -47,6 +47,20 @@ class TwinModel(TwoStreamModel):
     Raises:
         SettingsError: Parameters that do not fit; the message lists them all.
 
+    Example:
+        >>> import torch
+        >>> from fuxictr.features import FeatureMap
+        >>> feature_map = FeatureMap("shop", "")
+        >>> ids = {"type": "categorical", "source": "", "vocab_size": 9, "padding_idx": 0}
+        >>> feature_map.features.update(user=ids, item=ids)
+        >>> feature_map.labels = ["click"]
+        >>> model = TwinModel(feature_map, sample_selection="GM", fusion="VF", embedding_dim=4)
+        >>> outputs = model({"user": torch.tensor([1, 2]), "item": torch.tensor([3, 4])})
+        >>> sorted(outputs)
+        ['logit', 'logit_complex', 'logit_simple', 'y_complex', 'y_pred', 'y_simple']
+        >>> outputs["y_pred"].shape
+        torch.Size([2, 1])
+
     Source:
         TF4CTR, arXiv 2405.03167.
     """

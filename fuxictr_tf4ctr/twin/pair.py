@@ -156,7 +156,12 @@ class LogitModel(nn.Module):
 
 
 def logit_of(probability: Tensor) -> Tensor:
-    """Invert the sigmoid, finite at 0 and 1 and as exact as the dtype allows near them."""
+    """Invert the sigmoid, finite at 0 and 1 and as exact as the dtype allows near them.
+
+    Example:
+        >>> logit_of(torch.tensor([0.5, 1.0]))
+        tensor([ 0.0000, 15.9424])
+    """
     limits = torch.finfo(probability.dtype)
     p = probability.clamp(limits.tiny, 1 - limits.eps)
     return p.log() - torch.log1p(-p)

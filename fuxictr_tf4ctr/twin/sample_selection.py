@@ -27,6 +27,16 @@ class SampleSelection(nn.Module):
         simple: Shapes of the simple encoder's view.
         complex: Shapes of the complex encoder's view.
 
+    Example:
+        >>> feature_map = FeatureMap("shop", "")
+        >>> ids = {"type": "categorical", "source": "", "vocab_size": 9, "padding_idx": 0}
+        >>> feature_map.features.update(user=ids, item=ids)
+        >>> selection = SAMPLE_SELECTIONS["SER"](feature_map, embedding_dim=8)
+        >>> batch = {"user": torch.tensor([1, 2, 3]), "item": torch.tensor([4, 5, 6])}
+        >>> v_s, v_c = selection(batch)
+        >>> v_s.shape, v_c.shape  # two fields of dim 4, and of dim 8
+        (torch.Size([3, 8]), torch.Size([3, 16]))
+
     Source:
         TF4CTR, arXiv 2405.03167, Sample Selection Embedding Module.
     """

@@ -15,7 +15,17 @@ ENCODERS: NameTable[type["Encoder"]] = NameTable("encoder")
 
 
 def register_encoder(name: str) -> Callable[[type["Encoder"]], type["Encoder"]]:
-    """Return a class decorator that makes an encoder available as ``simple_encoder: name``."""
+    """Return a class decorator that makes an encoder available as ``simple_encoder: name``.
+
+    Example:
+        >>> from fuxictr_tf4ctr.names import NameTable
+        >>> table = NameTable("encoder")  # that of the package is ENCODERS
+        >>> @table.register("mine")
+        ... class Mine(Encoder):
+        ...     output_dim = 1
+        >>> table["mine"] is Mine
+        True
+    """
     return ENCODERS.register(name)
 
 
@@ -30,6 +40,17 @@ class Encoder(nn.Module):
         reads_embeddings: False for an encoder that uses raw ids alone (LR).
         needs_equal_dims: True for an encoder that needs one embedding dim for all fields.
         shared_options: Options that a model sets once for both encoders.
+
+    Example:
+        >>> class Scaled(Encoder):
+        ...     def __init__(self, spec: ViewSpec, factor: float = 2.0) -> None:
+        ...         super().__init__(spec)
+        ...         self.factor, self.output_dim = factor, spec.input_dim
+        ...
+        ...     def forward(self, view: View) -> Tensor:
+        ...         return self.factor * view.embeddings
+        >>> list(encoder_options(Scaled))
+        ['factor']
     """
 
     output_dim: int
@@ -69,7 +90,12 @@ class Encoder(nn.Module):
 
 
 def encoder_options(cls: type[Encoder]) -> dict[str, inspect.Parameter]:
-    """Return the options an encoder takes, with their defaults and type hints."""
+    """Return the options an encoder takes, with their defaults and type hints.
+
+    Example:
+        >>> encoder_options(ENCODERS["cross_net_v2"])["num_layers"].default
+        3
+    """
     parameters = inspect.signature(cls.__init__).parameters.values()
     return {
         p.name: p
@@ -88,6 +114,11 @@ def pick_options(role: str, cls: type[Encoder], params: Mapping[str, Any]) -> di
         role: "simple" or "complex".
         cls: The encoder.
         params: Parameters of the model.
+
+    Example:
+        >>> params = {"complex_hidden_units": [8], "net_dropout": 0.1, "simple_num_layers": 2}
+        >>> pick_options("complex", ENCODERS["mlp"], params)
+        {'hidden_units': [8], 'net_dropout': 0.1}
     """
     options = {}
     for name in encoder_options(cls):
@@ -105,6 +136,10 @@ def option_problems(role: str, name: str, params: Mapping[str, Any]) -> list[str
         role: "simple" or "complex".
         name: Name of the encoder.
         params: Parameters of the model.
+
+    Example:
+        >>> option_problems("simple", "cross_net_v2", {"simple_num_layers": 0})
+        ['simple_num_layers=0 must be a positive whole number']
     """
     cls = ENCODERS[name]
     known = encoder_options(cls)

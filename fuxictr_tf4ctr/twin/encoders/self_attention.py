@@ -123,7 +123,11 @@ class InteractingLayer(nn.Module):
 
 
 def check_heads(attention_dim: int, num_heads: int) -> None:
-    """Raise SettingsError where the heads do not share the attention dim evenly."""
+    """Raise SettingsError where the heads do not share the attention dim evenly.
+
+    Example:
+        >>> check_heads(attention_dim=6, num_heads=2)
+    """
     if attention_dim % num_heads:
         raise SettingsError(
             f"attention_dim={attention_dim} must be a multiple of num_heads={num_heads}"

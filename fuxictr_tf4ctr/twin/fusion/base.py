@@ -33,6 +33,14 @@ class Fusion(nn.Module):
         options: Further whole-number arguments of a fusion with their defaults; a model sets them
             as ``fusion_<option>``.
 
+    Example:
+        >>> import torch
+        >>> from fuxictr_tf4ctr.twin import FUSIONS
+        >>> fusion = FUSIONS["WSF"](simple_dim=4, complex_dim=6)
+        >>> z, z_s, z_c = fusion(torch.ones(3, 4), torch.ones(3, 6))
+        >>> bool((z == 0.5 * z_s + 0.5 * z_c).all())  # its weights before any training
+        True
+
     Source:
         TF4CTR, arXiv 2405.03167, Dynamic Fusion Module.
     """

@@ -27,7 +27,7 @@ class WeightedSumFusion(Fusion):
         return torch.cat([z_s, z_c], dim=-1) @ self.weight
 
     def monitored_values(self) -> dict[str, Tensor]:
-        return named_weights(self.weight.flatten())
+        return _named_weights(self.weight.flatten())
 
 
 @FUSIONS.register("VF")
@@ -55,7 +55,7 @@ class VotingFusion(Fusion):
         return (p * torch.cat([z_s, z_c], dim=-1)).sum(dim=-1, keepdim=True)
 
     def monitored_values(self) -> dict[str, Tensor]:
-        return named_weights(self.last_weights.mean(dim=0))
+        return _named_weights(self.last_weights.mean(dim=0))
 
 
 @FUSIONS.register("CF")
@@ -94,6 +94,6 @@ class MixtureOfExpertsFusion(Fusion):
         return {"weight_expert_1": first, "weight_expert_2": second}
 
 
-def named_weights(weights: Tensor) -> dict[str, Tensor]:
+def _named_weights(weights: Tensor) -> dict[str, Tensor]:
     """Name the weights [2] of the simple and the complex stream."""
     return {"weight_simple": weights[0], "weight_complex": weights[1]}

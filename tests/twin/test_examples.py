@@ -1,0 +1,32 @@
+"""The examples in the docstrings of the method are true."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+from fuxictr_tf4ctr import twin
+
+MODULES = [
+    importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(twin.__path__, f"{twin.__name__}.")
+]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.partition(".")[2])
+def test_examples_are_true(module):
+    assert doctest.testmod(module).failed == 0
+
+
+def test_everything_public_has_an_example():
+    functions = {
+        value
+        for module in MODULES
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
+    }
+    classes = {value for name in twin.__all__ if inspect.isclass(value := getattr(twin, name))}
+    assert len(functions) > 10 and len(classes) > 4
+    assert not [value for value in functions | classes if "Example:" not in value.__doc__]
