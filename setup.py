@@ -77,6 +77,7 @@ setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.8,<4",
             "hypothesis>=6.100,<7",
+            "ruff>=0.17,<0.18",
             _OPTUNA,
             _RAY,
             _TENSORBOARD,

@@ -14,7 +14,11 @@ from helpers import make_feature_map, random_batch
 from fuxictr_tf4ctr.cli import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "data" / "README.md",
+]
 
 
 def section(page: str, name: str) -> str:
@@ -114,9 +118,15 @@ def test_the_readmes_three_lines_work():
 
 
 def test_ci_runs_the_readmes_test_command():
-    readme = (ROOT / "README.md").read_text()
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci/run").read_text()
     command = re.search(r"## Run the tests\n\n```bash\n(.*?)\n```", readme)[1]
-    assert command.replace("pip install", "pip install --quiet") in (ROOT / ".ci/run").read_text()
+    install, test = command.split(" && ")
+    steps = [
+        install.replace("install", "install --quiet"),
+        f'{test} -m "not slow"',
+        f"{test} -m slow",
+    ]
+    assert [line for line in ci.splitlines() if line in steps] == steps
 
 
 def test_no_machine_paths_in_the_documentation():

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIRST = ("quickstart", "cookbook", "writing_a_twin")
 BEGINNINGS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in FIRST)]
 ABOUT_RUNS = [ROOT / "docs" / f"{name}.md" for name in ("serving", "report", "sweeps", "scaling")]
+LONG = {"scaling.md"}  # starts Ray and ranks
 OTHERS = sorted(set((ROOT / "docs").glob("*.md")) - set(BEGINNINGS) - set(ABOUT_RUNS))
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n)?^```(bash|python|yaml)\n(.*?)^```", re.M | re.S)
 
@@ -188,7 +189,10 @@ def test_commands_of_the_readme(reader):
     carry_out(ROOT / "README.md", reader, "frappe_x1")
 
 
-@pytest.mark.parametrize("page", ABOUT_RUNS, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.name in LONG), id=p.name) for p in ABOUT_RUNS],
+)
 def test_commands_of_a_page_about_runs(page, reader, finished_runs):
     shutil.copytree(finished_runs / "checkpoints", reader / "checkpoints")
     shutil.copytree(finished_runs / "checkpoints", reader / "sweeps")

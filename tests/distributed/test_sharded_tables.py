@@ -38,6 +38,7 @@ def ranks(tmp_path_factory):
     return folder, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(3))
 def test_losses_metrics_and_weights_are_those_of_whole_tables(ranks, number):
     needs_torchrec()
@@ -58,6 +59,7 @@ def test_losses_metrics_and_weights_are_those_of_whole_tables(ranks, number):
         torch.testing.assert_close(weights[name], whole, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_ends_as_one_that_was_not_cut_off(ranks):
     first = ranks[1][0]  # the others show gate weights of their own last rows
     evaluations, weights = first["resumed"]
@@ -73,6 +75,7 @@ def plain_step(folder: Path, width: int):
     return model, step(model, lookup_batch())
 
 
+@pytest.mark.slow
 def test_lookups_of_shared_tables_sequences_and_padding(ranks):
     needs_torchrec()
     folder, results = ranks
@@ -90,6 +93,7 @@ def test_lookups_of_shared_tables_sequences_and_padding(ranks):
     assert not results[1]["sgd"]["weights"]
 
 
+@pytest.mark.slow
 def test_row_wise_adagrad_keeps_the_mean_square_of_a_row(ranks):
     needs_torchrec()
     folder, results = ranks
