@@ -116,7 +116,7 @@ def _add_results(commands: Any) -> None:
 
 def _results(arguments: argparse.Namespace) -> int:
     from fuxictr_tf4ctr.analysis import results
-    from fuxictr_tf4ctr.analysis.tables import FORMATS
+    from fuxictr_tf4ctr.analysis.results import FORMATS
 
     if arguments.compare:
         rows = results.side_by_side(*arguments.compare)

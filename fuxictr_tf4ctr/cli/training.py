@@ -104,8 +104,12 @@ def _add_plan(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.distributed.joining import joined_ranks, local_rank
-    from fuxictr_tf4ctr.distributed.launching import launch, started_by_launcher
+    from fuxictr_tf4ctr.distributed.joining import (
+        joined_ranks,
+        launch,
+        local_rank,
+        started_by_launcher,
+    )
     from fuxictr_tf4ctr.runs.experiment import check_workers, run_as_rank
     from fuxictr_tf4ctr.settings.reading import load_settings
 
@@ -247,7 +251,7 @@ def _add_tune(commands: Any) -> None:
 
 
 def _tune(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.analysis.tables import as_text
+    from fuxictr_tf4ctr.analysis.results import as_text
     from fuxictr_tf4ctr.sweep import SweepOptions, run_sweep
 
     check_engine(arguments)

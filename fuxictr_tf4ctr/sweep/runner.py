@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fuxictr_tf4ctr.analysis.tables import as_csv, as_markdown
+from fuxictr_tf4ctr.analysis.results import as_csv, as_markdown
 from fuxictr_tf4ctr.datasets import encode_dataset
 from fuxictr_tf4ctr.errors import SettingsError, UserError
 from fuxictr_tf4ctr.runs.records import RunRecord

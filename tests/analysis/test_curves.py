@@ -17,8 +17,7 @@ from fuxictr_tf4ctr.analysis.report.curves import (
     roc_curve,
     shares,
 )
-from fuxictr_tf4ctr.analysis.report.embeddings import field_norms
-from fuxictr_tf4ctr.analysis.report.gates import GateWatch
+from fuxictr_tf4ctr.analysis.report.inside import GateWatch, field_norms
 from fuxictr_tf4ctr.metrics.definitions import auc, cross_entropy, truth_probability
 
 

@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuxictr_tf4ctr.analysis.report.elements import Markup, count, duration, element, number, signed
-from fuxictr_tf4ctr.analysis.report.plot import Plot, Scale, extent
+from fuxictr_tf4ctr.analysis.report.plot import (
+    Markup,
+    Plot,
+    Scale,
+    count,
+    duration,
+    element,
+    extent,
+    number,
+    signed,
+)
 
 FINITE = st.floats(-1e6, 1e6)
 

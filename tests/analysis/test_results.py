@@ -8,7 +8,7 @@ import math
 import pytest
 from run_records import write_run
 
-from fuxictr_tf4ctr.analysis import tables
+from fuxictr_tf4ctr.analysis import results
 from fuxictr_tf4ctr.analysis.results import paired_tests, read_runs, side_by_side, table
 from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.errors import DataError, SettingsError
@@ -112,13 +112,13 @@ ROWS = [{"name": "a|b", "value": 0.5, "units": [4, 8]}, {"name": "c", "value": N
 
 
 def test_formats(runs, capsys):
-    assert json.loads(tables.as_json(ROWS)) == ROWS
-    read = list(csv.DictReader(io.StringIO(tables.as_csv(ROWS))))
+    assert json.loads(results.as_json(ROWS)) == ROWS
+    read = list(csv.DictReader(io.StringIO(results.as_csv(ROWS))))
     assert [row["units"] for row in read] == ["[4, 8]", "[]"]
-    assert tables.as_markdown(ROWS).splitlines()[2] == r"| a\|b | 0.500000 | [4, 8] |"
-    assert len({line.find("[") for line in tables.as_text(ROWS).splitlines()[1:]}) == 1
-    assert tables.cell(1e-5) == "1e-05" and tables.cell(None) == ""
-    for form in tables.FORMATS:
+    assert results.as_markdown(ROWS).splitlines()[2] == r"| a\|b | 0.500000 | [4, 8] |"
+    assert len({line.find("[") for line in results.as_text(ROWS).splitlines()[1:]}) == 1
+    assert results.cell(1e-5) == "1e-05" and results.cell(None) == ""
+    for form in results.FORMATS:
         assert main(["results", str(runs), "--where", "seed=1", "--format", form]) == 0
         assert NAMES[0] in capsys.readouterr().out
     assert main(["results", str(runs), "--paired", *NAMES]) == 0

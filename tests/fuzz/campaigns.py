@@ -6,7 +6,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 
-from fuxictr_tf4ctr.distributed import launching
+from fuxictr_tf4ctr.distributed import joining
 
 from .forking import run
 from .inputs import Case, binary_files, configurations, json_files, options, tuner_files
@@ -60,7 +60,7 @@ def generators(project: Project) -> dict[str, st.SearchStrategy[Case]]:
 def _no_processes() -> None:
     """Let no process start others: sweeps find that their runs fail, workers that they are done."""
     subprocess.Popen = _Failing
-    launching.launch = lambda *_: 0
+    joining.launch = lambda *_: 0
 
 
 class _Failing:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from run_records import write_run
 
-from fuxictr_tf4ctr.analysis.tables import as_csv
+from fuxictr_tf4ctr.analysis.results import as_csv
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.leaderboard import submit
 from fuxictr_tf4ctr.leaderboard.protocols import PROTOCOLS, Protocol, Split, find_protocol

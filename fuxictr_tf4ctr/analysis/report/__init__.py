@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fuxictr_tf4ctr.analysis.compare.compare import compare_scores
-from fuxictr_tf4ctr.analysis.compare.scores import (
+from fuxictr_tf4ctr.analysis.compare import (
+    compare_scores,
     finished_run,
     refuse_other_labels,
     refuse_other_rows,
     score_run,
 )
-from fuxictr_tf4ctr.analysis.report.embeddings import embedding_section
-from fuxictr_tf4ctr.analysis.report.gates import GateWatch
-from fuxictr_tf4ctr.analysis.report.header import page_header
+from fuxictr_tf4ctr.analysis.report.header import page_header, provenance_section
+from fuxictr_tf4ctr.analysis.report.inside import GateWatch, embedding_section
 from fuxictr_tf4ctr.analysis.report.learning import learning_section
 from fuxictr_tf4ctr.analysis.report.page import render_page, reported
-from fuxictr_tf4ctr.analysis.report.provenance import provenance_section
 from fuxictr_tf4ctr.analysis.report.quality import difficulty_section, quality_section
 from fuxictr_tf4ctr.analysis.report.twin import twin_section
 from fuxictr_tf4ctr.analysis.report.versus import versus_section

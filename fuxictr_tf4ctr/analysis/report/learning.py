@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fuxictr_tf4ctr.analysis.report.elements import number
 from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section, run_legend
-from fuxictr_tf4ctr.analysis.report.plot import Plot, Point, extent
+from fuxictr_tf4ctr.analysis.report.plot import Plot, Point, extent, number
 
 _TERMS = {
     "bce": ("final prediction", "run1"),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fuxictr_tf4ctr import __version__
-from fuxictr_tf4ctr.analysis.compare.scores import RunScores
-from fuxictr_tf4ctr.analysis.report.elements import Markup, element, joined
+from fuxictr_tf4ctr.analysis.compare import RunScores
+from fuxictr_tf4ctr.analysis.report.plot import Markup, element, joined
 from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 

@@ -12,9 +12,8 @@ from fuxictr_tf4ctr.analysis.report.curves import (
     roc_curve,
     shares,
 )
-from fuxictr_tf4ctr.analysis.report.elements import count, number, signed
 from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section, run_legend
-from fuxictr_tf4ctr.analysis.report.plot import Plot, extent, root_ticks
+from fuxictr_tf4ctr.analysis.report.plot import Plot, count, extent, number, root_ticks, signed
 from fuxictr_tf4ctr.metrics.definitions import truth_probability
 
 _BINS = 40

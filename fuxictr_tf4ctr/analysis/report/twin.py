@@ -11,10 +11,18 @@ from fuxictr_tf4ctr.analysis.report.curves import (
     roc_curve,
     shares,
 )
-from fuxictr_tf4ctr.analysis.report.elements import Markup, count, number, signed
-from fuxictr_tf4ctr.analysis.report.gates import Gate, gate_by_difficulty, gate_values
+from fuxictr_tf4ctr.analysis.report.inside import Gate, gate_by_difficulty, gate_values
 from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section, tiles
-from fuxictr_tf4ctr.analysis.report.plot import Plot, Scale, extent, root_ticks
+from fuxictr_tf4ctr.analysis.report.plot import (
+    Markup,
+    Plot,
+    Scale,
+    count,
+    extent,
+    number,
+    root_ticks,
+    signed,
+)
 from fuxictr_tf4ctr.analysis.report.quality import roc_tips
 from fuxictr_tf4ctr.metrics.definitions import auc, cross_entropy, truth_probability
 from fuxictr_tf4ctr.twin.fusion.dynamic import WeightedSumFusion

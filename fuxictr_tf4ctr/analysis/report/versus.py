@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from fuxictr_tf4ctr.analysis.compare.compare import Comparison
-from fuxictr_tf4ctr.analysis.report.elements import (
+from fuxictr_tf4ctr.analysis.compare import Comparison
+from fuxictr_tf4ctr.analysis.report.page import ReportedRun, Section, named, table
+from fuxictr_tf4ctr.analysis.report.plot import (
     Markup,
+    Scale,
     count,
     duration,
     element,
@@ -12,8 +14,6 @@ from fuxictr_tf4ctr.analysis.report.elements import (
     number,
     signed,
 )
-from fuxictr_tf4ctr.analysis.report.page import ReportedRun, Section, named, table
-from fuxictr_tf4ctr.analysis.report.plot import Scale
 from fuxictr_tf4ctr.metrics.resampled import Interval, PairedIntervals
 
 _LESS_IS_BETTER = {"logloss", "ece"}

@@ -21,7 +21,7 @@ from fuxictr_tf4ctr.datasets.job import EncodingJob
 from fuxictr_tf4ctr.datasets.splits import HERE, Split, count_split, open_splits
 from fuxictr_tf4ctr.datasets.stored import H5Writer, opened
 from fuxictr_tf4ctr.datasets.transform import ColumnEncoder
-from fuxictr_tf4ctr.engines.ray.cluster import connected, in_folder
+from fuxictr_tf4ctr.engines.ray import connected, in_folder
 from fuxictr_tf4ctr.errors import EngineError, SettingsError
 
 # Rows copied at a time from a part into the split's file.

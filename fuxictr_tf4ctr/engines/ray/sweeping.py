@@ -10,7 +10,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from fuxictr_tf4ctr.engines.ray.cluster import connected, in_folder
+from fuxictr_tf4ctr.engines.ray import connected, in_folder
 from fuxictr_tf4ctr.errors import SettingsError, Terminated, UserError
 from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.settings.reading import load_settings

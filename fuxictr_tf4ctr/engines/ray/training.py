@@ -12,7 +12,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from fuxictr_tf4ctr.distributed.joining import WAIT_SECONDS, joined_ranks
-from fuxictr_tf4ctr.engines.ray.cluster import connected, in_folder
+from fuxictr_tf4ctr.engines.ray import connected, in_folder
 from fuxictr_tf4ctr.errors import EngineError, UserError
 from fuxictr_tf4ctr.runs.experiment import check_workers, run_as_rank
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
