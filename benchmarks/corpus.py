@@ -26,7 +26,9 @@ CORPORA = {
     "FuxiCTR's demo": ("FUXICTR_HOME", "demo/**/"),
     "FuxiCTR's experiment": ("FUXICTR_HOME", "experiment/**/"),
 }
-# Of TensorFlow's models, which this package does not train.
+# That the data are not there, and what stands above a list of faults.
+_NO_FAULT = r"- data set .* is not there|the settings of expid"
+# TensorFlow's models, which this package does not train.
 _FOREIGN = "_tf/"
 
 
@@ -53,9 +55,14 @@ def problems_of(source: Path) -> tuple[int, Counter[str]]:
         points = list(grid(read_tuner(source)))
     except SettingsError as error:
         return 0, Counter([str(error)])
-    lines = (line for point in points for line in (point.problem or "").splitlines()[1:])
-    told = Counter(line[2:] for line in lines if not re.match(r"- data set .* is not there", line))
+    lines = (line for point in points for line in (point.problem or "").splitlines())
+    told = Counter(line.removeprefix("- ") for line in lines if not re.match(_NO_FAULT, line))
     return len(points), told
+
+
+def _reason(problem: str) -> str:
+    """Tell problems of one kind by one text: what they quote and number is left out."""
+    return re.sub(r"'[^']*'|\[.*\]|\S*/\S*", "…", problem)[:120]
 
 
 def load_all() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -80,6 +87,9 @@ def load_all() -> Iterator[tuple[str, dict[str, Any]]]:
                         "there": len(paths),
                         "loaded": len(paths) - len(refused),
                         "experiments": experiments,
+                        "reasons": dict(
+                            Counter(_reason(text) for each in refused.values() for text in each)
+                        ),
                         "refused": refused,
                     },
                 )

@@ -234,23 +234,27 @@ def check_preprocess(column: Mapping[str, Any], processor_class: type[FeaturePro
     if not column.get("preprocess"):
         return
     name = re.split(r"[()]", str(column["preprocess"]))[0]
-    known = {"copy_from"} | {
-        method
-        for method in dir(processor_class)
-        if not method.startswith("_") and not hasattr(FeatureProcessor, method)
-    }
+    known = {"copy_from"} | _preprocess_functions(processor_class)
     if name not in known:
         for module in _FUXICTRS_PROCESSORS:
-            if hasattr(find_processor_class(module), name):
+            if name in _preprocess_functions(find_processor_class(module)):
                 raise SettingsError(
-                    f"column {column['name']!r}: preprocess function {name!r} is FuxiCTR's own for "
-                    f"this data set: set feature_processor: {module}"
+                    f"column {column['name']!r}: preprocess function {name!r} is of FuxiCTR's "
+                    f"processor for this data set: set feature_processor: {module}"
                 )
         problem = unknown("preprocess function", name, known)
         raise SettingsError(
             f"column {column['name']!r}: {problem} (feature_processor "
             f"{processor_class.__module__}:{processor_class.__qualname__})"
         )
+
+
+def _preprocess_functions(processor_class: type[FeatureProcessor]) -> set[str]:
+    return {
+        method
+        for method in dir(processor_class)
+        if not method.startswith("_") and not hasattr(FeatureProcessor, method)
+    }
 
 
 def _check_options(

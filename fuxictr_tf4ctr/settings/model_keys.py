@@ -23,7 +23,7 @@ OLD_MODELS = {"FINAL": "FinalNet"}
 
 # What FuxiCTR's models called a key earlier, or another model calls it; read where the model has no
 # such key of its own.
-OLD_KEYS = {
+_OLD_KEYS = {
     "patience": "early_stop_patience",
     "feature_config": "feature_specs",
     "crossing_layers": "num_cross_layers",
@@ -75,6 +75,13 @@ def _source(cls: type) -> str:
         return ""
 
 
+def present_name(key: str, model_class: type[BaseModel]) -> str:
+    """Return what a model calls a key now, the key itself where it has no other name."""
+    taken, meant = taken_keys(model_class), _OLD_KEYS.get(key)
+    old = key not in taken and (meant in taken or meant in KEYS)
+    return meant if old else key
+
+
 def understood(
     params: Mapping[str, Any], model_class: type[BaseModel]
 ) -> tuple[dict[str, Any], list[str]]:
@@ -88,11 +95,10 @@ def understood(
         The settings in the model's own words, and a note on each key that was read as another.
     """
     taken = taken_keys(model_class)
-    known = taken.keys() | KEYS.keys()
     read, notes = {}, []
     for key, value in params.items():
-        meant = OLD_KEYS.get(key)
-        if key in taken or meant is None or meant not in known:
+        meant = present_name(key, model_class)
+        if meant == key:
             read[key] = value
         elif meant in params:
             notes.append(f"{key} has no effect: {meant}, its present name, is given too")

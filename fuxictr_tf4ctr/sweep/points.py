@@ -92,7 +92,11 @@ class PointMaker:
         varied = [key for key, texts in written.items() if len(texts) > 1 and key != "dataset_id"]
         for expid, (model, dataset) in self.tuner.listed.items():
             values = {key: sections[expid].get(key) for key in varied}
-            yield self._judged(expid, model, dataset, values)
+            if dataset:
+                yield self._judged(expid, model, dataset, values)
+            else:
+                problem = f"dataset_id {model['dataset_id']!r} has no section in dataset_config"
+                yield Point(expid, model, dataset, values, None, problem)
 
     def _judged(
         self,

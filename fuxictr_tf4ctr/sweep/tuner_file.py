@@ -1,8 +1,8 @@
 """FuxiCTR's tuner files, read and checked before anything runs."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import yaml
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import misspelt, unknown
-from fuxictr_tf4ctr.registry import find_model, find_twins
+from fuxictr_tf4ctr.registry import CHECKOUT_VARIABLE, find_model, find_twins
 from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, PATH, Key, Record
 from fuxictr_tf4ctr.settings.keys import IGNORED, KEYS
-from fuxictr_tf4ctr.settings.model_keys import OLD_KEYS, OLD_MODELS, taken_keys
+from fuxictr_tf4ctr.settings.model_keys import OLD_MODELS, present_name, taken_keys
 from fuxictr_tf4ctr.settings.published import (
     PUBLISHED_KEYS,
     is_published,
@@ -101,7 +101,7 @@ def read_tuner(
     if "base_expid" not in content:
         raise SettingsError(f"{path} names no base_expid: say by --expid which experiment to vary")
     space = read_space(content["tuner_space"], str(path))
-    folder = _base_folder(path, content)
+    folder = _base_folder(path, content, checkout)
     base_expid, folder, model, space = _base(path, content, folder, space)
     dataset_id = content.get("dataset_id", model.get("dataset_id"))
     if not isinstance(dataset_id, str) or dataset_id == "TBD":
@@ -113,8 +113,7 @@ def read_tuner(
     dataset = _dataset(path, content, folder, dataset_id)
     text = path.read_text(encoding="utf-8") if expid is None else yaml.safe_dump(content)
     tuner = Tuner(path, base_expid, dataset_id, folder, model, dataset, space, text, checkout)
-    _refuse_unknown_keys(tuner)
-    return tuner
+    return replace(tuner, space=_known_space(tuner))
 
 
 def _find_file(file: Path) -> Path:
@@ -148,10 +147,7 @@ def _listed(folder: Path, checkout: str | os.PathLike[str] | None) -> Tuner:
     listed = {}
     for expid, section in list_expids(folder).items():
         if expid in written:
-            if section["dataset_id"] not in datasets:
-                problem = unknown("dataset_id", section["dataset_id"], datasets)
-                raise SettingsError(f"{folder}: {expid}: {problem}")
-            listed[expid] = section, datasets[section["dataset_id"]]
+            listed[expid] = section, datasets.get(section["dataset_id"], {})
     if not listed:
         raise SettingsError(f"{folder} lists no experiment: none has a model and a dataset_id")
     model, dataset = next(iter(listed.values()))
@@ -162,7 +158,9 @@ def _listed(folder: Path, checkout: str | os.PathLike[str] | None) -> Tuner:
     )
 
 
-def _base_folder(path: Path, content: Mapping[str, Any]) -> Path | None:
+def _base_folder(
+    path: Path, content: Mapping[str, Any], checkout: str | os.PathLike[str] | None
+) -> Path | None:
     """Find ``base_config`` from the working directory, the file's folders, or the package's.
 
     A file without one is beside its experiments, or holds them, or means those that every command
@@ -174,15 +172,25 @@ def _base_folder(path: Path, content: Mapping[str, Any]) -> Path | None:
             path.with_name("model_config.yaml").is_file() or path.with_name("model_config").is_dir()
         )
         return path.parent if beside or content.get("model_config") else None
-    roots = (Path.cwd(), *path.parents, resource_root())
-    candidates = [Path(folder, str(base_config)) for folder in roots]
-    for folder in candidates:
-        if (folder / "model_config.yaml").is_file() or (folder / "model_config").is_dir():
-            return folder.resolve()
+    checkout = checkout or os.environ.get(CHECKOUT_VARIABLE)
+    # FuxiCTR's tuner runs in a checkout's folder experiment.
+    zoo = (Path(checkout).expanduser() / "experiment",) if checkout else ()
+    for root in (Path.cwd(), *path.parents, resource_root(), *zoo):
+        for folder in _layouts(Path(os.path.normpath(root / base_config))):
+            if (folder / "model_config.yaml").is_file() or (folder / "model_config").is_dir():
+                return folder.resolve()
     raise SettingsError(
         f"{path}: base_config {base_config} is no folder with a model_config, neither in "
         f"{Path.cwd()} nor in {path.parent} and the folders above it"
+        + ("" if zoo else f"; for one of FuxiCTR's zoo set {CHECKOUT_VARIABLE} to a checkout")
     )
+
+
+def _layouts(folder: Path) -> Iterator[Path]:
+    """Tell where a model's ``config`` may lie: zoos have renamed models, and moved PyTorch's."""
+    zoo, model = folder.parent.parent, folder.parent.name
+    model = OLD_MODELS.get(model, model)
+    yield from (folder, zoo / model / folder.name, zoo / model / f"{model}_torch" / folder.name)
 
 
 def _base(
@@ -196,7 +204,7 @@ def _base(
             raise SettingsError(f"{path}: {unknown('base_expid', expid, sections)}")
         return expid, folder, dict(sections[expid]), space
     try:
-        folder, section = model_section(expid, folder)
+        folder, section = model_section(_present_expid(expid), folder)
         return expid, folder, section, space
     except SettingsError:
         ours = our_expid(expid)
@@ -205,6 +213,11 @@ def _base(
     # The authors published their tuner files without the experiments these vary.
     folder, section = model_section(ours)
     return expid, folder, section, our_keys(expid, space)
+
+
+def _present_expid(expid: str) -> str:
+    model, underscore, rest = expid.partition("_")
+    return OLD_MODELS.get(model, model) + underscore + rest
 
 
 def _dataset(
@@ -221,13 +234,14 @@ def _dataset(
     return head | dict(sections[dataset_id])
 
 
-def _refuse_unknown_keys(tuner: Tuner) -> None:
+def _known_space(tuner: Tuner) -> Space:
+    """Return the space in the words of the models it is for; refuse what none of them knows."""
     if "dataset_id" in tuner.space:
         raise SettingsError(
             f"{tuner.file}: one sweep is on one dataset_id; give it above the space"
         )
-    known = {*tuner.model, *tuner.dataset, *KEYS, *IGNORED, *OLD_KEYS}
-    strict, open_prefixes = False, ()
+    known = {*tuner.model, *tuner.dataset, *KEYS, *IGNORED}
+    strict, open_prefixes, space = False, (), tuner.space
     for name in tuner.space.get("model", [tuner.model.get("model")]):
         section = tuner.model | {"model": name}
         if is_published(section):
@@ -242,7 +256,9 @@ def _refuse_unknown_keys(tuner: Tuner) -> None:
             open_prefixes = ("simple_", "complex_", "fusion_")
         else:
             known |= taken_keys(model_class).keys()
-    foreign = [key for key in tuner.space if key not in known and not key.startswith(open_prefixes)]
+            space = {present_name(key, model_class): values for key, values in space.items()}
+    foreign = [key for key in space if key not in known and not key.startswith(open_prefixes)]
     problems = [unknown("key", key, known) for key in foreign if strict or misspelt(key, known)]
     if problems:
         raise SettingsError(f"{tuner.file}: tuner_space: " + "; ".join(problems))
+    return space
