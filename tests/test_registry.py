@@ -1,14 +1,13 @@
 """Names to classes: twins, the wheel's models, a checkout's, other packages'."""
 
 import importlib
-import os
-import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from fuxictr.pytorch.models import BaseModel
+from programs import run_program
 
 import model_zoo
 from fuxictr_tf4ctr import registry
@@ -17,11 +16,18 @@ from fuxictr_tf4ctr.registry import find_model, list_models, register_model
 from fuxictr_tf4ctr.twin import TwinModel
 
 ROOT = Path(__file__).resolve().parents[1]
-# An editable installation puts a clone on the path of every Python.
-HIDDEN = """
+# As a Python begins that has not met FuxiCTR yet, wherever a clone of ours may be on its path.
+FRESH = """
 import os, sys
-sys.path[:] = [path for path in sys.path if not os.path.isdir(path + "/fuxictr_tf4ctr")]
-del os
+sys.path[:] = [path for path in sys.path if not os.path.isdir((path or ".") + "/fuxictr_tf4ctr")]
+sys.meta_path[:] = [
+    finder for finder in sys.meta_path
+    if not getattr(finder, "__module__", type(finder).__module__).startswith("fuxictr")
+]
+for name in list(sys.modules):
+    if name.startswith(("fuxictr", "model_zoo")):
+        del sys.modules[name]
+del os, name
 """
 
 LOCAL = """
@@ -117,16 +123,15 @@ print(find_model("TF4CTR_DCNv2") is model_zoo.TF4CTR_DCNv2, find_model("LocalFMP
 
 
 @pytest.mark.parametrize("order", ["first", "last", "ours"])
-def test_fuxictrs_scripts_do_the_same_with_and_without_us(checkout, order):
+def test_fuxictrs_scripts_do_the_same_with_and_without_us(checkout, order, monkeypatch):
     """Their model_zoo is imported, whichever is found first, and has the twins besides."""
+    monkeypatch.delenv("FUXICTR_HOME", raising=False)
 
     def run(code, *, with_us):
-        env = {key: os.environ[key] for key in os.environ if key != "FUXICTR_HOME"}
-        env["PYTHONPATH"] = str(ROOT) if with_us else ""
         # As fuxictr_tf4ctr.pth of an installation does
-        code = ("import fuxictr_tf4ctr_zoo\n" if with_us else HIDDEN) + code
-        command = [sys.executable, "-c", code, str(checkout), order]
-        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+        with_path = f"sys.path.insert(0, {str(ROOT)!r})\nimport fuxictr_tf4ctr_zoo\n"
+        code = FRESH + (with_path if with_us else "") + code
+        done = run_program("-c", code, checkout, order, cwd=ROOT.parent)
         assert done.returncode == 0, done.stderr
         return done.stdout.replace("'fuxictr_tf4ctr', ", "").replace("'fuxictr_tf4ctr_zoo', ", "")
 
