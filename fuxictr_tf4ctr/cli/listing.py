@@ -1,15 +1,16 @@
-"""``fuxictr list``: what there is, one line each."""
+"""``fuxictr list`` and ``show``: what there is, one line each, and an experiment whole."""
 
 import argparse
 import fnmatch
+from pathlib import Path
 from typing import Any
 
-from fuxictr_tf4ctr.cli.options import add_config
+from fuxictr_tf4ctr.cli.options import add_config, add_overrides, parse_overrides
 from fuxictr_tf4ctr.errors import SettingsError
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``list`` to the parser's commands."""
+    """Add ``list`` and ``show`` to the parser's commands."""
     listing = commands.add_parser(
         "list",
         help="show experiments, models and their parts",
@@ -27,6 +28,22 @@ def add_commands(commands: Any) -> None:
     )
     add_config(listing)
     listing.set_defaults(call=_list)
+    show = commands.add_parser(
+        "show",
+        help="print an experiment whole",
+        description="Print an experiment with all that it inherits and all defaults, as the "
+        "sections of FuxiCTR's dataset_config.yaml and model_config.yaml.",
+    )
+    show.add_argument("expid", help="the experiment: TF4CTR_DCNv2_demo, say")
+    add_config(show)
+    add_overrides(show, "--set c=0.7")
+    show.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write a configuration folder instead, which runs by itself here and under FuxiCTR",
+    )
+    show.set_defaults(call=_show)
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -44,6 +61,27 @@ def _list(arguments: argparse.Namespace) -> int:
         found += len(rows)
     if not found:
         raise SettingsError(f"nothing matches {arguments.pattern!r}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.settings.reading import load_settings
+    from fuxictr_tf4ctr.settings.showing import as_sections, as_yaml, write_folder
+
+    settings = load_settings(
+        arguments.expid,
+        arguments.config,
+        parse_overrides(arguments.overrides),
+        arguments.zoo,
+        runs_here=False,
+        data_here=False,
+    )
+    if arguments.output is not None:
+        write_folder(settings, arguments.output)
+        print(f"config {arguments.output}")
+        return 0
+    for file, section in zip(("dataset", "model"), as_sections(settings), strict=True):
+        print(f"# {file}_config.yaml\n{as_yaml(section)}", end="")
     return 0
 
 

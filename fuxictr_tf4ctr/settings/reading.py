@@ -78,6 +78,7 @@ def load_settings(
     checkout: str | os.PathLike[str] | None = None,
     *,
     runs_here: bool = True,
+    data_here: bool = True,
 ) -> Settings:
     """Read and check the settings of one experiment.
 
@@ -88,6 +89,7 @@ def load_settings(
         overrides: Parameters that replace those of the files.
         checkout: Root of a FuxiCTR checkout whose models may be named.
         runs_here: Whether it is this machine that must have the GPU, and TorchRec if it is needed.
+        data_here: Whether the files of the data set must be there.
 
     Raises:
         SettingsError: Nothing was found under that expid, or its settings are not valid; the
@@ -109,7 +111,7 @@ def load_settings(
         raise SettingsError(f"{folder}: {unknown('dataset_id', dataset_id, datasets)}")
     # As in FuxiCTR the data set's section wins over the model's; what the user sets wins over both.
     params |= datasets[dataset_id] | overrides | {"dataset_id": dataset_id, "model_id": expid}
-    return validated(expid, params, folder, checkout, runs_here=runs_here)
+    return validated(expid, params, folder, checkout, runs_here=runs_here, data_here=data_here)
 
 
 def validated(
@@ -119,6 +121,7 @@ def validated(
     checkout: str | os.PathLike[str] | None = None,
     *,
     runs_here: bool = True,
+    data_here: bool = True,
 ) -> Settings:
     """Check flat parameters and freeze them.
 
@@ -128,6 +131,7 @@ def validated(
         config_dir: Folder that relative data paths may be beside.
         checkout: Root of a FuxiCTR checkout whose models may be named.
         runs_here: Whether it is this machine that must have the GPU, and TorchRec if it is needed.
+        data_here: Whether the files of the data set must be there.
 
     Raises:
         SettingsError: Listing every problem.
@@ -157,7 +161,7 @@ def validated(
         + fast_problems(params, model_class)
     )
     params, absent, found = located(params, config_dir)
-    problems += absent
+    problems += absent if data_here else []
     if problems:
         listed = "\n".join(f"- {problem}" for problem in dict.fromkeys(problems))
         raise SettingsError(f"the settings of expid {shown(expid)} are not valid:\n{listed}")
