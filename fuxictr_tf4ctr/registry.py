@@ -155,7 +155,8 @@ def _zoo_folders(checkout: str | None) -> list[Path]:
         if not folder.is_dir():
             raise SettingsError(f"{checkout} is no FuxiCTR checkout: it has no folder model_zoo")
         if str(folder) not in package.__path__:
-            package.__path__.append(str(folder))
+            # Before the wheel's, whose package multitask lacks the models that it imports.
+            package.__path__.insert(0, str(folder))
     return [Path(folder) for folder in package.__path__]
 
 

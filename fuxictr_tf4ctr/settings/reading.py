@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 
 from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
 from fuxictr_tf4ctr.datasets.job import check_preprocess, find_processor_class
@@ -289,10 +289,17 @@ def _read_for_model(
     except SettingsError as error:
         return params, None, [], [str(error)]
     problems = []
-    if model_class.__module__.startswith("model_zoo.LongCTR."):
-        problems.append(
-            f"model {name} is a LongCTR model, whose batches only FuxiCTR's LongCTR "
-            "loader makes: train it with FuxiCTR's model_zoo/LongCTR/run_expid.py"
+    for used in (name, *(params.get(f"{role}_model") for role in ("simple", "complex"))):
+        if isinstance(used, str) and used.removeprefix("model_zoo.").startswith("LongCTR."):
+            problems.append(
+                f"model {used} is a LongCTR model, whose batches only FuxiCTR's LongCTR "
+                "loader makes: train it with FuxiCTR's model_zoo/LongCTR/run_expid.py"
+            )
+    if issubclass(model_class, MultiTaskModel):
+        raise SettingsError(
+            f"model {name} predicts several labels, and training, checkpoints and metrics here are "
+            "of one: train it by the run_expid.py of its folder in FuxiCTR's model_zoo/multitask, "
+            "or take a model of one label here"
         )
     params, warnings = understood(params | {"model": OLD_MODELS.get(name, name)}, model_class)
     return params, model_class, warnings, problems

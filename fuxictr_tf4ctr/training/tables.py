@@ -183,6 +183,8 @@ class FusedLookups:
         plain = module.forward
 
         def forward(inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+            if not kwargs.keys() <= {"feature_source", "feature_type", "flatten_emb"}:
+                return plain(inputs, *args, **kwargs)  # a model's own mistake, in FuxiCTR's words
             return fused(module, plain, inputs, *args, **kwargs)
 
         # Not as a decorator: that would import the compiler, for seconds, with this module.

@@ -1,10 +1,12 @@
 """PairModel: any two complete FuxiCTR models as the two streams of a twin."""
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
@@ -50,7 +52,7 @@ class PairModel(TwoStreamModel):
     def _build_model(self, role: str, params: Mapping[str, Any]) -> BaseModel:
         model_class = find_model(params[f"{role}_model"])
         return model_class(
-            self.feature_map,
+            _own_feature_map(self.feature_map, model_class, _model_params(role, params)),
             **_model_params(role, params)
             | {"model_id": f"{self.model_id}_{role}", "gpu": _gpu_index(self.device)},
         )
@@ -181,6 +183,38 @@ def _batch_problems(
             f"batches of a form of its own; give {special[0]}_model another model, or both one "
             "that reads that form"
         )
+
+
+def _own_feature_map(
+    feature_map: FeatureMap, model_class: type[BaseModel], params: Mapping[str, Any]
+) -> FeatureMap:
+    """Return the feature map as one model reads it: its sequences whole, all others pooled.
+
+    FuxiCTR's models of behaviour (DIN, DIEN, BST, …) look at the steps of the sequences that a
+    parameter ``…sequence_field`` names; a model beside them takes one vector for each field.
+    """
+    sequences = [name for name, spec in feature_map.features.items() if spec["type"] == "sequence"]
+    if not sequences or model_class.get_inputs is not BaseModel.get_inputs:
+        return feature_map
+    own = copy.deepcopy(feature_map)
+    whole: set[str] = set()
+    for parameter in inspect.signature(model_class.__init__).parameters.values():
+        if "sequence_field" in parameter.name:
+            whole |= set(_flat(params.get(parameter.name, parameter.default)))
+    for name in sequences:
+        if name in whole:
+            own.features[name].pop("feature_encoder", None)
+        elif not whole:
+            own.features[name].setdefault("feature_encoder", "layers.MaskedAveragePooling()")
+    return own
+
+
+def _flat(names: Any) -> Iterator[str]:
+    if isinstance(names, str):
+        yield names
+    elif isinstance(names, list | tuple):
+        for each in names:
+            yield from _flat(each)
 
 
 def _look_up(role: str, params: Mapping[str, Any]) -> tuple[type[BaseModel] | None, str]:
