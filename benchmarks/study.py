@@ -461,7 +461,11 @@ def reached(record: RunRecord) -> dict[str, Any]:
     """Return what is kept of a run, its settings apart."""
     return {
         "parameters": record.parameters,
-        "epochs": len(record.evaluations),
+        "epochs": record.evaluations[-1]["epoch"],
+        "evaluations": [
+            {key: each[key] for key in ("epoch", "metrics", "plain_metrics") if key in each}
+            for each in record.evaluations
+        ],
         "train_seconds": round(record.seconds["train"], 1),
         "valid": record.valid,
         "test": record.test,

@@ -48,8 +48,8 @@ def ranking(
 
     Args:
         runs: Each point with the record of its finished run.
-        base: Settings of the base experiment: all runs are ranked by what it monitors, also where
-            the monitor by which they stop varies.
+        base: Settings that the runs share: all are ranked by the monitor in them, also where the
+            one by which they stop varies.
 
     Returns:
         One row per run, best first: rank, expid, monitored value, metrics on both splits, number

@@ -269,7 +269,7 @@ class _Sweep:
         return runs
 
     def _ranking(self) -> list[dict[str, Any]]:
-        return ranking(self._finished_runs(), self.tuner.model)
+        return ranking(self._finished_runs(), self.tuner.shared)
 
     def _drop_states(self, point: Point) -> None:
         """Remove the checkpoints of a pruned run, which will not go on."""

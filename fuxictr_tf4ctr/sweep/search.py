@@ -97,7 +97,7 @@ class Search:
         trial = self._asked[job.expid]
         first = self._reported.get(job.expid, 0)
         for step, evaluation in enumerate(evaluations[first:], start=first):
-            value = monitored(self._tuner.model, evaluation["metrics"])
+            value = monitored(self._tuner.shared, evaluation["metrics"])
             if value is not None:
                 trial.report(value, step)
         self._reported[job.expid] = len(evaluations)
@@ -108,7 +108,7 @@ class Search:
         trial = self._asked.pop(outcome.job.expid)
         value = None
         if outcome.failure is None and not outcome.pruned:
-            value = monitored(self._tuner.model, outcome.record.valid)
+            value = monitored(self._tuner.shared, outcome.record.valid)
         if value is not None:
             self._study.tell(trial, value)
         else:
@@ -124,7 +124,7 @@ class Search:
             study_name=self._folder.name,
             storage=f"sqlite:///{self._folder.path.resolve() / 'study.db'}",
             pruner=optuna.pruners.MedianPruner(_FULL_RUNS_FIRST, _EVALUATIONS_FIRST),
-            direction="maximize" if more_is_better(self._tuner.model) else "minimize",
+            direction="maximize" if more_is_better(self._tuner.shared) else "minimize",
             load_if_exists=True,
         )
         # A search that goes on must not draw again what it drew at its start.
@@ -207,7 +207,7 @@ class Search:
         record = self._folder.latest(point.dataset_id, point.expid, seed)
         if record is None or record.status != "finished":
             return False
-        self._study.tell(trial, monitored(self._tuner.model, record.valid))
+        self._study.tell(trial, monitored(self._tuner.shared, record.valid))
         return True
 
 

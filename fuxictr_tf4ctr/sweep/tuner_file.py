@@ -24,7 +24,7 @@ from fuxictr_tf4ctr.settings.published import (
 from fuxictr_tf4ctr.settings.reading import list_expids, model_section
 from fuxictr_tf4ctr.settings.resources import resource_root
 from fuxictr_tf4ctr.settings.sections import read_sections, read_yaml
-from fuxictr_tf4ctr.sweep.space import Space, read_space
+from fuxictr_tf4ctr.sweep.space import Range, Space, read_space
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
 _SECTION = Key(Record({}, others=ANYTHING))
@@ -72,6 +72,19 @@ class Tuner:
     def name(self) -> str:
         """Name of the sweep: the file's, without ``.yaml``, or the folder's."""
         return self.file.name if self.listed else self.file.stem
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What all points have in common, as far as it is not the data set's: all are judged by it.
+
+        The base experiment's settings, with those for which the space has one value.
+        """
+        single = {key: each[0] for key, each in self.space.items() if _is_single(each)}
+        return self.model | single
+
+
+def _is_single(choices: list[Any] | Range) -> bool:
+    return isinstance(choices, list) and len(choices) == 1
 
 
 def read_tuner(

@@ -146,6 +146,8 @@ def test_one_grid_for_any_experiment(folder, monkeypatch):
     tuner = read_tuner(authors, expid="TF4CTR_FCN_frappe")
     assert (tuner.base_expid, tuner.dataset_id) == ("TF4CTR_FCN_frappe", "frappe_x1")
     assert tuner.model["model"] == "TF4CTR_FCN" and grid_size(tuner) == 72
+    recommended = read_tuner("config/tuner/recommended.yaml", expid="TF4CTR_FCN_demo")
+    assert recommended.shared["monitor"] == {"AUC": 1, "logloss": -1}
     assert yaml.safe_load(tuner.text)["base_expid"] == "TF4CTR_FCN_frappe"  # the sweep keeps which
     monkeypatch.chdir(folder)  # ./config comes first, as for every command
     assert read_tuner(authors, expid="mine_exp").config_dir == folder / "config"

@@ -116,8 +116,10 @@ def test_runs_of_several_monitors_are_judged_by_the_bases(tmp_path, tuner, folde
     values = [trial.value for trial in search._study.get_trials()]
     assert values == [record.valid["AUC"] for record in records]
     runs = [(search.points[record.expid], record) for record in records]
-    ranked = [row["monitor (AUC)"] for row in ranking(runs, tuner.model)]
+    ranked = [row["monitor (AUC)"] for row in ranking(runs, tuner.shared)]
     assert ranked == sorted(values, reverse=True)
+    single = read_tuner(write_tuner(tmp_path, SPACE | {"monitor": {"AUC": -1}}))
+    assert ranking(runs, single.shared)[0]["monitor (- AUC)"] == -min(values)
 
 
 def test_tpe_comes_nearer_to_the_best_than_random(tuner, folder, tmp_path, monkeypatch):

@@ -41,7 +41,8 @@ def make(tmp_path, monkeypatch):
             on_evaluation({"metrics": {"AUC": auc - 0.01 / (epoch + 1), "logloss": 0.5}})
         metrics = {"AUC": auc + settings["seed"] / 1e4, "logloss": 0.5}
         return SimpleNamespace(
-            expid=settings.expid, parameters=9, evaluations=[{}] * 4, seconds={"train": 1.0},
+            expid=settings.expid, parameters=9, seconds={"train": 1.0},
+            evaluations=[{"epoch": 4, "metrics": {}}],
             valid=metrics, test=metrics, **SHARED,
         )  # fmt: skip
 
