@@ -57,3 +57,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no reference material: the folder 'shared' is not beside the project")
     return SHARED
+
+
+@pytest.fixture
+def checkout(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A FuxiCTR checkout: ``$FUXICTR_HOME``, or that of the reference material; only to be read."""
+    home = Path(os.environ.get("FUXICTR_HOME") or SHARED / "peers" / "FuxiCTR")
+    if not (home / "model_zoo").is_dir():
+        pytest.skip("no FuxiCTR checkout: set FUXICTR_HOME to one")
+    monkeypatch.setenv("FUXICTR_HOME", str(home))
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    return home

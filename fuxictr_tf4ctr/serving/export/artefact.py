@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from fuxictr_tf4ctr.serving.export.features import describe_features
 from fuxictr_tf4ctr.serving.export.graphs import GRAPHS, ScoringGraph
 
 TOLERANCE = 1e-5
+# What differs by more is wrong, not rounded otherwise.
+_LARGEST_TOLERANCE = 1e-3
 # Batches of these sizes are compared: one row, a few, and whatever is left.
 _PARITY_BATCHES = (1, 7, 1024)
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -127,9 +130,18 @@ def _compare(
                 raise DataError(
                     f"the exported model is not the run's: {name} differs by {difference:.3g}, "
                     f"more than the tolerance {tolerance:g}; nothing was exported"
+                    f"{_enough(difference)}"
                 )
             worst = max(worst, difference)
     return rows, worst
+
+
+def _enough(difference: float) -> str:
+    """Say which tolerance would do, where one that is still small would."""
+    if not difference < _LARGEST_TOLERANCE:
+        return ""
+    digit = 10 ** math.floor(math.log10(difference))
+    return f". If that is near enough: --tolerance {math.ceil(difference / digit) * digit:.0e}"
 
 
 def _manifest(run: LoadedRun, graph: ScoringGraph, kind: str) -> dict[str, Any]:

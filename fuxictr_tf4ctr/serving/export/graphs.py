@@ -1,8 +1,9 @@
 """A model as a graph of its own: ONNX, or torch.export."""
 
 import logging
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,16 +11,18 @@ import numpy as np
 import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fuxictr_tf4ctr.datasets.feature_map import row_shape
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import system_error, whole_file
 
 SCORES = ("y_pred", "y_simple", "y_complex")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m|\[\d+m")
 Scorer = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 """Takes columns by name, returns the scores [rows] in the order of the graph's outputs."""
 
-# Any number but one, which exporters may take for a constant.
+# Any number but one, which exporters may take for a constant, or that of a width of the model.
 _EXAMPLE_ROWS = 3
 # A protobuf message ends at 2 GiB; larger weights lie in a file beside it.
 _LARGEST_MESSAGE = 1_900_000_000
@@ -35,14 +38,18 @@ class ScoringGraph(nn.Module):
         inputs: Names of the columns, in the order of the arguments.
         outputs: Names of the scores, in their order: y_pred, and those of the streams if any.
         example: Columns of a batch.
+
+    Raises:
+        DataError: No graph can express what the model does; the message says what that is.
     """
 
     def __init__(self, model: BaseModel) -> None:
         super().__init__()
         self.model = model.eval()
         features = model.feature_map.features
+        # Ones, not zeros: a row that is all padding has no sequence.
         self.example = {
-            name: torch.zeros(
+            name: torch.ones(
                 (_EXAMPLE_ROWS, *row_shape(spec)),
                 dtype=torch.float32 if spec["type"] in ("numeric", "embedding") else torch.int64,
             )
@@ -50,14 +57,35 @@ class ScoringGraph(nn.Module):
             if spec["type"] != "meta"
         }
         self.inputs = list(self.example)
-        with torch.no_grad():
-            found = model(self.example)
+        self.selections: list[Tensor | None] = []
+        found = self._tried()
         self.outputs = [name for name in SCORES if name in found]
         self.eval()
 
+    def _tried(self) -> Mapping[str, Tensor]:
+        """Score the example; note selections by masks, refuse what no graph can express."""
+        name = type(self.model).__name__
+        try:
+            with torch.no_grad(), _NotedSelections(self.selections):
+                found = self.model(self.example)
+        except _NotExpressible as error:
+            raise DataError(f"{name} cannot be exported: it {error}") from error
+        except Exception as error:  # whatever a model meets that reads other batches
+            raise DataError(
+                f"{name} cannot be exported: it does not score a batch of plain columns, as models "
+                f"with a loader of their own do not ({type(error).__name__}: {_first_line(error)})"
+            ) from error
+        if "y_pred" not in found:
+            raise DataError(
+                f"{name} cannot be exported: it returns {', '.join(found)} and no y_pred, as "
+                "models of several tasks do"
+            )
+        return found
+
     def forward(self, *columns: Tensor) -> tuple[Tensor, ...]:
         """Score a batch: columns [B] or [B, width] to scores [B]."""
-        scores = self.model(dict(zip(self.inputs, columns, strict=True)))
+        with _FixedSelections(self.selections):
+            scores = self.model(dict(zip(self.inputs, columns, strict=True)))
         return tuple(scores[name].reshape(-1) for name in self.outputs)
 
     def traced(self) -> torch.export.ExportedProgram:
@@ -124,6 +152,62 @@ def _weight_bytes(graph: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
 
 
+class _NotExpressible(Exception):
+    """What a model does that no graph can express."""
+
+
+class _NotedSelections(TorchFunctionMode):
+    """Note, for each ``masked_select`` in context, which entries of a row its mask selects.
+
+    How many entries a mask selects is not known to an exporter, even where the mask is a constant
+    of the model, such as the upper triangle of FuxiCTR's InnerProductInteraction.
+
+    Args:
+        selections: To be filled: [selected] places in a flattened row; None for a mask that has a
+            row of its own for each row of the batch.
+    """
+
+    def __init__(self, selections: list[Tensor | None]) -> None:
+        super().__init__()
+        self._selections = selections
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.masked_select, Tensor.masked_select):
+            values, mask = args
+            of_rows = mask.ndim == values.ndim and mask.shape[0] != 1
+            row = None if of_rows else mask.expand(1, *values.shape[1:]).flatten().nonzero()
+            self._selections.append(row if row is None else row.flatten())
+        elif getattr(function, "__name__", "") == "_pack_padded_sequence":
+            raise _NotExpressible(
+                "packs sequences by their lengths (pack_padded_sequence), which ONNX and "
+                "torch.export cannot express"
+            )
+        return function(*args, **(kwargs or {}))
+
+
+class _FixedSelections(TorchFunctionMode):
+    """Select by fixed places, in context, what ``masked_select`` selects by a constant mask.
+
+    Args:
+        selections: Of each call in turn, as :class:`_NotedSelections` has noted them.
+    """
+
+    def __init__(self, selections: Sequence[Tensor | None]) -> None:
+        super().__init__()
+        self._selections = iter(selections)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.masked_select, Tensor.masked_select):
+            places = next(self._selections)
+            if places is not None:
+                return args[0].flatten(1)[:, places].flatten()
+        return function(*args, **(kwargs or {}))
+
+
+def _first_line(error: Exception) -> str:
+    return _ANSI.sub("", str(error)).strip().split("\n")[0]
+
+
 @contextmanager
 def _export_errors(name: str) -> Iterator[None]:
     """Say what failed, and keep the exporter's remarks on its own workings to itself."""
@@ -138,7 +222,7 @@ def _export_errors(name: str) -> Iterator[None]:
         refused = system_error(error)
         if refused is not None:
             raise refused from error
-        reason = str(error).strip().split("\n")[0]
+        reason = _first_line(error.__cause__ or error)
         raise DataError(f"the model cannot be exported to {name}: {reason}") from error
     finally:
         logger.setLevel(level)
