@@ -1,0 +1,169 @@
+"""The same experiments by FuxiCTR's own scripts and by ``fuxictr run``: equal numbers?
+
+    python benchmarks/equal_numbers.py CHECKOUT
+
+Runs every ``*_test`` experiment of a FuxiCTR checkout's model zoo twice, in a copy of it: by the
+``run_expid.py`` beside its configuration, with the checkout's own fuxictr, and by ``fuxictr run``,
+with the installed one. Validation metrics go to ``benchmarks/results/equal_numbers.json``, a table
+of them to ``docs/keep_your_run_expid.md``. Both start from the same weights; they shuffle rows in
+another order, which shows where an epoch has more than one batch.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "equal_numbers.json"
+PAGE = ROOT / "docs" / "keep_your_run_expid.md"
+MARKS = "<!-- equal numbers: begin -->\n", "<!-- equal numbers: end -->"
+_METRIC = re.compile(r"(\w+): ([\d.]+)")
+
+
+def experiments(checkout: Path) -> Iterator[tuple[Path, str]]:
+    """Folder of the script and expid of every test in PyTorch."""
+    for script in sorted(checkout.glob("model_zoo/**/run_expid.py")):
+        config = script.parent / "config" / "model_config.yaml"
+        if script.parent.name.endswith("_tf") or not config.is_file():
+            continue
+        for expid in yaml.safe_load(config.read_text("utf-8")):
+            if re.search(r"_test\d*$", expid):
+                yield script.parent, expid
+
+
+def by_fuxictr(folder: Path, expid: str) -> None:
+    """Run FuxiCTR's script as its users do; it writes a line of results."""
+    sys.argv = ["run_expid.py", "--expid", expid, "--gpu", "-1"]
+    sys.path.insert(0, str(folder))
+    runpy.run_path(str(folder / "run_expid.py"), run_name="__main__")
+    line = (folder / "config.csv").read_text("utf-8").splitlines()[-1]
+    written = re.search(r"\[val\] (.*?),\[test\]", line)[1]
+    print("RESULT", json.dumps({name: float(value) for name, value in _METRIC.findall(written)}))
+
+
+def by_us(folder: Path, expid: str) -> None:
+    """Run the experiment by ``fuxictr run``, from the folder that its paths start from."""
+    from fuxictr_tf4ctr.cli import main
+    from fuxictr_tf4ctr.runs.records import read_run
+
+    os.chdir(folder)
+    runs = folder / "runs"
+    code = main(["run", "--config", "config", "--expid", expid, "--set", f"model_root={runs}"])
+    if code == 0:
+        (record,) = runs.rglob("run.json")
+        print("RESULT", json.dumps(read_run(record.parent).valid))
+
+
+SIDES: dict[str, Callable[[Path, str], None]] = {"fuxictr": by_fuxictr, "ours": by_us}
+
+
+def run_side(side: str, checkout: Path) -> None:
+    """Run one side of all experiments, each in a fork of this process, and print its last lines."""
+    # FuxiCTR's own is imported from the checkout, which is on the path of its side.
+    if side == "ours":
+        import fuxictr_tf4ctr  # noqa: F401  before fuxictr: keeps Ray away
+    import fuxictr.pytorch.models  # noqa: F401  once for all
+
+    for folder, expid in experiments(checkout):
+        log = Path(tempfile.mkstemp()[1])
+        if not (child := os.fork()):
+            with log.open("w") as output:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+            with contextlib.suppress(OSError):
+                os.setpgid(0, 0)
+            try:
+                SIDES[side](folder, expid)
+            except BaseException as error:
+                print("FAILED", type(error).__name__, error)
+            sys.stdout.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+        lines = log.read_text("utf-8", errors="replace").splitlines()
+        log.unlink()
+        results = [line.removeprefix("RESULT ") for line in lines if line.startswith("RESULT ")]
+        entry = {"metrics": json.loads(results[-1])} if results else {"error": lines[-1:]}
+        print(json.dumps({"model": folder.name, "expid": expid} | entry), flush=True)
+
+
+def compared(checkout: Path) -> list[dict]:
+    """Return of each experiment the metrics of both sides."""
+    sides = {}
+    for side in SIDES:
+        with tempfile.TemporaryDirectory() as temporary:
+            copy = Path(temporary) / "FuxiCTR"
+            shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git"))
+            own = copy if side == "fuxictr" else ROOT
+            paths = [str(own), *filter(None, [os.environ.get("PYTHONPATH")])][
+                : 1 if own == copy else 2
+            ]
+            environment = os.environ | {
+                "PYTHONPATH": os.pathsep.join(paths),
+                "FUXICTR_HOME": str(copy),
+                "OMP_NUM_THREADS": "1",
+            }
+            command = [sys.executable, __file__, str(copy), "--side", side]
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+            found = map(json.loads, done.stdout.decode().splitlines())
+            sides[side] = {each["expid"]: each for each in found}
+    return [
+        {"expid": expid, "fuxictr": theirs, "ours": sides["ours"][expid]}
+        for expid, theirs in sides["fuxictr"].items()
+    ]
+
+
+def difference(row: dict) -> float | None:
+    """Largest difference of a validation metric; None where a side has none."""
+    theirs, ours = (row[side].get("metrics") for side in SIDES)
+    if not theirs or not ours:
+        return None
+    return max(abs(theirs[name] - ours[name]) for name in theirs if name in ours)
+
+
+def table(rows: list[dict]) -> str:
+    """Write the rows as a Markdown table, those that ran in both."""
+    lines = ["| experiment | AUC, logloss by FuxiCTR | by `fuxictr run` | largest difference |"]
+    lines.append("|---|---|---|---|")
+    for row in rows:
+        apart = difference(row)
+        if apart is None:
+            continue
+        cells = []
+        for side in SIDES:
+            metrics = row[side]["metrics"]
+            cells.append(
+                ", ".join(f"{metrics[name]:.6f}" for name in ("AUC", "logloss") if name in metrics)
+            )
+        said = "none" if apart < 1e-6 else f"{apart:.1e}"
+        lines.append(f"| `{row['expid']}` | {cells[0]} | {cells[1]} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    checkout = arguments.checkout.resolve()
+    if arguments.side:
+        return run_side(arguments.side, checkout)
+    rows = compared(checkout)
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    before, rest = PAGE.read_text("utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    PAGE.write_text(before + MARKS[0] + table(rows) + MARKS[1] + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
