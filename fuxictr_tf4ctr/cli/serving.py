@@ -90,7 +90,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     run = given_run(arguments)
     if arguments.input is None:
-        print(metrics_line(evaluate(run.model, run.loader(arguments.split))))
+        print(metrics_line(evaluate(run.model, run.loader(arguments.split), run.metrics)))
         return 0
     scored = evaluate_files(run, arguments.input, arguments.skip_bad_rows)
     print("\n".join([metrics_line(scored.metrics), *scored.lines()]))

@@ -11,6 +11,8 @@ from fuxictr_tf4ctr.errors import SettingsError
 
 # Streams a two-stream model scores beside its final prediction: y_simple, y_complex.
 STREAMS = ("simple", "complex")
+# Beside y_pred, of a model that was calibrated after training.
+CALIBRATED = "calibrated"
 PLAIN = ("logloss", "binary_crossentropy", "AUC", "ece", "pcoc")
 GROUPED = ("gAUC", "avgAUC", "MRR")
 # NDCG and NDCG() mean FuxiCTR's default, k = 1.
@@ -19,7 +21,9 @@ _NDCG = re.compile(r"NDCG(?:@([1-9]\d*)|\(\s*(?:(?:k\s*=\s*)?([1-9]\d*))?\s*\))?
 
 def check_metric(name: str) -> None:
     """Raise SettingsError, naming the nearest known metrics, unless ``name`` is a metric."""
-    metric, _ = split_stream(name)
+    metric, stream = split_stream(name)
+    if stream == CALIBRATED:
+        raise SettingsError(f"metric {name!r} comes by itself with the setting calibration")
     if metric in (*PLAIN, *GROUPED) or ndcg_places(metric):
         return
     known = {metric.lower(): metric for metric in (*PLAIN, *GROUPED, "NDCG(k=5)")}
@@ -46,7 +50,7 @@ def needs_group(name: str) -> bool:
 def split_stream(name: str) -> tuple[str, str | None]:
     """Split ``AUC_simple`` into the metric and its stream, None for the final prediction's."""
     metric, _, stream = name.rpartition("_")
-    return (metric, stream) if metric and stream in STREAMS else (name, None)
+    return (metric, stream) if metric and stream in (*STREAMS, CALIBRATED) else (name, None)
 
 
 def ndcg_places(name: str) -> int | None:

@@ -1,5 +1,6 @@
 """The order of the steps: settings, data, model, training, evaluation, record."""
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,12 @@ from fuxictr_tf4ctr.distributed.sharding import (
     table_engine,
 )
 from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated, UserError
-from fuxictr_tf4ctr.files import need_space
+from fuxictr_tf4ctr.files import need_space, write_whole
+from fuxictr_tf4ctr.metrics.calibration import (
+    Calibration,
+    calibrated_metrics,
+    fit_calibration,
+)
 from fuxictr_tf4ctr.runs.loading import keep_schema
 from fuxictr_tf4ctr.runs.observers import EventFiles, evaluation_row
 from fuxictr_tf4ctr.runs.records import RunRecord, logging_to, new_run, read_run, versions
@@ -46,6 +52,7 @@ from fuxictr_tf4ctr.training import (
     fit,
     training_bytes,
 )
+from fuxictr_tf4ctr.training.evaluation import labels_and_scores
 
 
 def run_experiment(
@@ -93,6 +100,8 @@ def run_experiment(
                 dataset = encode_dataset(settings.params)
                 refuse_other_data(record, dataset)
                 feature_map = load_feature_map(dataset, settings.params)
+            if settings.params.get("calibration") and dataset.valid is None:
+                raise SettingsError("calibration is fitted on validation data: give valid_data")
             record.data = {
                 "fingerprint": dataset.fingerprint,
                 "rows": dict(dataset.rows),
@@ -125,6 +134,9 @@ def run_experiment(
                 fit(model, data, schedule, team, watch)
             with _timed(record, "evaluate"):
                 _evaluate(model, data, record, ranks, watch.progress)
+            if settings.params.get("calibration"):
+                with _timed(record, "calibrate"):
+                    _calibrate(model, data, record, ranks, watch.progress)
             record.append_csv_line()
         checkpoints.remove()
     return record
@@ -258,6 +270,22 @@ def _evaluate(
     if data.test is not None:
         logging.info("******** Test evaluation ********")
         record.test = evaluate(model, data.test, progress=progress, ranks=ranks)
+
+
+def _calibrate(
+    model: BaseModel, data: Data, record: RunRecord, ranks: Ranks, progress: bool | None
+) -> None:
+    """Fit the correction of probabilities, keep it, and add the metrics that it is to better."""
+    y_true, y_pred = labels_and_scores(model, data.valid, progress, ranks)
+    method = record.settings["calibration"]
+    content = ranks.broadcast(lambda: fit_calibration(method, y_true, y_pred))
+    write_whole(record.calibration_file, json.dumps(content) + "\n")
+    Calibration(content).add_to(model)
+    logging.info("****** Calibrated: %s ******", method)
+    names = calibrated_metrics()
+    record.valid |= evaluate(model, data.valid, names, progress, ranks)
+    if data.test is not None:
+        record.test |= evaluate(model, data.test, names, progress, ranks)
 
 
 def _loaders(

@@ -23,9 +23,10 @@ from fuxictr_tf4ctr.datasets import (
 from fuxictr_tf4ctr.datasets.new_rows import RowEncoder
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import whole_file
+from fuxictr_tf4ctr.metrics.calibration import METHODS, Calibration, calibrated_metrics
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
-from fuxictr_tf4ctr.schema import ANYTHING, Record
+from fuxictr_tf4ctr.schema import ANYTHING, NUMBER, POSITIVE, Key, ListOf, Record, one_of, read_json
 from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.model_keys import understood
 from fuxictr_tf4ctr.settings.reading import Settings
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+_CALIBRATION = Record(
+    {
+        "method": one_of(*METHODS),
+        "temperature": Key(POSITIVE),
+        "x": Key(ListOf(NUMBER)),
+        "y": Key(ListOf(NUMBER)),
+    }
+)
 _SCHEMA_FILES = ("feature_map.json", "feature_vocab.json", "encoder.json")
 
 
@@ -85,6 +94,17 @@ class LoadedRun:
         """
         return RowEncoder(self.record.schema_folder, self.feature_map)
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether its model returns ``y_calibrated`` beside ``y_pred``."""
+        return self.record.calibration_file.is_file()
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of its settings, and those before and after calibration if it has one."""
+        more = calibrated_metrics() if self.calibrated else []
+        return list(dict.fromkeys([*self.model.validation_metrics, *more]))
+
     def loader(self, split: str, batch_size: int | None = None) -> H5DataLoader:
         """Serve a split of the run's encoded data, in the order of the file.
 
@@ -119,7 +139,7 @@ class LoadedRun:
 
         Returns:
             [rows] float64 probabilities in the order of the rows; with ``streams`` a dict of
-            ``y_pred``, ``y_simple`` and ``y_complex``.
+            ``y_pred``, ``y_simple`` and ``y_complex``, and ``y_calibrated`` of a calibrated run.
 
         Raises:
             DataError: A column is missing or of another type, or a number is not finite.
@@ -237,4 +257,6 @@ def _model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> Ba
             f"{record.checkpoint}: {broken[0]} holds numbers that are not finite, of "
             f"{len(broken)} such tensors; every score would be NaN: train again"
         )
+    if record.calibration_file.is_file():
+        Calibration(read_json(record.calibration_file, _CALIBRATION, "train again")).add_to(model)
     return model.eval()

@@ -1,7 +1,8 @@
 """What a run leaves: a folder of its own with log, checkpoint and run.json, and FuxiCTR's csv line.
 
 ``<model_root>/<dataset_id>/<expid>/<time>/`` holds ``<expid>.log``, ``<expid>.model``,
-``run.json``, ``schema/`` and, until the run is finished, the checkpoints in ``state/``;
+``run.json``, ``schema/``, ``calibration.json`` if asked for and, until the run is finished, the
+checkpoints in ``state/``;
 ``<model_root>/results.csv`` gets one line per finished run. Nothing of an earlier run is ever
 overwritten.
 """
@@ -153,6 +154,11 @@ class RunRecord:
     def schema_folder(self) -> Path:
         """Feature map, vocabularies and fitted encoder: what the model needs beside its weights."""
         return self.folder / "schema"
+
+    @property
+    def calibration_file(self) -> Path:
+        """The correction of probabilities, if the run has one."""
+        return self.folder / "calibration.json"
 
     @property
     def json_file(self) -> Path:

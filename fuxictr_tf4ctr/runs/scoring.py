@@ -75,15 +75,21 @@ def evaluate_files(run: "LoadedRun", source: str | Path, skip_bad_rows: bool = F
         for rows in encoded(run, source, done, groups.columns, labels=True, skip=skip_bad_rows)
         for batch in _batches(run, groups.renumbered(rows))
     )
-    done.metrics = evaluate(run.model, batches, progress=False)
+    done.metrics = evaluate(run.model, batches, run.metrics, progress=False)
     return done
+
+
+def score_names(run: "LoadedRun", streams: bool) -> list[str]:
+    """Name the scores of a run: y_pred, y_calibrated if it is calibrated, its streams if wanted."""
+    calibrated = ["y_calibrated"] if run.calibrated else []
+    return ["y_pred", *calibrated, *(STREAMS if streams else ())]
 
 
 def score_frame(run: "LoadedRun", frame: Any, streams: bool = False) -> dict[str, np.ndarray]:
     """Score the rows of a polars or pandas frame; see :meth:`LoadedRun.predict_frame`."""
     rows = RawRows(Path("frame"), 0, _polars(frame))
     encoder = run.row_encoder
-    names = ["y_pred", *(STREAMS if streams else ())]
+    names = score_names(run, streams)
     if not rows.frame.height:
         encoder.checked(rows.frame, rows.path)
         return {name: np.empty(0) for name in names}

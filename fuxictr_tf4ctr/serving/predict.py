@@ -11,7 +11,7 @@ import torch
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.files import whole_file
 from fuxictr_tf4ctr.runs.loading import LoadedRun
-from fuxictr_tf4ctr.runs.scoring import STREAMS, ScoredRows, encoded, scored
+from fuxictr_tf4ctr.runs.scoring import ScoredRows, encoded, score_names, scored
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -39,7 +39,7 @@ def predict_files(
             does not score its streams.
         DataError: A file is missing, empty or unreadable, lacks a column, or holds a bad row.
     """
-    names = ["y_pred", *(STREAMS if streams else ())]
+    names = score_names(run, streams)
     clash = set(keep) & set(names)
     if clash:
         raise SettingsError(f"column {clash.pop()!r} cannot be kept: scores are so named")

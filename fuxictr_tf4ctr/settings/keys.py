@@ -13,6 +13,7 @@ import torch
 from fuxictr_tf4ctr.datasets.loader import MEMORY_BUDGET, STORAGES
 from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
 from fuxictr_tf4ctr.distributed.sharding import SHARDINGS, TABLE_OPTIMIZERS
+from fuxictr_tf4ctr.metrics.calibration import METHODS
 from fuxictr_tf4ctr.metrics.names import check_metric
 from fuxictr_tf4ctr.schema import (
     ANYTHING,
@@ -160,6 +161,9 @@ TRAINING_KEYS: dict[str, Key] = {
     "average_start": Key(
         AnyOf(whole(0), one_of(LEARNING_RATE_DROP)),
         f"Steps before averaging begins, or {LEARNING_RATE_DROP}, the first one (null: 0)",
+    ),
+    "calibration": Key(
+        one_of(*METHODS), "Correct probabilities after training, on validation data: method or null"
     ),
     "save_best_only": Key(FLAG, "Keep the best weights, not the last", True),
     "embedding_regularizer": Key(_REGULARIZER, "L1/L2 of embedding tables"),

@@ -332,6 +332,8 @@ def _metric_problems(params: Mapping[str, Any], model_class: type[BaseModel] | N
     monitor = params["monitor"]
     names = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
     problems = []
+    if params.get("calibration") and params["task"] != "binary_classification":
+        problems.append("calibration is for task binary_classification: set that, or leave it out")
     grouped = [name for name in names if needs_group(name)]
     if grouped and not params.get("group_id"):
         problems.append(f"metric {grouped[0]} needs group_id, the column that groups the rows")

@@ -86,6 +86,19 @@ def evaluate(
     return values
 
 
+def labels_and_scores(
+    model: BaseModel, data_gen: Iterable, progress: bool | None = None, ranks: Ranks = ALONE
+) -> list[np.ndarray]:
+    """Return [rows] labels and probabilities of a data set, those of all ranks on rank 0."""
+    found = _collect(
+        model,
+        data_gen,
+        lambda outputs, batch: [model.get_labels(batch), outputs["y_pred"]],
+        progress,
+    )
+    return _on_host(*ranks.gather(found))
+
+
 def _stream_scores(model: BaseModel, outputs: dict[str, Tensor], stream: str) -> Tensor:
     if f"y_{stream}" not in outputs:
         raise SettingsError(

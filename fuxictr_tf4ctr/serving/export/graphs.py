@@ -17,7 +17,7 @@ from fuxictr_tf4ctr.datasets.feature_map import row_shape
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import system_error, whole_file
 
-SCORES = ("y_pred", "y_simple", "y_complex")
+SCORES = ("y_pred", "y_calibrated", "y_simple", "y_complex")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m|\[\d+m")
 Scorer = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 """Takes columns by name, returns the scores [rows] in the order of the graph's outputs."""
@@ -36,7 +36,7 @@ class ScoringGraph(nn.Module):
 
     Attributes:
         inputs: Names of the columns, in the order of the arguments.
-        outputs: Names of the scores, in their order: y_pred, and those of the streams if any.
+        outputs: Names of the scores, in their order: y_pred, and others if any.
         example: Columns of a batch.
 
     Raises:

@@ -1,0 +1,88 @@
+"""Probabilities corrected after training: a temperature, or a rising curve, fitted on validation.
+
+A calibrated model returns ``y_calibrated`` beside ``y_pred``, which stays what it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+METHODS = ("temperature", "isotonic")
+# What calibration is to better; it changes no ranking but for ties.
+CALIBRATED_METRICS = ("logloss", "ece")
+# Float32 has no number between 1 and 1 less this.
+_EPS = 1e-7
+
+
+class Calibration:
+    """A correction of probabilities.
+
+    Args:
+        content: What :func:`fit_calibration` returns: "method" and, for "temperature", the
+            "temperature" that logits are divided by; for "isotonic", the corners "x" -> "y" of a
+            curve, straight between them and level beyond.
+    """
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.content = dict(content)
+
+    def __call__(self, y_pred: Tensor) -> Tensor:
+        """Correct probabilities of any shape."""
+        if self.content["method"] == "temperature":
+            return torch.sigmoid(y_pred.logit(eps=_EPS) / self.content["temperature"])
+        x, y = (y_pred.new_tensor(self.content[axis]) for axis in "xy")
+        if len(x) == 1:
+            return torch.zeros_like(y_pred) + y[0]
+        inside = y_pred.clamp(x[0], x[-1])
+        # Counted, not searched: ONNX knows no binary search.
+        after = (inside.unsqueeze(-1) > x[1:-1]).sum(-1) + 1
+        low, high = x[after - 1], x[after]
+        return torch.lerp(y[after - 1], y[after], (inside - low) / (high - low))
+
+    def add_to(self, model: nn.Module) -> None:
+        """Let a FuxiCTR model return ``y_calibrated`` from now on."""
+        model.register_forward_hook(
+            lambda module, inputs, outputs: {**outputs, "y_calibrated": self(outputs["y_pred"])}
+        )
+
+
+def fit_calibration(method: str, y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, Any]:
+    """Fit a correction.
+
+    Args:
+        method: "temperature", which keeps the order of all rows, or "isotonic", which may join rows
+            that follow each other, and needs thousands of rows not to fit their noise.
+        y_true: [N] labels, 0 or 1, of rows the model was not trained on.
+        y_pred: [N] probabilities.
+
+    Returns:
+        The content of a :class:`Calibration`, in what JSON knows.
+
+    Source:
+        Guo et al., arXiv 1706.04599; Zadrozny and Elkan, KDD 2002, for isotonic regression.
+    """
+    if method == "isotonic":
+        from sklearn.isotonic import IsotonicRegression  # takes most of a second
+
+        curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(y_pred, y_true)
+        corners = {"x": curve.X_thresholds_.tolist(), "y": curve.y_thresholds_.tolist()}
+        return {"method": method} | corners
+    from scipy.optimize import minimize_scalar
+
+    logits, labels = (torch.from_numpy(each) for each in (y_pred, y_true))
+    logits = logits.logit(eps=_EPS)
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        return nn.functional.binary_cross_entropy_with_logits(scaled, labels).item()
+
+    found = minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-6})
+    return {"method": method, "temperature": float(np.exp(found.x))}
+
+
+def calibrated_metrics(metrics: Sequence[str] = CALIBRATED_METRICS) -> list[str]:
+    """Return the names of metrics before and after calibration."""
+    return [name for metric in metrics for name in (metric, f"{metric}_calibrated")]
