@@ -5,8 +5,8 @@
 Runs every ``*_test`` experiment of a FuxiCTR checkout's model zoo twice, in a copy of it: by the
 ``run_expid.py`` beside its configuration, with the checkout's own fuxictr, and by ``fuxictr run``,
 with the installed one. Validation metrics go to ``benchmarks/results/equal_numbers.json``, a table
-of them to ``docs/keep_your_run_expid.md``. Both start from the same weights; they shuffle rows in
-another order, which shows where an epoch has more than one batch.
+of them to ``docs/keep_your_run_expid.md``. Rows are left in their order: each side would shuffle
+them in another.
 """
 
 import argparse
@@ -104,12 +104,13 @@ def compared(checkout: Path) -> list[dict]:
         with tempfile.TemporaryDirectory() as temporary:
             copy = Path(temporary) / "FuxiCTR"
             shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git"))
-            own = copy if side == "fuxictr" else ROOT
-            paths = [str(own), *filter(None, [os.environ.get("PYTHONPATH")])][
-                : 1 if own == copy else 2
-            ]
+            for config in copy.glob("model_zoo/**/model_config.yaml"):
+                text = config.read_text("utf-8").replace("shuffle: True", "shuffle: False")
+                config.write_text(text, "utf-8")
+            first = copy if side == "fuxictr" else ROOT
+            others = filter(None, [os.environ.get("PYTHONPATH")])
             environment = os.environ | {
-                "PYTHONPATH": os.pathsep.join(paths),
+                "PYTHONPATH": os.pathsep.join([str(first), *others]),
                 "FUXICTR_HOME": str(copy),
                 "OMP_NUM_THREADS": "1",
             }
