@@ -24,8 +24,8 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.metrics.names import needs_group, split_stream
 from fuxictr_tf4ctr.names import nearest, shown, unknown
 from fuxictr_tf4ctr.registry import find_model
-from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, REQUIRED, Record
-from fuxictr_tf4ctr.settings.keys import KEYS, normalized
+from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, REQUIRED, Key, Record
+from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, KEYS, normalized
 from fuxictr_tf4ctr.settings.model_keys import (
     OLD_MODELS,
     activation_problems,
@@ -234,7 +234,7 @@ def load_dataset_params(
         if dataset_id in sections:
             params = sections[dataset_id] | dict(overrides or {}) | {"dataset_id": dataset_id}
             params = normalized(params)
-            problems = _key_problems(params | {"model": ""}) or _column_problems(params)
+            problems = _key_problems(params, DATASET_KEYS) or _column_problems(params)
             defaults = {key: KEYS[key].default for key in ("data_root", "sep", "num_buckets")}
             if not problems:
                 params, problems, _ = located(defaults | params, folder)
@@ -305,14 +305,14 @@ def _read_for_model(
     return params, model_class, warnings, problems
 
 
-def _key_problems(params: Mapping[str, Any]) -> list[str]:
+def _key_problems(params: Mapping[str, Any], keys: Mapping[str, Key] = KEYS) -> list[str]:
     """Judge each key by its own kind; a required key that is null is missing."""
     given = {
         key: value
         for key, value in params.items()
-        if value is not None or key not in KEYS or KEYS[key].default is not REQUIRED
+        if value is not None or key not in keys or keys[key].default is not REQUIRED
     }
-    return Record(KEYS, others=ANYTHING).problems(given)
+    return Record(keys, others=ANYTHING).problems(given)
 
 
 def _twin_problems(

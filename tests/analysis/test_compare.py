@@ -54,7 +54,7 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
     twin = runs["twin"]
     assert "no such folder" in refused(capsys, "compare", twin, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "no record of a run" in refused(capsys, "compare", tmp_path / "empty", twin)
+    assert "name the folder of a run" in refused(capsys, "compare", tmp_path / "empty", twin)
     stopped = changed_copy(twin, tmp_path / "stopped", status="interrupted")
     assert "--resume" in refused(capsys, "compare", twin, stopped)
     data = json.loads((twin / "run.json").read_text())["data"]
