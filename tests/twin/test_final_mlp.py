@@ -8,7 +8,7 @@ from helpers import FEATURES, make_feature_map, random_batch
 
 import model_zoo
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.twin.fusion.interaction_aggregation import InteractionAggregation
+from fuxictr_tf4ctr.twin.fusion import InteractionAggregation
 
 UNITS = {"hidden_units": [6, 4], "gate_hidden_units": [5]}
 

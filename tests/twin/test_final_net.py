@@ -9,7 +9,7 @@ from helpers import make_feature_map, random_batch
 
 import model_zoo
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.twin.fusion.of_base_models import MeanFusion
+from fuxictr_tf4ctr.twin.fusion import MeanFusion
 
 
 @pytest.mark.parametrize("residual", ["concat", "sum"])

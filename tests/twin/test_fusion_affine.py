@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fuxictr_tf4ctr.twin import FUSIONS
-from fuxictr_tf4ctr.twin.fusion.of_base_models import AffineFusion, BiasedSumFusion
+from fuxictr_tf4ctr.twin.fusion import AffineFusion, BiasedSumFusion
 
 
 @pytest.fixture

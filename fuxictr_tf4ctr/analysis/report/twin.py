@@ -25,7 +25,7 @@ from fuxictr_tf4ctr.analysis.report.plot import (
 )
 from fuxictr_tf4ctr.analysis.report.quality import roc_tips
 from fuxictr_tf4ctr.metrics.definitions import auc, cross_entropy, truth_probability
-from fuxictr_tf4ctr.twin.fusion.dynamic import WeightedSumFusion
+from fuxictr_tf4ctr.twin.fusion import WeightedSumFusion
 from fuxictr_tf4ctr.twin.loss import TwinFocusLoss
 
 Weight = Callable[[np.ndarray], np.ndarray]

@@ -1,4 +1,4 @@
-"""Logistic regression and factorization machine: encoders whose output is a logit already."""
+"""Encoders whose output is a logit already, LR and FM; and no encoder at all."""
 
 from collections.abc import Mapping
 
@@ -99,3 +99,21 @@ class FM(Encoder):
 
     def forward(self, view: View) -> Tensor:
         return self.product_sum(self.spec.stack(view.embeddings)) + self.linear(view.inputs)
+
+
+@register_encoder("none")
+class NoEncoder(Encoder):
+    """An encoder of width 0: under the fusion CF, the model is its other encoder and a Linear.
+
+    Args:
+        spec: Shapes of the view.
+    """
+
+    reads_embeddings = False
+    output_dim = 0
+
+    def __init__(self, spec: ViewSpec) -> None:
+        super().__init__(spec)
+
+    def forward(self, view: View) -> Tensor:
+        return view.embeddings[:, :0]
