@@ -2,10 +2,13 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from polars import selectors
 from polars.io.plugins import register_io_source
 
 from fuxictr_tf4ctr.datasets.csv_files import CsvFile
@@ -98,7 +101,7 @@ class RawFiles:
 
 
 class ParquetFile:
-    """One parquet file, read some rows at a time.
+    """One parquet file, read some rows at a time; its dictionary columns are texts.
 
     Args:
         path: The file.
@@ -106,22 +109,43 @@ class ParquetFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._scan = pl.scan_parquet(path, glob=False)
+        # Dictionaries differ from file to file, and FuxiCTR fills missing values with new ones.
+        dictionary = selectors.categorical() | selectors.enum()
+        self._scan = pl.scan_parquet(path, glob=False).with_columns(dictionary.cast(pl.String))
 
-    @property
+    @cached_property
     def schema(self) -> pl.Schema:
-        """Column -> type, in the order of the file."""
-        return self._scan.collect_schema()
+        """Column -> type, in the order of the file.
+
+        Raises:
+            DataError: The file is no parquet, or damaged.
+        """
+        with _parquet_errors(self.path):
+            return self._scan.collect_schema()
 
     def frames(
         self, columns: Sequence[str] | None = None, limit: int | None = None
     ) -> Iterator[pl.DataFrame]:
         """Read the rows: as :meth:`CsvFile.frames` does."""
         scan = self._scan if columns is None else self._scan.select(columns)
-        rows = self._scan.select(pl.len()).collect().item()
+        with _parquet_errors(self.path):
+            rows = self._scan.select(pl.len()).collect().item()
         rows = rows if limit is None else min(rows, limit)
         for start in range(0, rows, _PARQUET_ROWS):
-            yield scan.slice(start, min(_PARQUET_ROWS, rows - start)).collect()
+            with _parquet_errors(self.path):
+                frame = scan.slice(start, min(_PARQUET_ROWS, rows - start)).collect()
+            yield frame
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    """Name a parquet file that cannot be read, in place of what polars says of itself."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        # What follows the first line is advice on polars' own options, or its query plan.
+        reason = str(error).split("\n")[0][:300]
+        raise DataError(f"{path}: cannot be read as parquet: {reason}") from error
 
 
 class _Pace:

@@ -130,7 +130,7 @@ def _stream(path: str, files: RawFiles | None, frame: pl.LazyFrame) -> Iterator[
 def _polars_errors(path: str, files: RawFiles | None = None) -> Iterator[None]:
     try:
         yield
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         if files is not None and files.error is not None:
             raise files.error from error
         # What follows the first paragraph is advice on polars' own options, or its query plan.

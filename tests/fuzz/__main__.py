@@ -11,11 +11,14 @@ from pathlib import Path
 
 # Parts of the generated cases.
 SHARES = {
-    "configurations": 0.35,
+    "configurations": 0.25,
     "tuner files": 0.1,
-    "options": 0.2,
-    "json files": 0.3,
+    "options": 0.15,
+    "json files": 0.2,
     "weights files": 0.05,
+    "csv files": 0.08,
+    "parquet files": 0.07,
+    "encoded files": 0.1,
 }
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fuxictr_tf4ctr.distributed import joining
 
+from .data_files import csv_files, encoded_files, parquet_files
 from .forking import run
 from .inputs import Case, binary_files, configurations, json_files, options, tuner_files
 from .project import Project
@@ -54,6 +55,9 @@ def generators(project: Project) -> dict[str, st.SearchStrategy[Case]]:
         "options": options(),
         "json files": json_files(kept),
         "weights files": binary_files(kept),
+        "csv files": csv_files(kept),
+        "parquet files": parquet_files(kept),
+        "encoded files": encoded_files(kept),
     }
 
 

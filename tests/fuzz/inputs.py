@@ -252,6 +252,7 @@ def options(draw: Callable) -> Case:
     return Case("option", tuple(argv))
 
 
+_DATA, _AS_IT_IS = ("--config", "config", "--dataset", "mine"), ("--set", "rebuild_dataset=False")
 _READERS = {
     "done/run.json": (
         ("evaluate", "--run", "done"), ("report", "done", "--resamples", "9"), ("results", "."),
@@ -272,6 +273,16 @@ _READERS = {
         ("evaluate", "--run", "done", "--input", "raw/test.csv"),
     ),
     "checkpoints/mine/exp/20260101-000000/run.json": ((*project.RUN, "--resume"),),
+    "encoded/mine/feature_map.json": (
+        (*project.RUN, *_AS_IT_IS), ("describe", *_DATA, *_AS_IT_IS), ("encode", *_DATA),
+        ("decode", *_DATA, *_AS_IT_IS),
+    ),
+    "encoded/mine/feature_vocab.json": (
+        ("describe", *_DATA, *_AS_IT_IS), ("decode", *_DATA, *_AS_IT_IS),
+    ),
+    "encoded/mine/encoding.json": (
+        project.RUN, ("describe", *_DATA), ("encode", *_DATA), ("decode", *_DATA),
+    ),
 }  # fmt: skip
 
 
