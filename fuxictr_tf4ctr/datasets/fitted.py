@@ -157,6 +157,8 @@ def read_encoder(folder: Path) -> dict[str, Any]:
 def _vocab(tokenizer: Mapping[str, Any], texts: Mapping[str, int]) -> dict[Any, int]:
     if tokenizer.get("vocab") is not None:
         vocab = {token: i for token, i in tokenizer["vocab"]}
+    elif tokenizer.get("tokens") is None:
+        raise ValueError("tokens is missing, or vocab")
     else:
         restored = _TOKEN_TYPES[tokenizer["tokens"]]
         vocab = {token if token in _SPECIAL else restored(token): i for token, i in texts.items()}
@@ -230,8 +232,8 @@ def _normalizer(name: str, statistics: Mapping[str, float]) -> Normalizer:
 
 def _tokenizer(described: Mapping[str, Any]) -> Tokenizer:
     tokenizer = Tokenizer(
-        na_value=described["missing"],
-        splitter=described["splitter"],
+        na_value=described.get("missing"),
+        splitter=described.get("splitter"),
         max_len=described["max_len"],
         padding=described["padding"],
     )
