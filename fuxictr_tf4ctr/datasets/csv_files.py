@@ -85,6 +85,19 @@ class CsvFile:
                 line += _count(rows, _NEWLINE)
                 yield frame
 
+    def texts(self, rows: bytes, first_line: int) -> pl.DataFrame:
+        """Parse rows, every field as it is written."""
+        texts = dict.fromkeys(self.schema, pl.String)
+        try:
+            return pl.read_csv(rows, has_header=False, separator=self.separator, schema=texts)
+        except pl.exceptions.PolarsError as error:
+            raise self._broken(first_line, error) from error
+
+    def _broken(self, first_line: int, error: Exception) -> DataError:
+        # What follows the first paragraph is advice on polars' own options.
+        reason = str(error).split("\n\n")[0][:300]
+        return DataError(f"{self.path}: after line {first_line - 1}: {reason}")
+
     def _names(self, header: bytes) -> list[str]:
         return pl.read_csv(header, separator=self.separator, n_rows=0).columns
 
@@ -102,9 +115,7 @@ class CsvFile:
             )
         except pl.exceptions.PolarsError as error:
             _explain(self, rows, first_line, columns)
-            # What follows the first paragraph is advice on polars' own options.
-            reason = str(error).split("\n\n")[0]
-            raise DataError(f"{self.path}: after line {first_line - 1}: {reason}") from error
+            raise self._broken(first_line, error) from error
 
     def _blocks(self, size: int) -> Iterator[tuple[bytes, bytes]]:
         """Cut the file between rows; the first block has the header line beside it."""
@@ -188,12 +199,7 @@ def _explain(file: CsvFile, rows: bytes, first_line: int, columns: Sequence[str]
             raise DataError(
                 f"{file.path}: line {lines[-1]} has {len(fields)} fields, the header {width}"
             )
-    texts = pl.read_csv(
-        rows,
-        has_header=False,
-        separator=file.separator,
-        schema=dict.fromkeys(file.schema, pl.String),
-    )
+    texts = file.texts(rows, first_line)
     for name in columns:
         dtype = file.schema[name]
         if not dtype.is_numeric():
@@ -255,12 +261,7 @@ class SkippingCsvFile(CsvFile):
         whole, numbers = self._whole_rows(rows, first_line)
         if not whole:
             return b""
-        texts = pl.read_csv(
-            b"".join(whole),
-            has_header=False,
-            separator=self.separator,
-            schema=dict.fromkeys(self.schema, pl.String),
-        )
+        texts = self.texts(b"".join(whole), first_line)
         good = np.ones(len(whole), bool)
         for name in columns:
             dtype = self.schema[name]

@@ -204,16 +204,19 @@ def check_source_columns(
                 hint = "; is sep right?" if len(schema) == 1 else ""
                 raise DataError(f"{path}: no {role} {name!r}; there: {', '.join(close)}{hint}")
             found = schema.get(name)
-            if found is not None and not _agree(dtype, found):
+            if found is not None and not _agree(column, found):
                 raise DataError(f"{path}: column {name!r} holds {found}, its dtype says {dtype}")
 
 
-def _agree(dtype: str, found: pl.DataType) -> bool:
+def _agree(column: Mapping[str, Any], found: pl.DataType) -> bool:
+    dtype = column["dtype"]
     number = found.is_numeric() or found in (pl.Boolean, pl.Null)
     if dtype in ("int", "float"):
         return number
     # FuxiCTR joins the tokens of list columns that are declared as text.
-    return dtype != "str" or not number or found == pl.Null
+    texts = isinstance(found, pl.List | pl.Categorical | pl.Enum) or found in (pl.String, pl.Null)
+    # Of other values, such as dates, its function may make text.
+    return dtype != "str" or texts or (bool(column.get("preprocess")) and not number)
 
 
 def separator_of(file: Path, separator: str) -> str:

@@ -24,7 +24,7 @@ from fuxictr_tf4ctr.datasets import (
     manifest,
     read_columns,
 )
-from fuxictr_tf4ctr.datasets.counting import Moments, TokenCounts, quantiles
+from fuxictr_tf4ctr.datasets.fitting import Moments, TokenCounts, quantiles
 from fuxictr_tf4ctr.datasets.raw import RawFiles
 from fuxictr_tf4ctr.datasets.splits import HERE
 from fuxictr_tf4ctr.datasets.transform import SequenceIds, TokenIds, bucket_ids, hash_ids

@@ -12,7 +12,7 @@ from small_data import FEATURES, encoded_columns, store
 from fuxictr_tf4ctr.datasets import H5DataLoader, load_feature_map
 from fuxictr_tf4ctr.datasets import loader as loader_module
 from fuxictr_tf4ctr.datasets.blocks import Rows
-from fuxictr_tf4ctr.datasets.prefetch import prefetched
+from fuxictr_tf4ctr.datasets.loader import prefetched
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 
 PARAMS = {"dataset_id": "made", "embedding_dim": 4}
