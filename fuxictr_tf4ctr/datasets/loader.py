@@ -3,7 +3,7 @@
 import logging
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +29,19 @@ GPU_RESERVE = 4 << 30
 CPU = torch.device("cpu")
 # Blocks shuffled together when streaming: about half a million rows.
 _BUFFER_BLOCKS = 8
+
+
+class CheckedBatch(dict):
+    """Columns by name whose ids have been compared with a feature map: no step needs to again.
+
+    Args:
+        columns: The columns.
+        feature_map: The map.
+    """
+
+    def __init__(self, columns: Mapping[str, Tensor], feature_map: FeatureMap) -> None:
+        super().__init__(columns)
+        self.feature_map = feature_map
 
 
 class H5DataLoader:
@@ -148,9 +161,12 @@ class H5DataLoader:
         else:
             batches = islice(self._streamed(generator), first, None)
         if self._device.type == "cpu" or self.storage == "gpu":
-            return prefetched(map(self._reader.columns, batches), self._prefetch)
+            return prefetched(map(self._columns, batches), self._prefetch)
         ready = prefetched(map(Rows.pinned, batches), self._prefetch)
-        return (self._reader.columns(rows.to(self._device)) for rows in ready)
+        return (self._columns(rows.to(self._device)) for rows in ready)
+
+    def _columns(self, rows: Rows) -> CheckedBatch:
+        return CheckedBatch(self._reader.columns(rows), self.feature_map)
 
     def _storage(self, wanted: str, memory_budget: int, gpu_reserve: int) -> str:
         """Choose where to keep the rows, or find out that they cannot be kept where wanted."""

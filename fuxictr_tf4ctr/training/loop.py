@@ -28,7 +28,7 @@ from fuxictr_tf4ctr.training import checkpoints
 from fuxictr_tf4ctr.training.averaging import WeightAverages
 from fuxictr_tf4ctr.training.checkpoints import model_state, restore_model, restore_rng, rng_state
 from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
-from fuxictr_tf4ctr.training.losses import Losses, monitored_values
+from fuxictr_tf4ctr.training.losses import NO_TERMS, Losses, monitored_values
 from fuxictr_tf4ctr.training.schedule import SOLO, UNWATCHED, Data, Schedule, Team, Watch
 from fuxictr_tf4ctr.training.step import Step, training_step
 
@@ -181,7 +181,7 @@ class _Loop:
                 model._total_steps += 1
                 loss = self._train_step(batch)
                 self.averages.after_step(model._total_steps)
-                self.losses.add(loss, getattr(self.step, "terms", {}), _where(model))
+                self.losses.add(loss, getattr(self.step, "terms", NO_TERMS), _where(model))
                 self.batches_done += 1
                 bar.set_postfix(loss=self.losses.latest, refresh=False)
                 self._evaluate_if_due()

@@ -6,7 +6,7 @@ have a method ``monitored_values`` that returns scalars of its last batch by nam
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fuxictr.pytorch.models import BaseModel
@@ -17,6 +17,16 @@ from fuxictr_tf4ctr.errors import DataError, DivergenceError
 
 # Steps between two looks at the losses on a GPU, each of which waits for the device.
 _STEPS_PER_LOOK = 100
+
+
+class Terms(NamedTuple):
+    """The terms of a step's loss: their names, and their values [terms] on the model's device."""
+
+    names: tuple[str, ...]
+    values: Tensor
+
+
+NO_TERMS = Terms((), torch.zeros(0))
 
 
 class Losses:
@@ -33,24 +43,23 @@ class Losses:
 
     def __init__(self, device: torch.device) -> None:
         self._steps_per_look = 1 if device.type == "cpu" else _STEPS_PER_LOOK
-        self._unseen: list[tuple[Tensor, str]] = []
-        self._sums: dict[str, Tensor | float] = {}
+        self._unseen: list[tuple[Tensor, Tensor, str]] = []
+        self._sums: dict[str, float] = {}
         self.seen: list[float] = []
 
-    def add(self, loss: Tensor, terms: Mapping[str, Tensor | float], where: str) -> None:
+    def add(self, loss: Tensor, terms: Terms, where: str) -> None:
         """Take in one step.
 
         Args:
             loss: Its loss, a scalar.
-            terms: The terms of the loss by name, scalars.
+            terms: The terms of the loss.
             where: Words for the step in messages.
 
         Raises:
             DivergenceError: A loss is not finite; found at the next look, a GPU's some steps late.
         """
-        self._unseen.append((loss.detach().reshape(()), where))
-        for name, term in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + torch.as_tensor(term).double()
+        self._sums = self._sums or dict.fromkeys(terms.names, 0.0)
+        self._unseen.append((loss.detach(), terms.values, where))
         if len(self._unseen) >= self._steps_per_look:
             self.look()
 
@@ -58,7 +67,7 @@ class Losses:
         """Wait for the device and check the losses not seen yet."""
         if not self._unseen:
             return
-        losses, places = zip(*self._unseen, strict=True)
+        losses, terms, places = zip(*self._unseen, strict=True)
         values = torch.stack(losses).tolist()
         for value, where in zip(values, places, strict=True):
             if not math.isfinite(value):
@@ -67,6 +76,9 @@ class Losses:
                     "max_gradient_norm, or look for values that are not finite in the data"
                 )
         self.seen.extend(values)
+        for values_of_terms in torch.stack(terms).tolist():
+            for name, value in zip(self._sums, values_of_terms, strict=True):
+                self._sums[name] += value
         self._unseen.clear()
 
     @property
@@ -84,7 +96,7 @@ class Losses:
     def means_of_terms(self) -> dict[str, float]:
         """Mean of each term over the same steps."""
         self.look()
-        return {name: float(total) / len(self.seen) for name, total in self._sums.items()}
+        return {name: total / len(self.seen) for name, total in self._sums.items()}
 
     def clear(self) -> None:
         """Begin anew."""
@@ -94,8 +106,7 @@ class Losses:
     def state(self) -> dict[str, Any]:
         """Return what :meth:`restore` needs to go on from here."""
         self.look()
-        sums = {name: float(total) for name, total in self._sums.items()}
-        return {"seen": self.seen, "sums": sums}
+        return {"seen": self.seen, "sums": self._sums}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` returned."""

@@ -34,7 +34,7 @@ from fuxictr_tf4ctr.training.fast.rows import (
     scale_learning_rate,
     scaled_terms,
 )
-from fuxictr_tf4ctr.training.losses import loss_terms
+from fuxictr_tf4ctr.training.losses import NO_TERMS, Terms, loss_terms
 from fuxictr_tf4ctr.training.regularization import Regularization, regularized, squared_norm
 from fuxictr_tf4ctr.training.tables import (
     DenseGradients,
@@ -46,6 +46,8 @@ from fuxictr_tf4ctr.training.tables import (
 
 # What PyTorch's clip_grad_norm_ adds to a norm before it divides by it.
 _CLIP_EPS = 1e-6
+# Gradients of more numbers than this are worth a product that uses all cores of a CPU each.
+_LARGE = 1 << 16
 # Those with a fused kernel on a CPU as well as on a GPU.
 _FUSED_OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
@@ -113,7 +115,7 @@ class TrainingStep:
         ranks: The processes among which each batch is divided.
 
     Attributes:
-        terms: Terms of the last loss by name, scalars.
+        terms: Terms of the last loss.
     """
 
     def __init__(
@@ -136,12 +138,14 @@ class TrainingStep:
         self.tables = [_table_gradients(group, model, fast) for group in groups]
         self.others = [weight for weight in model.parameters() if weight not in embeddings]
         self.regularization = Regularization({w: terms[w] for w in self.others if w in terms})
-        self.terms: dict[str, Tensor] = {}
+        self.terms = NO_TERMS
+        self._nothing = torch.zeros((), device=model.device)
         use_fast_kernels(model.optimizer)
 
     def __call__(self, batch: Any) -> Tensor:
         """Train on a batch and return its loss, regularization included."""
         model = self.model
+        self.lookups.forget()
         model.optimizer.zero_grad()
         outputs = self.forward(batch)
         y_true = model.get_labels(batch)
@@ -154,20 +158,21 @@ class TrainingStep:
         loss.backward(torch.full_like(loss, portion))
         loss = loss.detach()
         regularization = sum(tables.finish(portion) for tables in self.tables)
-        regularization = regularization + self.regularization.add_gradients(portion)
-        if self.own_regularization:
-            terms = {"loss": loss}
-        else:
-            terms = {**loss_terms(model, loss), "regularization": regularization}
-        self.terms = {name: portion * term + torch.zeros_like(loss) for name, term in terms.items()}
-        loss = portion * (loss + regularization)
+        regularization = self._nothing + (
+            regularization + self.regularization.add_gradients(portion)
+        )
+        named = {"loss": loss}
+        if not self.own_regularization:
+            named = {**loss_terms(model, loss), "regularization": regularization}
+        values = torch.stack([loss + regularization, *named.values()]) * portion
         gradients = self._gradients()
-        self.ranks.all_reduce([*gradients, loss, *self.terms.values()])
+        self.ranks.all_reduce([*gradients, values])
         clip_gradients(gradients, model._max_gradient_norm)
         for tables in self.tables:
             tables.update()
         model.optimizer.step()
-        return loss
+        self.terms = Terms(tuple(named), values[1:])
+        return values[0]
 
     def _gradients(self) -> list[Tensor]:
         of_tables = [each for tables in self.tables for each in tables.tensors()]
@@ -192,11 +197,20 @@ def clip_gradients(gradients: Sequence[Tensor], max_norm: float) -> None:
     """
     if not gradients:
         return
-    norm = torch.stack([squared_norm(gradient) for gradient in gradients]).sum().sqrt()
-    scale = (max_norm / (norm + _CLIP_EPS)).clamp(max=1.0)
+    scale = (max_norm / (_norm(gradients) + _CLIP_EPS)).clamp(max=1.0)
     # On a CPU the scale is known at no cost; a GPU would have to be waited for.
     if scale.device.type != "cpu" or scale != 1:
         torch._foreach_mul_(gradients, scale)
+
+
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Norm of all gradients together."""
+    on_cpu = gradients[0].device.type == "cpu"
+    large = [each for each in gradients if on_cpu and each.numel() > _LARGE]
+    small = [each for each in gradients if not on_cpu or each.numel() <= _LARGE]
+    norms = list(torch._foreach_norm(small)) if small else []
+    norms += [squared_norm(each).sqrt() for each in large]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def use_fast_kernels(optimizer: torch.optim.Optimizer) -> None:

@@ -7,14 +7,16 @@ and optimizer state stay what they are.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from fuxictr.pytorch.layers import FeatureEmbedding, FeatureEmbeddingDict
+from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_tf4ctr.datasets.loader import CheckedBatch
 from fuxictr_tf4ctr.training.regularization import Terms, penalty, slope
 
 
@@ -49,19 +51,17 @@ class TableGroup:
         """Cut a buffer of the shape of ``weights`` into the tables' parts."""
         return list(buffer[: self.rows].split([len(weight) for weight in self.members]))
 
-    def look_up(self, rows: Tensor, padding: Tensor) -> Tensor:
+    def look_up(self, rows: Tensor, learning: Tensor) -> Tensor:
         """Return embeddings of rows of the buffer.
 
         Args:
             rows: Rows, any shape.
-            padding: Row that learns nothing, -1 for none; broadcast to the shape of ``rows``.
+            learning: The same, with the row of zeros in place of those that learn nothing.
 
         Returns:
             [*rows.shape, width] embeddings.
         """
-        if not torch.is_grad_enabled():
-            return F.embedding(rows, self.weights)
-        return _LookUp.apply(self.anchor, rows, padding, self)
+        return _LookUp.apply(self.anchor, rows, learning, self)
 
     def take(self) -> tuple[Tensor, Tensor] | None:
         """Return the rows looked up and their gradients, [N] and [N, width], and forget them."""
@@ -78,16 +78,14 @@ class _LookUp(torch.autograd.Function):
     """Rows of a buffer; their gradients are noted, not spread over the buffer."""
 
     @staticmethod
-    def forward(ctx, anchor: Tensor, rows: Tensor, padding: Tensor, group: TableGroup) -> Tensor:
-        ctx.group = group
-        # The gradient of padding goes to the row that is no table's.
-        ctx.rows = torch.where(rows == padding, group.rows, rows).flatten()
+    def forward(ctx, anchor: Tensor, rows: Tensor, learning: Tensor, group: TableGroup) -> Tensor:
+        ctx.rows, ctx.group = learning, group
         return F.embedding(rows, group.weights)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[None, None, None, None]:
         width = gradient.shape[-1]
-        ctx.group.pending.append((ctx.rows, gradient.reshape(-1, width)))
+        ctx.group.pending.append((ctx.rows.flatten(), gradient.reshape(-1, width)))
         return None, None, None, None
 
 
@@ -134,14 +132,63 @@ class _Place(NamedTuple):
     padding: int
 
 
-class _Plan(NamedTuple):
-    """One lookup for F fields: their names and group; start, size and row of padding, [F] each."""
+class _Layout:
+    """The ids of some fields side by side, as rows of a group's buffer.
 
-    names: list[str]
-    group: TableGroup
-    starts: Tensor
-    sizes: Tensor
-    paddings: Tensor
+    Groups whose tables lie alike, as those of both encoders under SER do, share one.
+
+    Args:
+        fields: Name of each field and its place.
+        lengths: Ids per sample of each; 0 for a column [B].
+    """
+
+    def __init__(self, fields: Sequence[tuple[str, _Place]], lengths: Sequence[int]) -> None:
+        self.names = [name for name, _ in fields]
+        self.lengths = lengths
+        group = fields[0][1].group
+        self._spare = group.rows
+        repeated = zip(fields, lengths, strict=True)
+        numbers = [place[1:] for (_, place), length in repeated for _ in range(length or 1)]
+        self._pads = any(padding >= 0 for _, _, padding in numbers)
+        columns = torch.tensor(numbers, device=group.weights.device).unbind(1)
+        self._starts, self._sizes, self._paddings = columns
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the last batch."""
+        self._seen: list[tuple[Tensor, int]] = []
+        self._rows: Tensor | None = None
+        self._learning: Tensor | None = None
+
+    def look_up(self, group: TableGroup, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return embeddings [B, ids per sample, width] of a batch.
+
+        Args:
+            group: One whose tables lie as the layout says.
+            inputs: Columns by name, [B] or [B, L] ids each.
+
+        Raises:
+            IndexError: An id is outside its table, on a CPU; other devices fail later.
+        """
+        columns = [inputs[name] for name in self.names]
+        seen = [(column, column._version) for column in columns]
+        known = len(seen) == len(self._seen) and all(
+            now is before and version == then
+            for (now, version), (before, then) in zip(seen, self._seen, strict=True)
+        )
+        if not known:
+            ids = _side_by_side(columns)
+            if not isinstance(inputs, CheckedBatch):
+                check_range(ids, self._sizes)
+            self._seen, self._rows, self._learning = seen, ids + self._starts, None
+        if not torch.is_grad_enabled():
+            return F.embedding(self._rows, group.weights)
+        if self._learning is None:
+            self._learning = self._rows
+            if self._pads:  # the gradient of padding goes to the row that is no table's
+                padding = self._rows == self._paddings
+                self._learning = self._rows.masked_fill(padding, self._spare)
+        return group.look_up(self._rows, self._learning)
 
 
 class FusedLookups:
@@ -165,19 +212,26 @@ class FusedLookups:
             for group in groups
             for weight, start in zip(group.members, group.starts, strict=True)
         }
-        self._plans: dict[tuple, _Plan | None] = {}
-        self._patched: list[nn.Module] = []
+        self._layouts: dict[tuple, _Layout] = {}
+        self._patched: list[tuple[nn.Module, str]] = []
         for module in model.modules():
             if type(module) is FeatureEmbeddingDict:
                 self._patch(module, self._dict_forward)
             elif type(module) is FeatureEmbedding:
                 self._patch(module, self._flat_forward)
+            elif isinstance(module, BaseModel) and not compiled:
+                self._pass_mark_on(module)
 
     def release(self) -> None:
         """Give the layers their own lookups back."""
-        for module in self._patched:
-            del module.forward
+        for module, name in self._patched:
+            delattr(module, name)
         self._patched.clear()
+
+    def forget(self) -> None:
+        """Let go of the last batch; a step that is recorded must compute all it needs."""
+        for layout in self._layouts.values():
+            layout.forget()
 
     def _patch(self, module: nn.Module, fused: Callable) -> None:
         plain = module.forward
@@ -189,7 +243,21 @@ class FusedLookups:
 
         # Not as a decorator: that would import the compiler, for seconds, with this module.
         module.forward = torch.compiler.disable(forward) if self._compiled else forward
-        self._patched.append(module)
+        self._patched.append((module, "forward"))
+
+    def _pass_mark_on(self, model: BaseModel) -> None:
+        """Let what a model extracts of a checked batch be known as checked."""
+        plain = model.get_inputs
+
+        def get_inputs(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            columns = plain(inputs, *args, **kwargs)
+            by_its_map = isinstance(inputs, CheckedBatch) and (
+                inputs.feature_map is model.feature_map
+            )
+            return CheckedBatch(columns, model.feature_map) if by_its_map else columns
+
+        model.get_inputs = get_inputs
+        self._patched.append((model, "get_inputs"))
 
     def _flat_forward(
         self,
@@ -200,35 +268,31 @@ class FusedLookups:
         feature_type: Any = (),
         flatten_emb: bool = False,
     ) -> Tensor:
-        """Embed [B, F] ids at once, if all fields have a table of one group."""
-        key = (id(layer), *inputs)
-        if key not in self._plans:
-            self._plans[key] = self._plan(layer.embedding_layer, inputs)
-        plan = self._plans[key]
-        if plan is None or feature_source or feature_type:
-            return plain(inputs, feature_source, feature_type, flatten_emb)
-        ids = torch.stack([inputs[name] for name in plan.names], dim=1).long()
-        check_range(ids, plan.sizes)
-        embeddings = plan.group.look_up(ids + plan.starts, plan.paddings)
-        return embeddings.flatten(start_dim=1) if flatten_emb else embeddings
-
-    def _plan(self, tables: FeatureEmbeddingDict, inputs: Mapping[str, Tensor]) -> _Plan | None:
-        """Plan one lookup for all fields of a layer; None where some need more than that."""
+        """Embed all features side by side, fields that follow each other as one block."""
+        tables = layer.embedding_layer
         specs = tables._feature_map.features
-        names = [name for name in specs if name in inputs and name in tables.embedding_layers]
-        places = [self._place(tables, name) for name in names]
-        if (
-            not names
-            or None in places
-            or len({place.group for place in places}) > 1
-            or any(specs[name]["type"] != "categorical" for name in names)
-            or any(name in tables.feature_encoders for name in names)
-        ):
-            return None
-        group = places[0].group
-        numbers = [(place.start, place.size, place.padding) for place in places]
-        columns = torch.tensor(numbers, device=group.weights.device).unbind(1)
-        return _Plan(names, group, *columns)
+        places = {name: self._place(tables, name) for name in specs if name in inputs}
+        fields = [
+            name
+            for name, place in places.items()
+            if place is not None and inputs[name].ndim == 1 and name not in tables.feature_encoders
+        ]
+        others = _part(inputs, [name for name in inputs if name not in fields])
+        embedded = tables(others) if others else {}
+        if feature_source or feature_type or any(each.ndim != 2 for each in embedded.values()):
+            return plain(inputs, feature_source, feature_type, flatten_emb)
+        ordered = [name for name in specs if name in embedded or name in fields]
+        blocks = []
+        for group, run in groupby(ordered, key=lambda name: name in fields and places[name].group):
+            names = list(run)
+            if group:
+                layout = self._layout([(name, places[name]) for name in names], inputs)
+                blocks.append(layout.look_up(group, inputs))
+            else:
+                blocks += [embedded[name].unsqueeze(1) for name in names]
+        if flatten_emb:
+            blocks = [block.flatten(start_dim=1) for block in blocks]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
     def _dict_forward(
         self,
@@ -238,17 +302,22 @@ class FusedLookups:
         feature_source: Any = (),
         feature_type: Any = (),
     ) -> Mapping[str, Tensor]:
-        """Embed each field by name, those of one group at once."""
+        """Embed each field by name, those of one group and of one or more ids a sample at once."""
         if feature_source or feature_type:
             return plain(inputs, feature_source, feature_type)
-        fields: dict[int, list[tuple[str, _Place]]] = {}
+        alike: dict[tuple, list[tuple[str, _Place]]] = {}
         for name in inputs:
             place = self._place(tables, name)
             if place is not None:
-                fields.setdefault(id(place.group), []).append((name, place))
+                kind = (id(place.group), inputs[name].ndim)
+                alike.setdefault(kind, []).append((name, place))
         embedded: dict[str, Tensor] = {}
-        for members in fields.values():
-            embedded |= _embed_by_name(members, inputs)
+        for fields in alike.values():
+            layout = self._layout(fields, inputs)
+            found = layout.look_up(fields[0][1].group, inputs)
+            scalars = not any(layout.lengths)
+            parts = found.unbind(1) if scalars else found.split(layout.lengths, dim=1)
+            embedded |= zip(layout.names, parts, strict=True)
         outputs: OrderedDict[str, Tensor] = OrderedDict()
         for name in inputs:
             if name not in embedded:
@@ -258,6 +327,16 @@ class FusedLookups:
             else:
                 outputs[name] = embedded[name]
         return outputs
+
+    def _layout(
+        self, fields: Sequence[tuple[str, _Place]], inputs: Mapping[str, Tensor]
+    ) -> _Layout:
+        lengths = [inputs[name].shape[1] if inputs[name].ndim > 1 else 0 for name, _ in fields]
+        rows = fields[0][1].group.rows
+        key = (rows, *lengths, *((name, place[1:]) for name, place in fields))
+        if key not in self._layouts:
+            self._layouts[key] = _Layout(fields, lengths)
+        return self._layouts[key]
 
     def _place(self, tables: FeatureEmbeddingDict, name: str) -> _Place | None:
         """Find the table of a field of ids; None where it has none of a group."""
@@ -270,29 +349,23 @@ class FusedLookups:
         return place._replace(padding=place.start + table.padding_idx)
 
 
-def _embed_by_name(
-    fields: list[tuple[str, _Place]], inputs: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Look up fields of one group, [B] or [B, L] ids each, in one go."""
-    rows, paddings, shapes = [], [], {}
-    for name, place in fields:
-        ids = inputs[name].long()
-        check_range(ids, place.size)
-        rows.append(ids.flatten() + place.start)
-        paddings.append(torch.full_like(rows[-1], place.padding))
-        shapes[name] = ids.shape
-    embeddings = fields[0][1].group.look_up(torch.cat(rows), torch.cat(paddings))
-    parts = embeddings.split([shape.numel() for shape in shapes.values()])
-    return {
-        name: part.view(*shape, -1)
-        for (name, shape), part in zip(shapes.items(), parts, strict=True)
-    }
+def _part(inputs: Mapping[str, Tensor], names: Iterable[str]) -> Mapping[str, Tensor]:
+    """Select columns; what was checked stays so."""
+    columns = {name: inputs[name] for name in names}
+    checked = isinstance(inputs, CheckedBatch)
+    return CheckedBatch(columns, inputs.feature_map) if checked else columns
+
+
+def _side_by_side(columns: Sequence[Tensor]) -> Tensor:
+    """Join columns of ids, all [B] or all [B, L], into [B, ids per sample]."""
+    columns = [column.long() for column in columns]
+    return torch.stack(columns, dim=1) if columns[0].ndim == 1 else torch.cat(columns, dim=1)
 
 
 def check_range(ids: Tensor, size: Tensor | int) -> None:
     """Refuse ids outside their table: fused, they would be rows of another one."""
     inside = ((ids >= 0) & (ids < size)).all()
-    if ids.device.type == "cuda":
+    if ids.device.type != "cpu":
         torch._assert_async(inside)  # found later, but without waiting for the device
     elif not inside:
         raise IndexError("index out of range in self")  # as nn.Embedding says it
@@ -326,7 +399,6 @@ class DenseGradients:
         slope(group.weights, group.terms, self.buffer, portion)
         if looked_up is not None:
             self.buffer.index_add_(0, *looked_up)
-            self.buffer[-1].zero_()
         for weight, more, view in zip(group.members, outside, self.views, strict=True):
             if more is not None:
                 view.add_(more)
@@ -338,8 +410,8 @@ class DenseGradients:
         return self.group.take()
 
     def tensors(self) -> list[Tensor]:
-        """Return what the norm of all gradients is taken over, and clipping scales."""
-        return [self.buffer] if self.group.members[0].grad is not None else []
+        """Return what the norm of all gradients is taken over: all rows that are a table's."""
+        return [self.buffer[:-1]] if self.group.members[0].grad is not None else []
 
     def update(self) -> None:
         """Do nothing: the model's optimizer updates weights that have a ``grad``."""

@@ -43,6 +43,8 @@ def focus_weights(
     miss_complex = y_true * torch.sigmoid(-logit_complex) + (1 - y_true) * torch.sigmoid(
         logit_complex
     )
+    if gamma == 1:
+        return c + p_t_simple, 1 - c + miss_complex
     # A base of exactly 0 (c = 0 or 1, saturated encoder) has an infinite slope for gamma < 1.
     tiny = torch.finfo(p_t_simple.dtype).tiny
     weight_simple = (c + p_t_simple).clamp_min(tiny).pow(gamma)

@@ -13,10 +13,11 @@ class Built(Exception):
 
 
 def built_with(tmp_path, monkeypatch, **settings):
-    def build(feature_map, path, **options):
-        raise Built(options)
+    class Loader:
+        def __init__(self, feature_map, path, **options):
+            raise Built(options)
 
-    monkeypatch.setattr(experiment, "H5DataLoader", build)
+    monkeypatch.setattr(experiment, "H5DataLoader", Loader)
     roots = {"data_root": str(tmp_path / "data"), "model_root": str(tmp_path / "runs")}
     with pytest.raises(Built) as built:
         run_experiment(load_settings("TF4CTR_DCNv2_demo", overrides=roots | settings))

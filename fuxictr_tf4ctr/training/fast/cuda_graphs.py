@@ -6,6 +6,8 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
+from fuxictr_tf4ctr.training.losses import NO_TERMS
+
 # Steps done one by one first, in which optimizer, libraries and allocator settle.
 _WARM_UP = 3
 
@@ -23,14 +25,14 @@ class GraphedStep:
     def __init__(self, model: BaseModel, step: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
         self.model = model
         self.step = step
-        self.terms: dict[str, Tensor] = {}
+        self.terms = NO_TERMS
         self._warmed_up = 0
         self._shapes: dict[str, torch.Size] = {}
         self._rates: list[float] = []
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: dict[str, Tensor] = {}
         self._loss: Tensor | None = None
-        self._terms: dict[str, Tensor] = {}
+        self._terms = NO_TERMS
         for group in model.optimizer.param_groups:
             group["capturable"] = True
 
@@ -49,7 +51,7 @@ class GraphedStep:
             self._inputs[name].copy_(column, non_blocking=True)
         self._graph.replay()
         # The next replay writes over what this one leaves.
-        self.terms = {name: term.clone() for name, term in self._terms.items()}
+        self.terms = self._terms._replace(values=self._terms.values.clone())
         return self._loss.clone()
 
     def _one_by_one(self, batch: Mapping[str, Tensor]) -> Tensor:
