@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -116,9 +117,15 @@ def list_models(checkout: str | os.PathLike[str] | None = None) -> dict[str, Mod
 
 
 def find_twins() -> dict[str, type[BaseModel]]:
-    """Return the twins by name: those of the zoo, and all classes registered since."""
-    twins = [entry for entry in list_models().values() if entry.source == "twin"]
-    return {entry.name: _load(entry) for entry in twins} | dict(MODELS)
+    """Return the twins by name: of the zoo and of other packages, and all classes registered."""
+    found: dict[str, type[BaseModel]] = {}
+    for entry in list_models().values():
+        if entry.source == "twin":
+            found[entry.name] = _load(entry)
+        elif entry.source == "entry point":
+            with suppress(SettingsError):  # said when that model is asked for
+                found[entry.name] = _load(entry)
+    return found | dict(MODELS)
 
 
 def describe_models(checkout: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:

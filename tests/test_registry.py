@@ -148,6 +148,7 @@ def test_entry_points_of_other_packages(monkeypatch):
     broken = EntryPoint("Broken", "no_such_package:Model", registry.ENTRY_POINT_GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: (point, broken))
     assert find_model("Theirs").__name__ == "DIN"
+    assert "Theirs" in registry.find_twins()  # so that expids may begin with it
     with pytest.raises(SettingsError, match="no_such_package"):
         find_model("Broken")
 
