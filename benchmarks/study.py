@@ -16,7 +16,7 @@ the search goes on, on another machine too. Then the rows run with what each one
 under seeds that the search did not see.
 
 Nothing runs before all rows, spaces and data have been checked: an unknown expid or setting, or
-results that another data set gave, stop the script.
+results that other files gave, stop the script.
 
     python benchmarks/study.py --table
 
@@ -26,6 +26,7 @@ the metrics on test alone.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -42,7 +43,6 @@ import yaml
 from filelock import FileLock
 from scipy.stats import t as student
 
-from fuxictr_tf4ctr.datasets import encode_dataset
 from fuxictr_tf4ctr.errors import DataError, SettingsError, UserError
 from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.runs.records import RunRecord
@@ -157,21 +157,19 @@ class Study:
         return RESULTS / f"{self.name}_seconds.json"
 
     def check(self, names: list[str]) -> None:
-        """Raise UserError unless all rows can run, on the data of the results so far."""
+        """Raise UserError unless all rows can run, on the files of the results so far."""
         for name in names:
             if name not in self.rows:
                 raise SettingsError(f"the study has no row {name!r}: {', '.join(self.rows)}")
             for values in self.edges(name):
                 self.settings(name, 0, values)
-            fingerprint = encode_dataset(self.settings(name, 0).params).fingerprint
+            sums = md5_sums(self.settings(name, 0))
             for file in (self.file, self.trials_file):
-                others = {
-                    run["data"]["fingerprint"] for run in read(file) if run["row"] == name
-                } - {fingerprint}
-                if others:
+                if any(run["row"] == name and run["data"].get("md5") != sums for run in read(file)):
                     raise DataError(
-                        f"{file} holds runs of {name!r} on data {', '.join(sorted(others))}, this "
-                        f"is {fingerprint}: give the data set of the results, or another study"
+                        f"{file} holds runs of {name!r} on other data than files of md5 "
+                        f"{', '.join(sums.values())}: give the files of the results, or make "
+                        "another study"
                     )
 
     def settings(self, name: str, seed: int, values: dict[str, Any] | None = None) -> Settings:
@@ -255,10 +253,9 @@ class Study:
         entry: dict[str, Any] = {"row": name, "expid": settings.expid, "values": values}
         try:
             record = run_experiment(settings, on_evaluation=on_evaluation)
-            entry |= {"state": "finished"} | reached(record)
+            entry |= {"state": "finished"} | reached(record, settings)
         except optuna.TrialPruned:
-            fingerprint = encode_dataset(settings.params).fingerprint
-            entry |= {"state": "pruned", "data": {"fingerprint": fingerprint}}
+            entry |= {"state": "pruned", "data": {"md5": md5_sums(settings)}}
         entry |= {
             "scores": scores,
             "seconds": round(time.perf_counter() - start, 1),
@@ -273,9 +270,10 @@ class Study:
         for seed in seeds:
             for name in names:
                 if not any(result["seed"] == seed for result in self.results(name)):
-                    record = run_experiment(self.settings(name, seed))
+                    settings = self.settings(name, seed)
+                    record = run_experiment(settings)
                     entry = {"row": name, "expid": record.expid, "settings": self.overrides(name)}
-                    add(self.file, entry | {"seed": seed} | reached(record))
+                    add(self.file, entry | {"seed": seed} | reached(record, settings))
                     self.write_table()
 
     def overrides(self, name: str) -> dict[str, Any]:
@@ -457,7 +455,13 @@ def suggested(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     return {k: json.loads(v) if isinstance(space[k], list) else v for k, v in values.items()}
 
 
-def reached(record: RunRecord) -> dict[str, Any]:
+def md5_sums(settings: Settings) -> dict[str, str]:
+    """Return split -> md5 sum of its file: the same data anywhere, unlike a run's fingerprint."""
+    files = {split: Path(settings[f"{split}_data"]) for split in ("train", "valid", "test")}
+    return {split: hashlib.md5(file.read_bytes()).hexdigest() for split, file in files.items()}
+
+
+def reached(record: RunRecord, settings: Settings) -> dict[str, Any]:
     """Return what is kept of a run, its settings apart."""
     return {
         "parameters": record.parameters,
@@ -469,7 +473,7 @@ def reached(record: RunRecord) -> dict[str, Any]:
         "train_seconds": round(record.seconds["train"], 1),
         "valid": record.valid,
         "test": record.test,
-        "data": {key: record.data[key] for key in ("fingerprint", "rows")},
+        "data": {"md5": md5_sums(settings), "rows": record.data["rows"]},
         "machine": record.machine,
         "versions": record.versions,
     }

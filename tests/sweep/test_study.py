@@ -26,7 +26,7 @@ SEARCH = {
     "first": [{"learning_rate": 1e-3, "net_dropout": 0.2, "c": 0.7}],
 }
 ROWS = {"base": {"expid": "DeepFM_demo"}, "twin": {"expid": "TF4CTR_DeepFM_demo"}}
-SHARED = {"data": {"fingerprint": "mine", "rows": {}}, "machine": {}, "versions": {}}
+SHARED = {"data": {"rows": {}}, "machine": {}, "versions": {}}
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def make(tmp_path, monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(studies, "run_experiment", fake_run)
-    dataset = SimpleNamespace(fingerprint="mine")
-    monkeypatch.setattr(studies, "encode_dataset", lambda params: dataset)
+    sums = {"train": "mine"}
+    monkeypatch.setattr(studies, "md5_sums", lambda settings: dict(sums))
     monkeypatch.setattr(studies, "RESULTS", tmp_path)
 
     def read(**sections):
@@ -56,7 +56,7 @@ def make(tmp_path, monkeypatch):
         file.write_text(yaml.safe_dump({"rows": ROWS} | sections))
         return studies.read_study(file)
 
-    read.ran, read.dataset = ran, dataset
+    read.ran, read.sums = ran, sums
     return read
 
 
@@ -81,9 +81,9 @@ def test_what_is_not_known_stops_before_the_first_run(make, sections, message):
 def test_results_of_other_data_are_refused(make):
     study = make()
     study.run(["base"], [1])
-    make.dataset.fingerprint = "other"
+    make.sums["train"] = "other"
     study.check(["twin"])
-    with pytest.raises(DataError, match="on data mine, this is other"):
+    with pytest.raises(DataError, match="other data than files of md5 other"):
         study.check(["base"])
 
 
