@@ -31,7 +31,14 @@ from fuxictr_tf4ctr.datasets.splits import HERE, Passes, Split, open_splits, war
 from fuxictr_tf4ctr.datasets.stored import SUFFIXES, H5Writer, count_rows, part_files
 from fuxictr_tf4ctr.datasets.transform import column_encoders
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.files import held, need_space, scratch_folder, storage_errors, system_error
+from fuxictr_tf4ctr.files import (
+    held,
+    need_space,
+    scratch_folder,
+    storage_errors,
+    sweep_up,
+    system_error,
+)
 from fuxictr_tf4ctr.names import unknown
 
 LOG = logging.getLogger(__name__)
@@ -93,6 +100,7 @@ def encode_dataset(params: Mapping[str, Any], passes: Passes = HERE) -> EncodedD
     job = plan_encoding(params, data_dir, _sources(params))
     if not _reasons_to_encode(job, manifest.read(data_dir)):
         LOG.info("Use the encoded data set %s", data_dir)
+        sweep_up(data_dir)
     else:
         with storage_errors(data_dir), _lock(data_dir):
             _encode_if_needed(job, passes)

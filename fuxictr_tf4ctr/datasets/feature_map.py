@@ -146,9 +146,11 @@ def read_feature_map(path: Path) -> dict[str, Any]:
         ) from None
     kind = _FEATURE_MAP_1 if "feature_specs" in content else _FEATURE_MAP
     problems = kind.problems(content, f"{path}: ")
-    names = [name for entry in content.get("features", ()) if not problems for name in entry]
-    names += content.get("labels", ()) if not problems else ()
-    problems += [f"{path}: {name!r} is there twice" for name in names if names.count(name) > 1][:1]
+    if not problems:
+        names = [name for entry in content.get("features", ()) for name in entry]
+        names += content.get("labels", ())
+        twice = [name for name in names if names.count(name) > 1]
+        problems = [f"{path}: {name!r} is there twice" for name in twice[:1]]
     if problems:
         raise DataError("\n".join([*problems, remedy]))
     return content

@@ -158,7 +158,8 @@ def is_published(config: Mapping[str, Any]) -> bool:
     ``TF4CTR`` is a model of theirs and of ours; their keys tell which is meant.
     """
     name = config.get("model")
-    return name in TWIN_OF and (name != "TF4CTR" or not PUBLISHED_KEYS.isdisjoint(config))
+    known = isinstance(name, str) and name in TWIN_OF
+    return known and (name != "TF4CTR" or not PUBLISHED_KEYS.isdisjoint(config))
 
 
 def our_expid(expid: str) -> str | None:

@@ -154,5 +154,6 @@ def active_columns(params: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         usable = isinstance(column, Mapping) and column.get("type") != "meta"
         if usable and column.get("active", True):
             names = column.get("name", [])
-            columns |= dict.fromkeys(names if isinstance(names, list) else [names], column)
+            names = names if isinstance(names, list) else [names]
+            columns |= {name: column for name in names if isinstance(name, str)}
     return columns

@@ -53,7 +53,7 @@ class Point:
     @property
     def key(self) -> str:
         """Two points of one key are the same experiment under two names."""
-        return json.dumps([self.model, self.dataset], sort_keys=True, default=str)
+        return json.dumps([self.model, self.dataset], default=str)
 
 
 class PointMaker:

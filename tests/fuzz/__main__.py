@@ -44,7 +44,10 @@ def main() -> int:
 
     warm_up()
     start, tally = time.monotonic(), Tally()
-    with tempfile.TemporaryDirectory() as folder:
+    memory = (
+        "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    )  # where folders come and go fast
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         project = Project(Path(folder))
         parts = {}
         for name, strategy in campaigns.generators(project).items():

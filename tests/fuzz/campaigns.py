@@ -1,6 +1,7 @@
 """Campaigns: so many cases of each kind, each run and judged."""
 
 import subprocess
+from collections.abc import Callable
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, given
@@ -9,10 +10,13 @@ from hypothesis import strategies as st
 from fuxictr_tf4ctr.distributed import joining
 
 from .data_files import csv_files, encoded_files, parquet_files
-from .forking import run
+from .forking import run, run_all
 from .inputs import Case, binary_files, configurations, json_files, options, tuner_files
 from .project import Project
 from .verdicts import Tally, judge
+
+# Cases that share a process, to which a fork and all that a command does once are common.
+_BATCH = 25
 
 
 def generated(
@@ -28,6 +32,8 @@ def generated(
         tally: Where to count them.
     """
 
+    cases: list[Case] = []
+
     @hypothesis.seed(seed)
     @hypothesis.settings(
         max_examples=count,
@@ -38,12 +44,24 @@ def generated(
     )
     @given(strategy)
     def one(case: Case) -> None:
-        folder = project.copy()
-        case.write(folder)
-        ended = run(case.argv, folder, _no_processes)
-        tally.add(case.kind, ended.status, judge(ended, str(case)))
+        cases.append(case)
 
     one()
+    for start in range(0, len(cases), _BATCH):
+        batch = cases[start : start + _BATCH]
+        ends = run_all([(case.argv, _prepared(project, case)) for case in batch], project.place)
+        for case, ended in zip(batch, ends, strict=True):
+            if judge(ended, ""):  # what earlier cases of the process have to do with it is no fault
+                ended = run(case.argv, project.place, _prepared(project, case))
+            tally.add(case.kind, ended.status, judge(ended, str(case)))
+
+
+def _prepared(project: Project, case: Case) -> Callable[[], None]:
+    def prepare() -> None:
+        case.write(project.copy())
+        _no_processes()
+
+    return prepare
 
 
 def generators(project: Project) -> dict[str, st.SearchStrategy[Case]]:

@@ -62,7 +62,7 @@ def warm_up() -> None:
     gc.freeze()
 
 
-def run(argv: Sequence[str], folder: Path, before: Callable[[], None] | None = None) -> Ended:
+def run(argv: Sequence[str], folder: Path, before: Callable[[], object] | None = None) -> Ended:
     """Run a command in a folder, in a fork.
 
     Args:
@@ -70,41 +70,70 @@ def run(argv: Sequence[str], folder: Path, before: Callable[[], None] | None = N
         folder: Its working directory; what it prints lies beside it for the while.
         before: Called in the fork, before the command.
     """
-    outputs = [folder.with_name(f"{folder.name}.{kind}") for kind in ("out", "err")]
-    start = time.monotonic()
-    process = os.fork()
-    if process == 0:
-        _child(argv, folder, outputs, before)
-    status, hung = _wait(process, start)
-    texts = [path.read_text("utf-8", "replace") for path in outputs]
-    for path in outputs:
-        path.unlink()
-    return Ended(status, *texts, time.monotonic() - start, hung)
+    (ended,) = run_all([(argv, before)], folder)
+    return ended
+
+
+def run_all(
+    jobs: Sequence[tuple[Sequence[str], Callable[[], object] | None]], folder: Path
+) -> list[Ended]:
+    """Run commands one after the other in one fork; another goes on where it did not survive one.
+
+    Args:
+        jobs: Arguments of the command line, and what is called before; it may make the folder.
+        folder: The working directory of all.
+    """
+    done: list[Ended] = []
+    while len(done) < len(jobs):
+        left = jobs[len(done) :]
+        notes = folder.with_name(f"{folder.name}.status")
+        notes.write_text("")
+        process = os.fork()
+        if process == 0:
+            _child(left, folder, notes)
+        status, hung = _wait(process, notes)
+        ends = [line.split() for line in notes.read_text().splitlines()]
+        found = [(int(code), float(seconds), False) for code, seconds in ends]
+        if len(found) < len(left):
+            found.append((status, 0.0, hung))
+        for number, (code, seconds, late) in enumerate(found):
+            texts = [path.read_text("utf-8", "replace") for path in _outputs(folder, number)]
+            done.append(Ended(code, *texts, seconds, late))
+    return done
+
+
+def _outputs(folder: Path, number: int) -> list[Path]:
+    return [folder.with_name(f"{folder.name}.{number}.{kind}") for kind in ("out", "err")]
 
 
 def _child(
-    argv: Sequence[str], folder: Path, outputs: Sequence[Path], before: Callable[[], None] | None
+    jobs: Sequence[tuple[Sequence[str], Callable[[], object] | None]], folder: Path, notes: Path
 ) -> None:
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for number, path in enumerate(outputs, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.chdir(folder)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     subprocess.Popen = ForkedPopen
-    _command(argv, before)
-
-
-def _command(argv: Sequence[str], before: Callable[[], None] | None = None) -> None:
-    """Run a command as a process of its own would, and end."""
     status = 1
+    for number, (argv, before) in enumerate(jobs):
+        start = time.monotonic()
+        for stream, path in enumerate(_outputs(folder, number), start=1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        resource.setrlimit(resource.RLIMIT_CPU, (round(time.process_time()) + CPU_SECONDS, -1))
+        status = _status(argv, folder, before)
+        with notes.open("a") as file:
+            file.write(f"{status} {time.monotonic() - start:.3f}\n")
+    os._exit(status)
+
+
+def _status(argv: Sequence[str], folder: Path, before: Callable[[], object] | None = None) -> int:
+    """Run a command as a process of its own would, and return its exit status."""
+    status = 1
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
     try:
-        sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", closefd=False)
-        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
         sys.argv = ["fuxictr", *argv]
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -112,6 +141,7 @@ def _command(argv: Sequence[str], before: Callable[[], None] | None = None) -> N
 
         if before is not None:
             before()
+        os.chdir(folder)
         status = main(list(argv))
     except SystemExit as end:  # argparse
         status = end.code if isinstance(end.code, int) else 1
@@ -121,7 +151,7 @@ def _command(argv: Sequence[str], before: Callable[[], None] | None = None) -> N
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
-        os._exit(status)
+    return status
 
 
 class ForkedPopen:
@@ -135,7 +165,7 @@ class ForkedPopen:
             for number in (1, 2):
                 os.dup2(options["stdout"].fileno(), number)
             globals()["watched"] = False
-            _command(command[3:])
+            os._exit(_status(command[3:], Path.cwd()))
 
     def poll(self) -> int | None:
         """As :meth:`subprocess.Popen.poll`."""
@@ -161,9 +191,9 @@ class ForkedPopen:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def _wait(process: int, start: float) -> tuple[int, bool]:
-    """Wait for a process; wake it where it was stopped, end it where it takes too long."""
-    hung, pause = False, 0.002
+def _wait(process: int, notes: Path) -> tuple[int, bool]:
+    """Wait for a process; wake it where it was stopped, end it where it makes no progress."""
+    hung, pause, size, since = False, 0.002, 0, time.monotonic()
     while True:
         ended, status = os.waitpid(process, os.WNOHANG | os.WUNTRACED)
         if ended and os.WIFSTOPPED(status):
@@ -171,8 +201,10 @@ def _wait(process: int, start: float) -> tuple[int, bool]:
             os.kill(process, signal.SIGCONT)
         elif ended:
             code = os.waitstatus_to_exitcode(status)
-            return code, hung or code in (-signal.SIGXCPU,)
-        elif time.monotonic() - start > SECONDS and not hung:
+            return code, hung or code == -signal.SIGXCPU
+        if notes.stat().st_size != size:
+            size, since = notes.stat().st_size, time.monotonic()
+        if time.monotonic() - since > SECONDS and not hung:
             hung = True
             os.killpg(process, signal.SIGKILL)
         time.sleep(pause)

@@ -47,7 +47,7 @@ _KEYS = (
     "model_root", "tensorboard", "fast", "precision", "compile", "cowclip", "checkpoint_minutes",
     "table_sharding", "data_block_size", "num_buckets", "sep", "rebuild_dataset", "compression",
     "test_size", "valid_size", "split_type", "pickle_feature_encoder", "oov_idx", "na_value",
-    "net_dropuot", "new key", "num_heads", "debug_mode", "buffer_size", "reduce_lr_on_plateau",
+    "average_weights", "storage", "memory_budget", "net_dropuot", "new key", "num_heads", "debug_mode", "buffer_size", "reduce_lr_on_plateau",
 )  # fmt: skip
 _COLUMN_KEYS = (
     *("name", "active", "dtype", "type", "splitter", "max_len", "padding", "feature_encoder"),
@@ -61,6 +61,35 @@ _COLUMN_KEYS = (
         "min_categr_count",
     ),
 )
+# What may well be meant: half of all values, so that what lies behind the checks is met as well.
+_PLAUSIBLE = {
+    "model": ("TF4CTR_DCNv2", "TF4CTR_DeepFM", "TF4CTR_FCN", "TF4CTR_DIN", "TF4CTR_AutoInt"),
+    "batch_size": (1, 2, 7, 19, 59, 60, 61, 1000), "embedding_dim": (1, 2, 3, 8),
+    "fusion": ("WSF", "VF", "CF", "MoEF", "sum"), "sample_selection": ("SER", "GM", "MoE", "none"),
+    "simple_hidden_units": ([], [1], [3, 2]), "complex_hidden_units": ([], [1], [3, 2]),
+    "optimizer": ("sgd", "SGD", "Adagrad", "RMSprop", "Adadelta", "Rprop", "AdamW", "Muon"),
+    "metrics": (["AUC"], ["logloss"], ["gAUC", "AUC"], ["avgAUC"], ["NDCG(k=2)"], []),
+    "monitor": ("AUC", "logloss", "gAUC", {"AUC": 1, "logloss": -1}), "task": ("regression",),
+    "loss": ("bce", "mse_loss", "l1_loss"), "net_dropout": (0, 0.5, 1, 1.0), "batch_norm": (True,),
+    "hidden_activations": ("relu", "Dice", "sigmoid", "prelu", None), "shuffle": (False,),
+    "learning_rate": (0, 1e-9, 1e3, 1e30), "eval_steps": (1, 2, 0.5, 1000), "num_workers": (0, 1),
+    "embedding_regularizer": (0, 1e-3, "l1(1e-3)"), "net_regularizer": (0, 1e-3, "l2(1e-3)"),
+    "twin_focus": (False,), "c": (0, 0.5, 1), "gamma": (0, 1, 5), "alpha": (0, 1), "verbose": (1,),
+    "use_features": (["user"], ["user", "price"], []), "fast": (True,), "compression": ("gzip",),
+    "early_stop_patience": (1,), "max_gradient_norm": (1e-9, 1), "seed": (0, 2**32 - 1),
+    "checkpoint_steps": (1, 10**6), "checkpoint_minutes": (0, 0.001), "tensorboard": (True,),
+    "average_weights": (True, 0.9), "storage": ("memory", "disk"), "memory_budget": (1, 10**9),
+    "min_categr_count": (0, 2, 100), "num_buckets": (2,), "sep": ("\t", ";"), "group_id": ("item",),
+    "train_data": ("raw/valid.csv", "raw/*.csv", "raw", "tuner.yaml"), "valid_data": (None,),
+    "test_data": (None, "raw/train.csv"), "data_format": ("parquet", "h5", "npz", "tfrecord"),
+    "valid_size": (0.1, 1, 59), "test_size": (0.1, 60), "split_type": ("random",),
+    "label_col": ({"name": "price", "dtype": "float"}, {"name": "user", "dtype": "str"}),
+    "type": ("categorical", "numeric", "sequence", "embedding", "meta"), "active": (False,),
+    "dtype": ("str", "float", "int"), "max_len": (1, 100), "padding": ("pre", "post"),
+    "normalizer": ("StandardScaler", "MinMaxScaler"), "share_embedding": ("user", "item"),
+    "fill_na": (0, "", "x"), "vocab_size": (1, 5), "freeze_emb": (True,),
+    "category_processor": ("quantile_bucket", "hash_bucket"), "name": (["user"], "price", "label"),
+}  # fmt: skip
 # Long runs are no faults.
 _SLOW = {"epochs": (1, 2), "early_stop_patience": (0, 1)}
 
@@ -99,7 +128,7 @@ class Case:
 def _text(draw: Callable, content: Any) -> bytes:
     """YAML of a content, now and then damaged or made to swell."""
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    harm = draw(st.sampled_from(["none"] * 12 + ["cut", "byte", "deep", "bomb", "cycle", "tag"]))
+    harm = draw(st.sampled_from(["none"] * 24 + ["cut", "byte", "deep", "bomb", "cycle", "tag"]))
     if harm == "cut":
         text = text[: draw(st.integers(0, len(text)))]
     elif harm == "byte":
@@ -120,15 +149,17 @@ def _text(draw: Callable, content: Any) -> bytes:
 
 def _mutated(draw: Callable, section: dict[Any, Any], keys: tuple[str, ...]) -> dict[Any, Any]:
     section = copy.deepcopy(section)
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         key = draw(st.sampled_from(keys))
         if key in _SLOW:
             section[key] = draw(st.sampled_from(_SLOW[key]))
         elif key in section and draw(st.integers(0, 5)) == 0:
             del section[key]
+        elif key in _PLAUSIBLE and draw(st.booleans()):
+            section[key] = draw(st.sampled_from(_PLAUSIBLE[key]))
         else:
             section[key] = draw(VALUES)
-    if draw(st.integers(0, 20)) == 0:
+    if draw(st.integers(0, 60)) == 0:
         section[draw(st.sampled_from((None, 1, 2.5, True, (1, 2))))] = draw(VALUES)
     return section
 
@@ -205,6 +236,8 @@ def tuner_files(draw: Callable) -> Case:
 
 
 _WORDS = st.one_of(
+    st.sampled_from(["1", "2", "0", "-1", "7", "0.5", "done", "out.csv", "config", "exp", "mine"]),
+    st.sampled_from(["item", "price", "user", "epochs=1", "seed=3", "valid", "markdown", "AUC"]),
     st.sampled_from([str(number) for number in _NUMBERS]),
     st.sampled_from([text for text in _TEXTS if "\0" not in text]),
     st.sampled_from(
@@ -246,7 +279,7 @@ def options(draw: Callable) -> Case:
     argv = list(command)
     for _ in range(draw(st.integers(1, 3))):
         argv.append(draw(st.sampled_from(_COMMANDS[command])))
-        argv += draw(st.lists(_WORDS, max_size=2))
+        argv += draw(st.lists(_WORDS, min_size=draw(st.integers(0, 3)) > 0, max_size=1))
     # Processes that start processes are left to tests of their own.
     argv = [word for word in argv if word != "ray"]
     return Case("option", tuple(argv))

@@ -66,7 +66,8 @@ def _runs(folder: Path) -> object:
     lines = (folder / "checkpoints" / "results.csv").read_text().splitlines()
     finished = _finished(folder / "checkpoints")
     assert len(lines) == len(finished) == len(set(lines)), f"{len(lines)} lines in results.csv"
-    return finished
+    # A run that was done but for the last tidying is no run to go on with: there are two then.
+    return sorted(set(map(str, finished)))
 
 
 def _scores(folder: Path) -> object:
