@@ -8,6 +8,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .verdicts import Tally
 
 # Parts of the generated cases.
 SHARES = {
@@ -42,6 +46,8 @@ def main() -> int:
     def wanted(name: str) -> bool:
         return not arguments.only or name in arguments.only
 
+    earlier = arguments.output is not None and arguments.output.is_file()
+    before = json.loads(arguments.output.read_text()) if earlier else {}
     warm_up()
     start, tally = time.monotonic(), Tally()
     memory = (
@@ -62,26 +68,32 @@ def main() -> int:
                 campaign(project, *details, tally)
                 seconds = time.monotonic() - start
                 print(f"{name}: {len(tally.failures)} failures, {seconds:.0f} s", file=sys.stderr)
-                _report(tally, arguments.output, seconds)
+                _report(tally, before, arguments.output)
     print(tally)
     return 1 if tally.failures else 0
 
 
-def _report(tally: object, output: Path | None, seconds: float) -> None:
-    """Write the counts beside those of other kinds in the file."""
+def _report(tally: "Tally", before: dict[str, dict[str, object]], output: Path | None) -> None:
+    """Write the counts, added to those of earlier campaigns."""
     if output is None:
         return
-    before = json.loads(output.read_text()) if output.is_file() else {}
-    wrong = {}
+    wrong: dict[str, int] = {}
     for failure in tally.failures:
         wrong[failure.kind] = wrong.get(failure.kind, 0) + 1
+    kinds = before.get("outcomes", {})
     content = {
-        "machine": {"system": platform.system(), "python": platform.python_version()},
-        "cases": before.get("cases", {}) | tally.cases,
-        "outcomes": before.get("outcomes", {}) | tally.outcomes,
-        "failures": before.get("failures", {}) | wrong,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "cases": _sum(before.get("cases", {}), tally.cases),
+        "outcomes": kinds
+        | {kind: _sum(kinds.get(kind, {}), ends) for kind, ends in tally.outcomes.items()},
+        "failures": _sum(before.get("failures", {}), wrong),
     }
     output.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _sum(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
+    return {key: first.get(key, 0) + second.get(key, 0) for key in [*first, *second]}
 
 
 sys.exit(main())

@@ -47,7 +47,8 @@ _KEYS = (
     "model_root", "tensorboard", "fast", "precision", "compile", "cowclip", "checkpoint_minutes",
     "table_sharding", "data_block_size", "num_buckets", "sep", "rebuild_dataset", "compression",
     "test_size", "valid_size", "split_type", "pickle_feature_encoder", "oov_idx", "na_value",
-    "average_weights", "storage", "memory_budget", "net_dropuot", "new key", "num_heads", "debug_mode", "buffer_size", "reduce_lr_on_plateau",
+    "average_weights", "storage", "memory_budget", "net_dropuot", "new key", "num_heads",
+    "debug_mode", "buffer_size", "reduce_lr_on_plateau",
 )  # fmt: skip
 _COLUMN_KEYS = (
     *("name", "active", "dtype", "type", "splitter", "max_len", "padding", "feature_encoder"),
