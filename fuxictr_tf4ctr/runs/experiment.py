@@ -29,7 +29,7 @@ from fuxictr_tf4ctr.distributed.sharding import (
     Tables,
     table_engine,
 )
-from fuxictr_tf4ctr.errors import DataError, SettingsError, Terminated, UserError
+from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError, Terminated, UserError
 from fuxictr_tf4ctr.files import need_space, write_whole
 from fuxictr_tf4ctr.metrics.calibration import (
     Calibration,
@@ -338,6 +338,9 @@ def _recorded(record: RunRecord) -> Iterator[None]:
     except (KeyboardInterrupt, Terminated):
         record.status = "interrupted"
         logging.info("Interrupted; run.json holds what was reached.")
+        raise
+    except StorageError as error:  # with more space, say, it can go on
+        record.status, record.error = "interrupted", str(error)
         raise
     except BaseException as error:
         record.status, record.error = "failed", f"{type(error).__name__}: {error}"
