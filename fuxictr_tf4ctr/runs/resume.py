@@ -11,6 +11,7 @@ from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import held
 from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run, sweep_up, utc_now
 from fuxictr_tf4ctr.settings.keys import KEYS
+from fuxictr_tf4ctr.schema import is_whole
 from fuxictr_tf4ctr.settings.reading import Settings
 
 # Settings that change nothing about the result of a run.
@@ -110,7 +111,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for key in sorted(then.keys() | now.keys()):
         default = KEYS[key].default if key in KEYS else None  # of a key younger than the run
         before, after = then.get(key, default), now.get(key)
-        longer = key == "epochs" and before is not None and after >= before
+        longer = key == "epochs" and is_whole(before) and after >= before
         if before != after and key not in _FREE and not longer:
             found.append(f"{key}: {before!r} then, {after!r} now")
     return found
