@@ -64,12 +64,15 @@ _TOKENIZER = Record(
     }
 )
 _MOMENTS = Record(dict.fromkeys(("min", "max", "mean", "std", "count"), NUMBER))
+_SEPARATOR = Kind(
+    "one character of ASCII", lambda value: isinstance(value, str) and len(value.encode()) == 1
+)
 _ENCODER = Record(
     {
         "format": one_of(_FORMAT),
         "dataset_id": TEXT,
         "feature_processor": TEXT,
-        "reading": Record({"data_format": TEXT, "sep": TEXT}),
+        "reading": Record({"data_format": TEXT, "sep": _SEPARATOR}),
         "features": ListOf(Record({}, others=ANYTHING), least=1),
         "labels": ListOf(Record({}, others=ANYTHING)),
         "normalizers": Record({}, others=_MOMENTS),

@@ -10,8 +10,8 @@ from fuxictr_tf4ctr.datasets import EncodedDataset
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import held
 from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run, sweep_up, utc_now
-from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.schema import is_whole
+from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.reading import Settings
 
 # Settings that change nothing about the result of a run.

@@ -50,9 +50,8 @@ def main() -> int:
     before = json.loads(arguments.output.read_text()) if earlier else {}
     warm_up()
     start, tally = time.monotonic(), Tally()
-    memory = (
-        "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    )  # where folders come and go fast
+    # In memory, if that is a place: folders come and go there fast.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         project = Project(Path(folder))
         parts = {}
