@@ -66,6 +66,7 @@ setup(
         "h5py>=3.10,<4",
         "numpy>=1.26,<3",
         "pyarrow>=15",
+        "scikit-learn>=1.6",
         "pyyaml>=6.0.1,<7",
         "filelock>=3.12,<5",
         "tqdm>=4.66,<5",

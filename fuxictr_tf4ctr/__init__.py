@@ -14,6 +14,7 @@ _PUBLIC = {
     "Encoder": "twin",
     "H5DataLoader": "datasets",
     "Settings": "settings.reading",
+    "TwinClassifier": "runs.estimator",
     "TwinFocusLoss": "twin",
     "TwinModel": "twin",
     "find_model": "registry",
@@ -23,6 +24,7 @@ _PUBLIC = {
     "register_encoder": "twin",
     "register_model": "registry",
     "run_experiment": "runs.experiment",
+    "train": "runs.estimator",
     "twin_focus_loss": "twin",
 }
 

@@ -1,0 +1,239 @@
+"""Any model of the registry as a scikit-learn classifier of frames and arrays."""
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.names import unknown
+from fuxictr_tf4ctr.runs.experiment import run_experiment
+from fuxictr_tf4ctr.runs.loading import LoadedRun, load_run
+from fuxictr_tf4ctr.settings.reading import validated
+
+_EXPID = "estimator"
+# Some hundred steps an epoch, whatever the number of rows
+_STEPS, _LEAST, _MOST = 100, 16, 4096
+
+
+class TwinClassifier(ClassifierMixin, BaseEstimator):
+    """A CTR model that is fitted to a frame, for pipelines, searches and cross validation.
+
+    Numbers are standardised; texts, categories and booleans are ids with embeddings. A part of the
+    rows is held out to decide when to stop, by logloss. What is fitted is a run of ``fuxictr run``,
+    in memory: it can be pickled and needs no files.
+
+    Args:
+        model: Name of a model of the registry.
+        categorical: Names, or positions in an array, of columns of numbers that are ids.
+        epochs: The most epochs to train.
+        batch_size: Rows per step; None takes a hundredth of the rows, from 16 to 4096.
+        learning_rate: Step size of the optimizer.
+        embedding_dim: Embedding dim D.
+        validation_fraction: Share of each class that is held out.
+        settings: Further settings of the experiment by key, as in YAML.
+        random_state: Seed of everything random.
+
+    Attributes:
+        classes_: The two labels, sorted.
+        metrics_: AUC and logloss on the rows held out.
+
+    Raises:
+        SettingsError: From ``fit``: a setting is not valid.
+        ValueError: Rows that cannot be learned from; as scikit-learn's classifiers.
+
+    Example:
+        >>> frame = pl.DataFrame({"item": ["a", "b"] * 50, "price": [1.0, 2.0] * 50})
+        >>> click = [1, 0] * 50
+        >>> classifier = TwinClassifier("TF4CTR_DeepFM", epochs=3).fit(frame, click)
+        >>> classifier.predict_proba(frame[:3]).shape
+        (3, 2)
+    """
+
+    def __init__(
+        self,
+        model: str = "TF4CTR_DCNv2",
+        *,
+        categorical: Sequence[str | int] = (),
+        epochs: int = 10,
+        batch_size: int | None = None,
+        learning_rate: float = 1e-3,
+        embedding_dim: int = 16,
+        validation_fraction: float = 0.1,
+        settings: Mapping[str, Any] | None = None,
+        random_state: int = 0,
+    ) -> None:
+        self.model = model
+        self.categorical = categorical
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.embedding_dim = embedding_dim
+        self.validation_fraction = validation_fraction
+        self.settings = settings
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> "TwinClassifier":
+        """Train on rows [N, columns] of a pandas or polars frame or an array, and labels [N]."""
+        columns = self._columns(X, y)
+        labels = column_or_1d(y, warn=True)
+        check_classification_targets(labels)
+        self.classes_, codes = np.unique(labels, return_inverse=True)
+        if len(self.classes_) > 2:
+            raise ValueError(
+                "Only binary classification is supported. "
+                f"The type of the target is {type_of_target(labels)}."
+            )
+        if len(self.classes_) < 2:
+            raise ValueError(f"y holds one class, {self.classes_[0]!r}; two are needed")
+        ids = {self._position(column) for column in self.categorical}
+        self._ids = [i in ids or not dtype.is_numeric() for i, dtype in enumerate(columns.dtypes)]
+        frame = self._encodable(columns).with_columns(label=pl.Series(codes.astype(np.float64)))
+        with TemporaryDirectory() as folder:
+            self._files = self._train(frame, Path(folder), self._held_out(codes))
+        self._load()
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probabilities [N, 2] of both classes."""
+        check_is_fitted(self, "classes_")
+        scores = self._run.predict_frame(self._encodable(self._columns(X)))
+        return np.stack([1 - scores, scores], axis=1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the likelier class of each row, [N]."""
+        likelier = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[likelier]
+
+    def _columns(self, X: Any, y: Any = None) -> pl.DataFrame:
+        """Return the columns, checked as scikit-learn does, under names of our own."""
+        kind = {} if y is None else {"y": y}
+        if isinstance(X, pl.LazyFrame):
+            X = X.collect()
+        if not hasattr(X, "columns"):
+            checked = validate_data(self, X, **kind, reset=y is not None)
+            X = checked[0] if y is not None else checked
+            frame = pl.DataFrame({f"c{i}": column for i, column in enumerate(X.T)})
+        else:
+            validate_data(self, X, **kind, reset=y is not None, skip_check_array=True)
+            frame = X if isinstance(X, pl.DataFrame) else pl.from_pandas(X)
+            if y is not None and len(y) != frame.height:
+                raise ValueError(f"X has {frame.height} rows, y {len(y)}")
+            frame = frame.rename({name: f"c{i}" for i, name in enumerate(frame.columns)})
+        for name in frame.columns:
+            column = frame[name]
+            if column.dtype.is_numeric() and not np.isfinite(column.to_numpy()).all():
+                raise ValueError(f"Input X contains NaN or infinity in column {name[1:]}")
+        return frame
+
+    def _position(self, column: str | int) -> int:
+        if isinstance(column, str):
+            names = list(getattr(self, "feature_names_in_", ()))
+            if column not in names:
+                raise SettingsError(unknown("categorical column", column, names))
+            return names.index(column)
+        return column
+
+    def _encodable(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.select(
+            pl.col(name).cast(pl.String if is_id else pl.Float64)
+            for name, is_id in zip(frame.columns, self._ids, strict=True)
+        )
+
+    def _held_out(self, codes: np.ndarray) -> np.ndarray:
+        """Draw rows of both classes to hold out; all rows where a class has no two."""
+        random = np.random.default_rng(self.random_state)
+        drawn = []
+        for rows in (np.flatnonzero(codes == code) for code in (0, 1)):
+            if len(rows) < 2:
+                return np.arange(len(codes))
+            count = max(1, round(self.validation_fraction * len(rows)))
+            drawn.append(random.permutation(rows)[:count])
+        return np.sort(np.concatenate(drawn))
+
+    def _train(self, frame: pl.DataFrame, folder: Path, held_out: np.ndarray) -> dict[str, bytes]:
+        """Run the experiment in a folder and return the files of the run that scoring needs."""
+        kept = np.ones(frame.height, bool)
+        kept[held_out] = len(held_out) == frame.height
+        train, valid = frame.filter(pl.Series(kept)), frame[held_out]
+        train.write_parquet(folder / "train.parquet")
+        valid.write_parquet(folder / "valid.parquet")
+        batch_size = self.batch_size or min(max(train.height // _STEPS, _LEAST), _MOST)
+        params = {
+            "model": self.model, "dataset_id": "frame", "data_format": "parquet",
+            "data_root": str(folder / "data"), "model_root": str(folder / "runs"),
+            "train_data": str(folder / "train.parquet"),
+            "valid_data": str(folder / "valid.parquet"),
+            "min_categr_count": 1, "label_col": {"name": "label", "dtype": "float"},
+            "feature_cols": [
+                {"name": name, "active": True, "dtype": "str", "type": "categorical"}
+                if is_id
+                else {"name": name, "active": True, "dtype": "float", "type": "numeric",
+                      "normalizer": "StandardScaler"}
+                for name, is_id in zip(frame.columns, self._ids, strict=False)
+            ],
+            "task": "binary_classification", "loss": "binary_crossentropy", "optimizer": "adam",
+            "metrics": ["AUC", "logloss"], "monitor": "logloss", "monitor_mode": "min",
+            "epochs": self.epochs, "batch_size": batch_size, "learning_rate": self.learning_rate,
+            "embedding_dim": self.embedding_dim, "seed": self.random_state, "verbose": 0,
+        }  # fmt: skip
+        with redirect_stderr(io.StringIO()):  # the log of the run
+            settings = validated(_EXPID, params | dict(self.settings or {}), folder)
+            record = run_experiment(settings)
+        self.metrics_ = dict(record.valid)
+        kept_files = [record.json_file, record.checkpoint, *record.schema_folder.iterdir()]
+        return {str(file.relative_to(record.folder)): file.read_bytes() for file in kept_files}
+
+    def _load(self) -> None:
+        with TemporaryDirectory() as folder:
+            for name, content in self._files.items():
+                file = Path(folder, name)
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(content)
+            self._run: LoadedRun = load_run(folder)
+            _ = self._run.row_encoder  # read while its files are there
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in super().__getstate__().items() if key != "_run"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_files" in state:
+            self._load()
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        tags.input_tags.string = tags.input_tags.categorical = True
+        return tags
+
+
+def train(model: str, frame: Any, label: str, **options: Any) -> TwinClassifier:
+    """Fit a model to a frame in one line.
+
+    Args:
+        model: Name of a model of the registry.
+        frame: Rows of a pandas or polars frame, the label among its columns.
+        label: Name of the column to predict.
+        **options: Those of :class:`TwinClassifier`.
+
+    Raises:
+        SettingsError: There is no such column, or a setting is not valid.
+
+    Example:
+        >>> frame = pl.DataFrame({"item": ["a", "b"] * 50, "click": [1, 0] * 50})
+        >>> train("TF4CTR_DeepFM", frame, label="click", epochs=2).classes_.tolist()
+        [0, 1]
+    """
+    if label not in frame.columns:
+        raise SettingsError(unknown("label", label, list(frame.columns)))
+    names = [name for name in frame.columns if name != label]
+    return TwinClassifier(model, **options).fit(frame[names], frame[label].to_numpy())
