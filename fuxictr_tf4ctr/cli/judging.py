@@ -1,4 +1,4 @@
-"""``fuxictr compare``, ``report``, ``results`` and ``submit``: judge finished runs."""
+"""``fuxictr compare``, ``explain``, ``report``, ``results``, ``submit``: judge finished runs."""
 
 import argparse
 import json
@@ -10,8 +10,9 @@ from fuxictr_tf4ctr.cli.options import SEED, whole_number
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``compare``, ``report``, ``results`` and ``submit`` to the parser's commands."""
+    """Add the commands to the parser's."""
     _add_compare(commands)
+    _add_explain(commands)
     _add_report(commands)
     _add_results(commands)
     _add_submit(commands)
@@ -29,6 +30,32 @@ def _add_compare(commands: Any) -> None:
     _add_resamples(compare)
     compare.add_argument("--json", action="store_true", help="print JSON instead of a table")
     compare.set_defaults(call=_compare)
+
+
+def _add_explain(commands: Any) -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="what each field is worth to a finished run",
+        description="Permute the values of each field among a run's test rows and say what AUC and "
+        "logloss lose, for a twin by encoder and gate. Kept as explanation.json in the run's "
+        "folder, where fuxictr report finds it.",
+    )
+    explain.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    explain.add_argument(
+        "--pairs", nargs="+", default=[], metavar="A,B", help="fields to permute together as well"
+    )
+    explain.add_argument(
+        "--rows",
+        type=whole_number(4, 10**9),
+        default=100_000,
+        metavar="N",
+        help="test rows to score, from the first (default: 100000)",
+    )
+    explain.add_argument(
+        "--seed", type=SEED, default=0, help="seed of the permutations (default: 0)"
+    )
+    explain.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    explain.set_defaults(call=_explain)
 
 
 def _add_report(commands: Any) -> None:
@@ -68,6 +95,24 @@ def _compare(arguments: argparse.Namespace) -> int:
         arguments.first, arguments.second, arguments.resamples, arguments.seed
     )
     print(json.dumps(comparison.as_json(), indent=2) if arguments.json else comparison)
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.analysis.report.importance import explain_run
+    from fuxictr_tf4ctr.analysis.results import as_text
+    from fuxictr_tf4ctr.errors import SettingsError
+
+    pairs = [tuple(pair.split(",")) for pair in arguments.pairs]
+    for pair in pairs:
+        if len(pair) != 2:
+            raise SettingsError(f"--pairs {','.join(pair)}: two fields, joined by a comma")
+    found = explain_run(arguments.run, pairs, arguments.rows, arguments.seed)
+    if arguments.json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        print(f"{found.rows:,} test rows; 95% intervals\n")
+        print(as_text([importance.row() for importance in found.importances]), end="")
     return 0
 
 

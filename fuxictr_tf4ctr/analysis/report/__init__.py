@@ -11,6 +11,7 @@ from fuxictr_tf4ctr.analysis.compare import (
     score_run,
 )
 from fuxictr_tf4ctr.analysis.report.header import page_header, provenance_section
+from fuxictr_tf4ctr.analysis.report.importance import importance_section
 from fuxictr_tf4ctr.analysis.report.inside import GateWatch, embedding_section
 from fuxictr_tf4ctr.analysis.report.learning import learning_section
 from fuxictr_tf4ctr.analysis.report.page import render_page, reported
@@ -63,6 +64,7 @@ def make_report(folders: Sequence[str | Path], resamples: int = 1000, seed: int 
         quality_section(runs),
         twin_section(runs[0], watch.gates()),
         difficulty_section(runs),
+        importance_section(runs[0]),
         embedding_section(runs[:2]),
         provenance_section(runs),
     ]
