@@ -12,7 +12,6 @@ are in ``model_zoo`` also where a checkout is first on the path. It imports next
 import sys
 from os.path import abspath, dirname, isfile, join
 from types import ModuleType
-from typing import Any
 
 _NAME = "model_zoo"
 _OWN = join(dirname(abspath(__file__)), _NAME)
@@ -22,7 +21,7 @@ class _Finder:
     """Finds our ``model_zoo`` first; it steps aside for another one itself."""
 
     @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(name: str, path: object = None, target: object = None) -> object:
         if name != _NAME or not isfile(join(_OWN, "__init__.py")):
             return None
         from importlib.util import spec_from_file_location
@@ -34,7 +33,7 @@ class _Finder:
 class _Zoo(ModuleType):
     """A package in which a model's name is its class, never the module that defines it."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if self._is_ours() and self._step_aside() and name in vars(self):
             return vars(self)[name]  # scripts append their zoo to sys.path after our import
         if name == "__all__" and self._is_ours():
@@ -50,7 +49,7 @@ class _Zoo(ModuleType):
         setattr(self, name, found)
         return found
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         # Importing a submodule binds it to its name here, which may be that of a model.
         submodule = isinstance(value, ModuleType) and value.__name__ == f"{_NAME}.{name}"
         if not submodule or not (self._is_ours() or name in _twins()):
@@ -107,7 +106,7 @@ def _twins() -> list[str]:
     )
 
 
-def _find(name: str) -> Any:
+def _find(name: str) -> object:
     """Return a model that the registry knows (a checkout's, by FUXICTR_HOME), else a submodule."""
     from fuxictr_tf4ctr.errors import SettingsError
     from fuxictr_tf4ctr.registry import find_model
