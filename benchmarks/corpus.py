@@ -2,8 +2,8 @@
 
 ``$BARS_HOME`` is a checkout of reczoo/BARS, ``$FUXICTR_HOME`` one of reczoo/FuxiCTR, whose models
 are named; a corpus that is not at hand is left out. Each folder of experiments and each tuner file
-is read as ``fuxictr tune --config`` reads it, up to the data, which need not be there. The counts
-go to ``benchmarks/results/corpus.json``, with every refusal and its reason.
+is read as ``fuxictr tune --config`` reads it, up to the data, which need not be there. Refusals are
+printed; the counts go to ``benchmarks/results/corpus.json``, reason by reason.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,10 @@ def problems_of(source: Path) -> tuple[int, Counter[str]]:
     return len(points), told
 
 
-def _reason(problem: str) -> str:
-    """Tell problems of one kind by one text: what they quote and number is left out."""
-    return re.sub(r"'[^']*'|\[.*\]|\S*/\S*", "…", problem)[:120]
+def _kinds(problems: Iterable[str]) -> set[str]:
+    """Tell problems of one kind by one text: names and paths are left out."""
+    names = r"'[^']*'|\[.*\]|\(.*\)|\S*/\S*"
+    return {re.sub(names, "…", problem.split("\n")[0]) for problem in problems}
 
 
 def load_all() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -88,19 +89,23 @@ def load_all() -> Iterator[tuple[str, dict[str, Any]]]:
                         "loaded": len(paths) - len(refused),
                         "experiments": experiments,
                         "reasons": dict(
-                            Counter(_reason(text) for each in refused.values() for text in each)
+                            Counter(kind for each in refused.values() for kind in _kinds(each))
                         ),
                         "refused": refused,
                     },
                 )
 
 
-if __name__ == "__main__":
-    table = dict(load_all())
-    for name, counts in table.items():
-        print(
-            f"{name}: {counts['loaded']} of {counts['there']} ({counts['experiments']} experiments)"
-        )
-        for path, problems in counts["refused"].items():
+def main() -> None:
+    """Load all, print what is refused, and keep the counts."""
+    table = {}
+    for name, counts in load_all():
+        print(f"{name}: {counts['loaded']} of {counts['there']}")
+        for path, problems in counts.pop("refused").items():
             print(f"  {path}:", *problems, sep="\n    ")
-    RESULTS.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        table[name] = counts
+    RESULTS.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@
 
 import argparse
 import inspect
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -79,6 +80,16 @@ else told in a warning. What its models once called a key is read as its present
 model has that: `crossing_layers` as `num_cross_layers`, `cin_layer_units` as `cin_hidden_units`,
 `hidden_units` as `dnn_hidden_units` and the reverse. Groups of columns, FuxiCTR's
 `!!python/tuple [a, b]`, may be written as plain lists.
+
+## What FuxiCTR and BARS have published
+
+Folders of experiments and tuner files as they are, given to `fuxictr tune --config`, by
+`benchmarks/corpus.py`. What is refused names its fault: most often a function of FuxiCTR's own
+processor for the data set, which is to be set as `feature_processor`.
+
+| corpus | there | load | refused, by reason |
+|---|---|---|---|
+{_corpus_rows()}
 
 ## Fast mode
 
@@ -205,6 +216,16 @@ def _columns() -> str:
         "`feature_processor` of your own may read further keys of a column; "
         "`fuxictr.datasets.avazu`, `.criteo` and `.kkbox` are FuxiCTR's.",
         width=100,
+    )
+
+
+def _corpus_rows() -> str:
+    table = json.loads((DOCS.parent / "benchmarks/results/corpus.json").read_text("utf-8"))
+    return "\n".join(
+        f"| {name} | {counts['there']} | {counts['loaded']} | "
+        + "; ".join(f"{count}: {reason}" for reason, count in counts["reasons"].items())
+        + " |"
+        for name, counts in table.items()
     )
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,7 +36,7 @@ from fuxictr_tf4ctr.metrics.calibration import (
     calibrated_metrics,
     fit_calibration,
 )
-from fuxictr_tf4ctr.runs.loading import keep_schema
+from fuxictr_tf4ctr.runs.loading import WithinMemory, keep_schema
 from fuxictr_tf4ctr.runs.observers import EventFiles, evaluation_row
 from fuxictr_tf4ctr.runs.records import RunRecord, logging_to, new_run, read_run, versions
 from fuxictr_tf4ctr.runs.resume import refuse_other_data, resumed_run
@@ -210,7 +210,7 @@ def _record(settings: Settings, resume: bool | Path, ranks: Ranks) -> Iterator[R
 def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> BaseModel:
     """Build the model of an experiment, its checkpoint in the folder of the run."""
     divided = ShardingOptions.from_params(settings.params) is not None
-    with table_engine().unmade() if divided else nullcontext():
+    with table_engine().unmade() if divided else WithinMemory():
         model = settings.model_class(feature_map, **settings.params)
     model.model_dir, model.checkpoint = str(record.folder), str(record.checkpoint)
     record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -297,7 +297,7 @@ def _loaders(
 ) -> Data:
     """Serve the splits; on a GPU, beside so many bytes that the model needs there."""
 
-    def loader(split: str) -> H5DataLoader | None:
+    def loader(split: str) -> "H5DataLoader | None":
         path = getattr(dataset, split)
         if path is None:
             return None

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fuxictr_tf4ctr.datasets import (
     EncodedDataset,
@@ -45,6 +47,8 @@ _CALIBRATION = Record(
         "y": Key(ListOf(NUMBER)),
     }
 )
+# What makes tensors of a size.
+_MAKING = {torch.ops.aten.empty, torch.ops.aten.zeros, torch.ops.aten.ones, torch.ops.aten.full}
 _SCHEMA_FILES = ("feature_map.json", "feature_vocab.json", "encoder.json")
 
 
@@ -216,6 +220,34 @@ def _link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfileobj(original, copy)
 
 
+class WithinMemory(TorchDispatchMode):
+    """While in context, refuse tensors beyond the machine's memory before any is asked for.
+
+    A model is built of many; those of all are counted, once more for their gradients.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = 0
+        self._memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """See torch; only what makes tensors of a given size is looked at."""
+        kwargs = kwargs or {}
+        if function.overloadpacket in _MAKING:
+            item = (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
+            self._asked += 2 * item * math.prod(args[0])
+            if self._asked > self._memory:
+                raise SettingsError(
+                    f"the model needs more than {self._asked / 2**30:,.0f} GiB for weights and "
+                    f"gradients, this machine has {self._memory / 2**30:,.0f}: lower embedding_dim "
+                    "or hidden units, or raise min_categr_count"
+                )
+        return function(*args, **kwargs)
+
+
 def _gpu_index(device: str | torch.device) -> int:
     try:
         device = torch.device(device)
@@ -247,7 +279,7 @@ def _feature_map(record: RunRecord, params: dict[str, Any]) -> FeatureMap:
 
 def _model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> BaseModel:
     # Weights are drawn at random, then replaced: the caller's random numbers are not touched.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), WithinMemory():
         model = settings.model_class(feature_map, **settings.params)
     model.model_dir, model.checkpoint = str(record.folder), str(record.checkpoint)
     load_weights(model, record.checkpoint)

@@ -13,7 +13,7 @@ from typing import Any
 from fuxictr.pytorch.models import BaseModel
 from torch import nn
 
-from fuxictr_tf4ctr.names import misspelt, unknown
+from fuxictr_tf4ctr.names import misspelt, shown, unknown
 from fuxictr_tf4ctr.schema import AnyOf, Kind, ListOf, name_of
 from fuxictr_tf4ctr.settings.keys import IGNORED, KEYS
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
@@ -160,6 +160,21 @@ def activation_problems(params: Mapping[str, Any]) -> list[str]:
         for key, value in params.items()
         if "activation" in key
         for problem in _ACTIVATION_KEY.problems(value, key)
+    ]
+
+
+def size_problems(params: Mapping[str, Any]) -> list[str]:
+    """List whole numbers that are no size of anything torch makes.
+
+    Args:
+        params: Settings of any model.
+    """
+    return [
+        f"{key}={shown(value)} is beyond any size: stay below 2^31"
+        for key, value in params.items()
+        if key not in KEYS
+        for number in (value if isinstance(value, list | tuple) else [value])
+        if isinstance(number, int) and abs(number) >= 2**31
     ]
 
 

@@ -31,6 +31,7 @@ from fuxictr_tf4ctr.settings.model_keys import (
     activation_problems,
     batch_norm_problems,
     key_problems,
+    size_problems,
     understood,
 )
 from fuxictr_tf4ctr.settings.resolver import Experiments, active_columns
@@ -154,6 +155,7 @@ def validated(
             problems += _twin_problems(params, model_class, judge_columns=not columns)
     problems += (
         activation_problems(params)
+        + size_problems(params)
         + (_device_problems(params) if runs_here else [])
         + _tensorboard_problems(params["tensorboard"])
         + list(sharding_problems(params, runs_here))

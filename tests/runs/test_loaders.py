@@ -5,7 +5,7 @@ import torch
 
 from fuxictr_tf4ctr import load_settings, run_experiment
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.runs import experiment
+from fuxictr_tf4ctr.runs import experiment, loading
 
 
 class Built(Exception):
@@ -49,3 +49,16 @@ def test_what_cannot_be_is_found_before_data_are_read(monkeypatch, settings, wor
         load_settings("TF4CTR_DCNv2_demo", overrides=settings)
     assert words in str(raised.value)
     assert len(str(raised.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "size", [{"embedding_dim": 10**8}, {"complex_hidden_units": [2 * 10**6, 2 * 10**6]}], ids=str
+)
+def test_a_model_beyond_the_machines_memory_is_refused_before_it_is_made(
+    tmp_path, monkeypatch, size
+):
+    monkeypatch.setattr(loading.os, "sysconf", lambda name: 2**15)  # 1 GiB
+    roots = {"data_root": str(tmp_path / "data"), "model_root": str(tmp_path / "runs")}
+    settings = load_settings("TF4CTR_DCNv2_demo", overrides=roots | size)
+    with pytest.raises(SettingsError, match="weights and gradients, this machine has 1: lower"):
+        run_experiment(settings)
