@@ -33,6 +33,12 @@ class EngineError(UserError):
     exit_code = 1
 
 
+class DeviceError(UserError):
+    """A GPU or its driver failed."""
+
+    exit_code = 1
+
+
 class MemoryShortage(UserError):
     """What was asked for does not fit into memory."""
 

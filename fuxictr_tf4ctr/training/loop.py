@@ -21,7 +21,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
-from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
+from fuxictr_tf4ctr.errors import DataError, DeviceError, DivergenceError, SettingsError, Terminated
 from fuxictr_tf4ctr.metrics.names import check_metric, needs_group
 from fuxictr_tf4ctr.stopping import sigterm_noted
 from fuxictr_tf4ctr.training import checkpoints
@@ -214,9 +214,15 @@ class _Loop:
             return self.step(batch)
         except torch.OutOfMemoryError as error:
             rows = len(model.get_labels(batch))
-            raise SettingsError(
+            message = (
                 f"out of GPU memory at {_where(model)}: a step of {rows} rows does not fit; lower "
                 f"batch_size to {max(rows // 2, 1)}, or embedding_dim"
+            )
+            raise SettingsError(message + self._saved_before_step()) from error
+        except torch.AcceleratorError as error:
+            raise DeviceError(
+                f"the GPU failed at {_where(model)}: {str(error).splitlines()[0]}; its memory is "
+                "lost: look at nvidia-smi, and go on from the last saved state with --resume"
             ) from error
         except RuntimeError as error:
             # Weights ruined by the step before show here first: cross-entropy refuses NaN.
@@ -225,6 +231,20 @@ class _Loop:
             raise DivergenceError(
                 f"the weights are not finite at {_where(model)}: lower the learning rate"
             ) from error
+
+    def _saved_before_step(self) -> str:
+        """Save the state of before a step that ran out of memory, and say so; alone and fused.
+
+        A fused optimizer changes no weight before it has all the memory it needs.
+        """
+        model = self.model
+        groups = getattr(getattr(model, "optimizer", None), "param_groups", [])
+        fused = bool(groups) and all(group.get("fused") for group in groups)
+        if self.watch.checkpoints is None or self.ranks.size > 1 or not fused:
+            return ""
+        model._total_steps -= 1
+        self._save_state()
+        return "; or free memory of the GPU and go on with --resume: the state is saved"
 
     def _start_epoch(self) -> Iterator:
         """Return the batches of the epoch that are still to come."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
@@ -87,7 +88,12 @@ def fast_problems(params: Mapping[str, Any], model_class: type[BaseModel] | None
 
 def check_fast(options: FastOptions, model: BaseModel, ranks: Ranks = ALONE) -> None:
     """Raise SettingsError where a switch cannot work with a model, its device or the ranks."""
-    problems = list(_device_problems(options, on_gpu=model.device.type == "cuda"))
+    problems = list(_device_problems(options, on_gpu=model.device.type != "cpu"))
+    if options.precision == "bf16" and too_old_for_bf16(model.device):
+        problems.append(
+            "precision: bf16 needs a GPU of compute capability 8.0 or above: take tf32 or fp32 "
+            "(precision: fp32 beside fast: true)"
+        )
     if ranks.size > 1:
         problems += _rank_problems(options)
     if options.replaces_step:
@@ -96,6 +102,12 @@ def check_fast(options: FastOptions, model: BaseModel, ranks: Ranks = ALONE) -> 
         problems += _optimizer_problems(options, type(optimizer).__name__.lower())
     if problems:
         raise SettingsError("; ".join(problems))
+
+
+def too_old_for_bf16(device: torch.device) -> bool:
+    """Whether a device is a GPU without arithmetic in bfloat16."""
+    on_gpu = device.type == "cuda"
+    return on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _device_problems(options: FastOptions, on_gpu: bool) -> Iterator[str]:
