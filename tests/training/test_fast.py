@@ -164,7 +164,7 @@ def test_compiled_steps_are_the_plain_ones_but_for_rounding():
     torch.testing.assert_close(other.state_dict(), plain.state_dict(), rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.gpu
 def test_a_replayed_step_is_the_plain_one():
     plain, other = twin(gpu=0), twin(gpu=0)
     batches = [
