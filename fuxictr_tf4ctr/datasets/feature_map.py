@@ -146,9 +146,8 @@ def read_feature_map(path: Path) -> dict[str, Any]:
         ) from None
     kind = _FEATURE_MAP_1 if "feature_specs" in content else _FEATURE_MAP
     problems = kind.problems(content, f"{path}: ")
-    if not problems:
-        names = [name for entry in content.get("features", ()) for name in entry]
-        names += content.get("labels", ())
+    if not problems and kind is _FEATURE_MAP:
+        names = [name for entry in content["features"] for name in entry] + content["labels"]
         twice = [name for name in names if names.count(name) > 1]
         problems = [f"{path}: {name!r} is there twice" for name in twice[:1]]
     if problems:

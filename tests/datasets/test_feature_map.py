@@ -82,6 +82,25 @@ def test_code_in_the_file_is_refused(tmp_path):
         load_feature_map(write(tmp_path, features=[{"user": spec}]), PARAMS)
 
 
+BAD_MAPS = {
+    "no list": ({"features": True}, "features=True must be a non-empty list"),
+    "no type": ({"features": [{"a": {}}]}, r"features\[0\]\.a\.type is missing"),
+    "no size": ({"features": [{"a": {"type": "categorical"}}]}, "a.vocab_size is missing"),
+    "absurd size": (
+        {"features": [{"a": {"type": "categorical", "vocab_size": 10**15}}]},
+        "vocab_size=1000000000000000 must be a whole number from 1 to 2147483647",
+    ),
+    "labels": ({"labels": 3}, "labels=3 must be a list of texts"),
+    "twice": ({"labels": ["user"]}, "'user' is there twice"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_MAPS.values(), ids=BAD_MAPS)
+def test_wrong_values_are_named_with_file_and_key(tmp_path, change, message):
+    with pytest.raises(DataError, match=rf"feature_map\.json: .*{message}"):
+        load_feature_map(write(tmp_path, **change), PARAMS)
+
+
 def test_wrong_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"feature_map\.json: missing"):
         load_feature_map(tmp_path, PARAMS)
