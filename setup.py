@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from shutil import rmtree
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
@@ -32,6 +33,10 @@ class BuildWithResources(build_py):
     """Build the packages, with configuration and demo data in ours, and what joins model zoos."""
 
     def run(self) -> None:
+        if not self.editable_mode:
+            # What an earlier build of the same clone left: its modules would come back to life.
+            for package in ("fuxictr_tf4ctr", "model_zoo"):
+                rmtree(Path(self.build_lib, package), ignore_errors=True)
         super().run()
         if self.editable_mode:
             return  # a clone has them beside the package
