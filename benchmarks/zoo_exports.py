@@ -76,23 +76,25 @@ def experiments(checkout: Path) -> dict[str, dict[str, Any]]:
         for expid, section in sorted(content.items(), key=lambda item: item[0].endswith("_test")):
             # A second implementation, in TensorFlow, lies beside some models.
             if not file.parents[1].name.endswith("_tf"):
-                found[section["model"]] = {**base, **section, "model_id": expid}
+                prefix = "LongCTR." if "LongCTR" in file.parts else ""
+                found[prefix + section["model"]] = {**base, **section, "model_id": expid}
     named = {
         name: entry for name, entry in list_models(checkout).items() if entry.source == "checkout"
     }
-    return {name: found.get(name, found.get(name.split(".")[-1], {})) for name in named}
+    return {name: found.get(name, {}) for name in named}
 
 
 def build(checkout: Path, name: str, params: dict[str, Any]) -> BaseModel:
     """Build a model, untrained, for the data set of its configuration."""
     folder = checkout / "data" / str(params.get("dataset_id"))
-    if not (folder / "feature_map.json").is_file():  # not shipped: any that has a sequence
-        folder = checkout / "data" / "tiny_seq"
+    if not (folder / "feature_map.json").is_file():  # that data set is not shipped
+        folder = checkout / "data" / "tiny_parquet"
     params = _GIVEN | params
     params |= {"model": name, "dataset_id": folder.name, "gpu": -1, "verbose": 0}
     params["model_root"] = tempfile.gettempdir()
     feature_map = FeatureMap(folder.name, str(folder))
     feature_map.load(str(folder / "feature_map.json"), params)
+    feature_map.labels = feature_map.labels * params.get("num_tasks", 1)
     torch.manual_seed(1)
     return find_model(name, checkout)(feature_map, **params)
 
