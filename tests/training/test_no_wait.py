@@ -60,7 +60,7 @@ def step_on_meta(model, batches, fast=EXACT):
             assert loss.device.type == "meta"
 
 
-@pytest.mark.parametrize("name", [name for name in model_zoo._TWINS if name != "TF4CTR_Pair"])
+@pytest.mark.parametrize("name", [name for name in model_zoo.__all__ if name != "TF4CTR_Pair"])
 def test_no_step_of_a_twin_waits(name):
     model = build(name, net_dropout=0.1, embedding_regularizer=0.1)
     step_on_meta(model, [random_batch(model.feature_map, rows=6, seed=s) for s in range(3)])
