@@ -1,6 +1,7 @@
 """A few hundred cases of every kind; ``python -m tests.fuzz`` runs as many as wanted."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(__import__("os"), "fork"), reason="cases are forks of a warm process"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="cases are forks of a warm process"),
+]
 
 
 def test_every_input_has_an_answer_and_every_stop_is_a_clean_one(tmp_path):
@@ -20,7 +22,7 @@ def test_every_input_has_an_answer_and_every_stop_is_a_clean_one(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tests.fuzz", "--cases", "200", "--output", counts),
-            *("--kills", "6", "--disks", "2"),
+            *("--kills", "3", "--disks", "2"),
         ],
         cwd=ROOT,
         capture_output=True,

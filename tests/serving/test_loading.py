@@ -103,3 +103,13 @@ def test_what_does_not_exist_is_refused(demo_run, tmp_path):
     for device in ("cuda:99", "tape"):
         with pytest.raises(SettingsError, match="device"):
             load_run(demo_run.folder, device)
+
+
+def test_weights_that_are_not_finite_are_refused(copied):
+    (file,) = copied.glob("*.model")
+    weights = torch.load(file, weights_only=True)
+    name = next(iter(weights))
+    weights[name].view(-1)[0] = float("nan")
+    torch.save(weights, file)
+    with pytest.raises(DataError, match="numbers that are not finite"):
+        load_run(copied)
