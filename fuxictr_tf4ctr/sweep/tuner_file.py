@@ -111,7 +111,7 @@ def read_tuner(
     if expid is not None:
         content = {key: content[key] for key in content if key != "dataset_id"}
         content["base_expid"] = expid
-    if "base_expid" not in content:
+    if content.get("base_expid") is None:
         raise SettingsError(f"{path} names no base_expid: say by --expid which experiment to vary")
     space = read_space(content["tuner_space"], str(path))
     folder = _base_folder(path, content, checkout)
