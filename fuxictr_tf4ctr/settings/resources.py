@@ -46,7 +46,10 @@ def located(
     root = Path(params["data_root"]).expanduser()
     encoded = Path(str(params.get("dataset_id")), "feature_map.json")
     there = (folder for folder in finder.places(root) if os.path.exists(folder / encoded))
-    params["data_root"] = str(next(there, root))
+    found = next(there, root)
+    # Under the working directory it stays as written, encoded yet or not: a resumed run has the
+    # settings it began with.
+    params["data_root"] = str(root if found == Path(os.path.abspath(root)) else found)
     return params, finder.problems(params.get("dataset_id")), finder.found()
 
 

@@ -116,7 +116,7 @@ def test_a_folder_without_a_run_is_named(tmp_path):
     done = finish("--resume", tmp_path / "nowhere", cwd=tmp_path)
     assert done.returncode == 2 and "nowhere: no such folder" in done.stderr
     done = finish("--resume", tmp_path, cwd=tmp_path)
-    assert done.returncode == 2 and "run.json is no record of a run" in done.stderr
+    assert done.returncode == 2 and "run.json: no such file" in done.stderr
 
 
 def test_differences_that_do_not_matter_are_not_listed():
