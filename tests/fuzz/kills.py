@@ -192,7 +192,7 @@ def _at(folder: Path, operation: int | None, sent: int, count: Path | None = Non
     """
     from fuxictr_tf4ctr import files
 
-    inside, done, busy = str(folder), 0, False
+    inside, done, busy = f"{folder}{os.sep}", 0, False
 
     def step() -> None:
         nonlocal done, busy
