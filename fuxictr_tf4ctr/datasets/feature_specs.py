@@ -164,6 +164,9 @@ def complete_columns(
     features = _one_entry_per_name(feature_cols, "feature_cols", problems)
     labels = label_col if isinstance(label_col, list) else [label_col]
     labels = _one_entry_per_name(labels, "label_col", problems)
+    for column in features:
+        if column.get("normalizer", "") is None:  # which FuxiCTR would take for a name
+            del column["normalizer"]
     times = Counter(column["name"] for column in features + labels)
     problems += [
         f"column {name!r} is listed twice in feature_cols and label_col"
