@@ -74,7 +74,7 @@ def change(key, value):
 
 
 BROKEN = {
-    "no run": (lambda folder: (folder / "run.json").unlink(), "no record of a run"),
+    "no run": (lambda folder: (folder / "run.json").unlink(), "name the folder of a run"),
     "no checkpoint": (
         lambda folder: (folder / "TF4CTR_DCNv2_demo.model").unlink(),
         "no checkpoint .* --resume",
@@ -84,7 +84,7 @@ BROKEN = {
         "cannot be read",
     ),
     "no schema": (lambda folder: shutil.rmtree(folder / "schema"), "keeps no feature map"),
-    "other version": (change("format", 99), "another format"),
+    "other version": (change("format", 99), "another version.s, or damaged"),
     "other model": (change("embedding_dim", 8), "does not belong to this model"),
     "code in settings": (change("loss", "__import__('os').getcwd()"), "settings are not valid"),
 }
