@@ -217,6 +217,7 @@ def launch(arguments: Sequence[str], workers: int, max_restarts: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    before = dict(os.environ)
     # The ranks share the cores; torchrun would give each one thread, however many cores there are.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     os.environ.update(as_parent())
@@ -240,4 +241,7 @@ def launch(arguments: Sequence[str], workers: int, max_restarts: int) -> int:
         status = failure.exitcode
         print(f"rank {rank} ended with status {status}", file=sys.stderr)
         return status if status > 0 else 128 - status
+    finally:  # what this process starts later is no rank
+        os.environ.clear()
+        os.environ.update(before)
     return 0
