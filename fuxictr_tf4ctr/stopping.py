@@ -92,7 +92,7 @@ def end_with_parent() -> None:
     A parent that is killed outright cannot end its children, which would go on alone. No signal of
     the kernel's is needed: whoever adopts an orphan has another process id.
     """
-    parent = os.environ.get(_PARENT, "")
+    parent = os.environ.pop(_PARENT, "")  # this process's own, not that of its children
     if not parent.isdecimal() or int(parent) == os.getpid():
         return
 
