@@ -58,7 +58,7 @@ def by_us(folder: Path, expid: str) -> None:
     from fuxictr_tf4ctr.runs.records import read_run
 
     os.chdir(folder)
-    runs = folder / "runs"
+    runs = folder / "runs" / expid
     code = main(["run", "--config", "config", "--expid", expid, "--set", f"model_root={runs}"])
     if code == 0:
         (record,) = runs.rglob("run.json")
@@ -93,7 +93,8 @@ def run_side(side: str, checkout: Path) -> None:
         lines = log.read_text("utf-8", errors="replace").splitlines()
         log.unlink()
         results = [line.removeprefix("RESULT ") for line in lines if line.startswith("RESULT ")]
-        entry = {"metrics": json.loads(results[-1])} if results else {"error": lines[-1:]}
+        said = [line.replace(f"{checkout}/", "") for line in lines[-1:]]
+        entry = {"metrics": json.loads(results[-1])} if results else {"error": said}
         print(json.dumps({"model": folder.name, "expid": expid} | entry), flush=True)
 
 
