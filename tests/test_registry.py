@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import sysconfig
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from fuxictr_tf4ctr.registry import find_model, list_models, register_model
 from fuxictr_tf4ctr.twin import TwinModel
 
 ROOT = Path(__file__).resolve().parents[1]
-# As a Python begins that has not met FuxiCTR yet, wherever a clone of ours may be on its path.
+# As a Python begins that has not met FuxiCTR yet, and has ours nowhere on its path.
 FRESH = """
-import os, sys
-sys.path[:] = [path for path in sys.path if not os.path.isdir((path or ".") + "/fuxictr_tf4ctr")]
+import glob, sys
+sys.path[:] = [path for path in sys.path if not glob.glob((path or ".") + "/fuxictr*/")] + [{!r}]
 sys.meta_path[:] = [
     finder for finder in sys.meta_path
     if not getattr(finder, "__module__", type(finder).__module__).startswith("fuxictr")
@@ -27,7 +28,7 @@ sys.meta_path[:] = [
 for name in list(sys.modules):
     if name.startswith(("fuxictr", "model_zoo")):
         del sys.modules[name]
-del os, name
+del glob, name
 """
 
 LOCAL = """
@@ -122,15 +123,30 @@ print(find_model("TF4CTR_DCNv2") is model_zoo.TF4CTR_DCNv2, find_model("LocalFMP
 """
 
 
+@pytest.fixture(scope="session")
+def site_without_us(tmp_path_factory):
+    """What is installed here as if we were not: links, so that it is FuxiCTR's own code."""
+    folder = tmp_path_factory.mktemp("site")
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if path.name != "model_zoo" and not path.name.startswith("fuxictr_tf4ctr"):
+            (folder / path.name).symlink_to(path)
+        elif path.name == "model_zoo":  # FuxiCTR's wheel has a part of it
+            (folder / "model_zoo").mkdir()
+            (folder / "model_zoo" / "LongCTR").symlink_to(path / "LongCTR")
+    return folder
+
+
 @pytest.mark.parametrize("order", ["first", "last", "ours"])
-def test_fuxictrs_scripts_do_the_same_with_and_without_us(checkout, order, monkeypatch):
+def test_fuxictrs_scripts_do_the_same_with_and_without_us(
+    checkout, site_without_us, order, monkeypatch
+):
     """Their model_zoo is imported, whichever is found first, and has the twins besides."""
     monkeypatch.delenv("FUXICTR_HOME", raising=False)
 
     def run(code, *, with_us):
         # As fuxictr_tf4ctr.pth of an installation does
         with_path = f"sys.path.insert(0, {str(ROOT)!r})\nimport fuxictr_tf4ctr_zoo\n"
-        code = FRESH + (with_path if with_us else "") + code
+        code = FRESH.format(str(site_without_us)) + (with_path if with_us else "") + code
         done = run_program("-c", code, checkout, order, cwd=ROOT.parent)
         assert done.returncode == 0, done.stderr
         return done.stdout.replace("'fuxictr_tf4ctr', ", "").replace("'fuxictr_tf4ctr_zoo', ", "")
