@@ -48,7 +48,7 @@ from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.settings.reading import Settings, load_settings
 from fuxictr_tf4ctr.sweep.search import as_choice, suggest
-from fuxictr_tf4ctr.sweep.space import Space, read_space
+from fuxictr_tf4ctr.sweep.tuner_file import Space, read_space
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

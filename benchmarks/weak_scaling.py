@@ -25,8 +25,7 @@ from fuxictr.features import FeatureMap
 from fuxictr_tf4ctr.datasets import H5DataLoader
 from fuxictr_tf4ctr.datasets.stored import H5Writer
 from fuxictr_tf4ctr.distributed import Ranks
-from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics
-from fuxictr_tf4ctr.metrics.spread import evaluate_spread
+from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics, evaluate_spread
 from fuxictr_tf4ctr.runs.records import machine, versions
 
 RESULTS = Path(__file__).resolve().parent / "results"

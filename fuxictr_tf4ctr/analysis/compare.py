@@ -11,9 +11,15 @@ import numpy as np
 import torch
 
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.metrics.delong import DeLong, delong_test
-from fuxictr_tf4ctr.metrics.names import STREAMS
-from fuxictr_tf4ctr.metrics.resampled import Interval, PairedIntervals, paired_bootstrap, statistics
+from fuxictr_tf4ctr.metrics.definitions import STREAMS
+from fuxictr_tf4ctr.metrics.significance import (
+    DeLong,
+    Interval,
+    PairedIntervals,
+    delong_test,
+    paired_bootstrap,
+    statistics,
+)
 from fuxictr_tf4ctr.runs.loading import LoadedRun, load_run
 
 

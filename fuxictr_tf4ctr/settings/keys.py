@@ -14,7 +14,7 @@ from fuxictr_tf4ctr.datasets.loader import MEMORY_BUDGET, STORAGES
 from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
 from fuxictr_tf4ctr.distributed.sharding import SHARDINGS, TABLE_OPTIMIZERS
 from fuxictr_tf4ctr.metrics.calibration import METHODS
-from fuxictr_tf4ctr.metrics.names import check_metric
+from fuxictr_tf4ctr.metrics.definitions import check_metric
 from fuxictr_tf4ctr.schema import (
     ANYTHING,
     FILE_NAME,

@@ -21,7 +21,7 @@ from fuxictr_tf4ctr.datasets.job import check_preprocess, find_processor_class
 from fuxictr_tf4ctr.datasets.loader import NO_GPU_STORAGE
 from fuxictr_tf4ctr.distributed.sharding import sharding_problems
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.metrics.names import needs_group, split_stream
+from fuxictr_tf4ctr.metrics.definitions import needs_group, split_stream
 from fuxictr_tf4ctr.names import nearest, shown, unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, REQUIRED, Key, Record

@@ -1,4 +1,4 @@
-"""The folder of a sweep: what it holds, and what its runs have reached.
+"""The folder of a sweep: what it holds, what its runs have reached, and which of them is best.
 
 ``<folder>/`` holds ``<name>.yaml``, the tuner file; ``<name>/``, the experiments in FuxiCTR's
 form; ``runs/``, a folder for each run; ``logs/``, what each child printed; ``<name>.csv``,
@@ -6,8 +6,9 @@ FuxiCTR's result lines; ``sweep.json``, ``ranking.csv``, ``ranking.md``; ``study
 """
 
 import json
+import statistics
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import held, storage_errors, write_whole
 from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run, sweep_up
 from fuxictr_tf4ctr.schema import ANYTHING, TEXT, TEXTS, Key, Kind, ListOf, Record, read_json, whole
+from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.sweep.points import Point
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
@@ -179,3 +181,103 @@ class _Dumper(yaml.SafeDumper):
 def _yaml(content: Mapping[str, Any]) -> str:
     plain_content = json.loads(json.dumps(content, default=plain))
     return yaml.dump(plain_content, Dumper=_Dumper, default_flow_style=None, indent=4)
+
+
+def monitored(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> float | None:
+    """Return the weighted sum of metrics that a run monitors, None where one is not there.
+
+    Args:
+        settings: Settings of the run; ``monitor`` is heeded.
+        metrics: Its metrics on the validation data.
+    """
+    monitor = settings.get("monitor", KEYS["monitor"].default)
+    weights = {monitor: 1} if isinstance(monitor, str) else monitor
+    if any(name not in metrics for name, weight in weights.items() if weight):
+        return None
+    return sum(weight * metrics[name] for name, weight in weights.items() if weight)
+
+
+def monitor_name(settings: Mapping[str, Any]) -> str:
+    """Return the monitor as one reads it: ``AUC``, or ``AUC - 0.5 logloss``."""
+    monitor = settings.get("monitor", KEYS["monitor"].default)
+    if isinstance(monitor, str):
+        return monitor
+    terms = [
+        f"{'-' if weight < 0 else '+'} {'' if abs(weight) == 1 else f'{abs(weight):g} '}{name}"
+        for name, weight in monitor.items()
+        if weight
+    ]
+    return " ".join(terms).removeprefix("+ ")
+
+
+def more_is_better(settings: Mapping[str, Any]) -> bool:
+    """Whether the greatest monitored value is the best."""
+    return settings.get("monitor_mode", KEYS["monitor_mode"].default) == "max"
+
+
+def ranking(
+    runs: Iterable[tuple[Point, RunRecord]], base: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Rank finished runs by their metrics on the validation data; test stands beside it.
+
+    Args:
+        runs: Each point with the record of its finished run.
+        base: Settings that the runs share: all are ranked by the monitor in them, also where the
+            one by which they stop varies.
+
+    Returns:
+        One row per run, best first: rank, expid, monitored value, metrics on both splits, number
+        of parameters and of evaluations, seconds, and the keys in which the points differ.
+    """
+    runs = list(runs)
+    if not runs:
+        return []
+    name, sign = monitor_name(base), -1 if more_is_better(base) else 1
+    varied = [
+        key
+        for key in runs[0][0].values
+        if any(point.values[key] != runs[0][0].values[key] for point, _ in runs)
+    ]
+    values = {p.expid: monitored(base, record.valid) for p, record in runs}
+    # A run without validation data has nothing to be ranked by, and comes last.
+    runs.sort(key=lambda run: (values[run[0].expid] is None, sign * (values[run[0].expid] or 0)))
+    return [
+        {
+            "rank": rank,
+            "expid": point.expid,
+            f"monitor ({name})": values[point.expid],
+            **_metrics("valid", record.valid),
+            **_metrics("test", record.test),
+            "parameters": record.parameters,
+            "evaluations": len(record.evaluations),
+            "seconds": round(record.seconds.get("total", 0.0)),
+            **{key: point.values[key] for key in varied},
+        }
+        for rank, (point, record) in enumerate(runs, start=1)
+    ]
+
+
+def seed_table(runs: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, Any]]:
+    """Summarise experiments that ran under several seeds, as mean and sample deviation.
+
+    Args:
+        runs: Expid -> its finished runs, one per seed.
+    """
+    return [_seed_row(expid, records) for expid, records in runs.items() if records]
+
+
+def _seed_row(expid: str, records: Sequence[RunRecord]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "expid": expid,
+        "seeds": " ".join(str(record.settings["seed"]) for record in records),
+    }
+    for split in ("valid", "test"):
+        for metric in getattr(records[0], split):
+            values = [getattr(record, split)[metric] for record in records]
+            row[f"{split} {metric} mean"] = statistics.fmean(values)
+            row[f"{split} {metric} std"] = statistics.stdev(values) if len(values) > 1 else None
+    return row
+
+
+def _metrics(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split} {name}": value for name, value in metrics.items()}

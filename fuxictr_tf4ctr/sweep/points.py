@@ -21,8 +21,7 @@ from fuxictr_tf4ctr.runs.experiment import check_workers
 from fuxictr_tf4ctr.settings.keys import DATASET_KEYS
 from fuxictr_tf4ctr.settings.published import is_published, twin_params
 from fuxictr_tf4ctr.settings.reading import Settings, validated
-from fuxictr_tf4ctr.sweep.space import ranges
-from fuxictr_tf4ctr.sweep.tuner_file import Tuner
+from fuxictr_tf4ctr.sweep.tuner_file import Tuner, ranges
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,18 @@ from fuxictr_tf4ctr.datasets import encode_dataset
 from fuxictr_tf4ctr.errors import SettingsError, UserError
 from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.stopping import sigterm_raises
-from fuxictr_tf4ctr.sweep.children import Children, Job, Outcome, check_devices
-from fuxictr_tf4ctr.sweep.folder import SweepFolder
-from fuxictr_tf4ctr.sweep.plan import FixedPlan, Plan, Progress, carry_out
+from fuxictr_tf4ctr.sweep.folder import SweepFolder, ranking, seed_table
+from fuxictr_tf4ctr.sweep.plan import (
+    Children,
+    FixedPlan,
+    Job,
+    Outcome,
+    Plan,
+    Progress,
+    carry_out,
+    check_devices,
+)
 from fuxictr_tf4ctr.sweep.points import Point, grid, grid_size
-from fuxictr_tf4ctr.sweep.ranking import ranking, seed_table
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner, read_tuner
 
 Carrier = Callable[[Plan, Progress, bool], list[Outcome]]

@@ -12,12 +12,10 @@ from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.runs.records import plain
 from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.published import is_published
-from fuxictr_tf4ctr.sweep.children import Job, Outcome
-from fuxictr_tf4ctr.sweep.folder import SweepFolder
+from fuxictr_tf4ctr.sweep.folder import SweepFolder, monitored, more_is_better
+from fuxictr_tf4ctr.sweep.plan import Job, Outcome
 from fuxictr_tf4ctr.sweep.points import Point, PointMaker
-from fuxictr_tf4ctr.sweep.ranking import monitored, more_is_better
-from fuxictr_tf4ctr.sweep.space import Range, Space
-from fuxictr_tf4ctr.sweep.tuner_file import Tuner
+from fuxictr_tf4ctr.sweep.tuner_file import Range, Space, Tuner
 
 try:
     import optuna

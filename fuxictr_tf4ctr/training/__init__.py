@@ -1,7 +1,7 @@
 """Training and evaluation of FuxiCTR models."""
 
+from fuxictr_tf4ctr.metrics.definitions import check_metric, needs_group
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics
-from fuxictr_tf4ctr.metrics.names import check_metric, needs_group
 from fuxictr_tf4ctr.training.averaging import Averaging
 from fuxictr_tf4ctr.training.checkpoints import Checkpoints, load_weights, save_weights
 from fuxictr_tf4ctr.training.evaluation import evaluate, predict

@@ -14,9 +14,8 @@ from tqdm import tqdm
 
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics, evaluate_on_device
-from fuxictr_tf4ctr.metrics.names import split_stream
-from fuxictr_tf4ctr.metrics.spread import evaluate_spread
+from fuxictr_tf4ctr.metrics.definitions import split_stream
+from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics, evaluate_on_device, evaluate_spread
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from fuxictr_tf4ctr.errors import DataError, DeviceError, DivergenceError, SettingsError, Terminated
-from fuxictr_tf4ctr.metrics.names import check_metric, needs_group
+from fuxictr_tf4ctr.metrics.definitions import check_metric, needs_group
 from fuxictr_tf4ctr.stopping import sigterm_noted
 from fuxictr_tf4ctr.training import checkpoints
 from fuxictr_tf4ctr.training.averaging import WeightAverages

@@ -24,7 +24,7 @@ from fuxictr_tf4ctr.distributed import (  # noqa: E402
 from fuxictr_tf4ctr.distributed.sharding import WHOLE  # noqa: E402
 from fuxictr_tf4ctr.engines.torchrec.pieces import Piece, gather, scatter  # noqa: E402
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError  # noqa: E402
-from fuxictr_tf4ctr.metrics.spread import evaluate_spread  # noqa: E402
+from fuxictr_tf4ctr.metrics.evaluate import evaluate_spread  # noqa: E402
 from fuxictr_tf4ctr.training import (  # noqa: E402
     Checkpoints,
     Data,

@@ -7,8 +7,8 @@ from sklearn.isotonic import IsotonicRegression
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.metrics.calibration import Calibration, fit_calibration
+from fuxictr_tf4ctr.metrics.definitions import check_metric
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics
-from fuxictr_tf4ctr.metrics.names import check_metric
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuxictr_tf4ctr.metrics.definitions import Ranking, auc, group_aucs, middles
-from fuxictr_tf4ctr.metrics.delong import delong_test
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics
-from fuxictr_tf4ctr.metrics.resampled import paired_bootstrap, resampled_mean, statistics
+from fuxictr_tf4ctr.metrics.significance import (
+    delong_test,
+    paired_bootstrap,
+    resampled_mean,
+    statistics,
+)
 
 # Few distinct scores make many ties.
 ROWS = st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 4)), min_size=4).filter(

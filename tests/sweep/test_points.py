@@ -11,8 +11,7 @@ from small_sweep import DATASET, write_project, write_tuner
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.sweep.points import grid, grid_size
-from fuxictr_tf4ctr.sweep.space import Range, read_space
-from fuxictr_tf4ctr.sweep.tuner_file import read_tuner
+from fuxictr_tf4ctr.sweep.tuner_file import Range, read_space, read_tuner
 
 
 @pytest.fixture()

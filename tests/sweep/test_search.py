@@ -10,10 +10,15 @@ optuna = pytest.importorskip("optuna", reason="the extra [tune] is not installed
 
 from fuxictr_tf4ctr.errors import SettingsError  # noqa: E402
 from fuxictr_tf4ctr.runs.records import RunRecord  # noqa: E402
-from fuxictr_tf4ctr.sweep.children import Outcome  # noqa: E402
-from fuxictr_tf4ctr.sweep.folder import SweepFolder  # noqa: E402
-from fuxictr_tf4ctr.sweep.plan import Progress, carry_out  # noqa: E402
-from fuxictr_tf4ctr.sweep.ranking import ranking  # noqa: E402
+from fuxictr_tf4ctr.sweep.folder import (  # noqa: E402
+    SweepFolder,
+    ranking,
+)
+from fuxictr_tf4ctr.sweep.plan import (  # noqa: E402
+    Outcome,
+    Progress,
+    carry_out,
+)
 from fuxictr_tf4ctr.sweep.search import Search  # noqa: E402
 from fuxictr_tf4ctr.sweep.tuner_file import read_tuner  # noqa: E402
 

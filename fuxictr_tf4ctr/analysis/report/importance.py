@@ -20,10 +20,8 @@ from fuxictr_tf4ctr.analysis.report.page import ReportedRun, Section, table
 from fuxictr_tf4ctr.analysis.report.plot import count
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import write_whole
-from fuxictr_tf4ctr.metrics.definitions import cross_entropy
-from fuxictr_tf4ctr.metrics.delong import delong_test
-from fuxictr_tf4ctr.metrics.names import STREAMS
-from fuxictr_tf4ctr.metrics.resampled import Interval
+from fuxictr_tf4ctr.metrics.definitions import STREAMS, cross_entropy
+from fuxictr_tf4ctr.metrics.significance import Interval, delong_test
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.runs.loading import LoadedRun
 

@@ -14,7 +14,7 @@ from fuxictr_tf4ctr.analysis.report.plot import (
     number,
     signed,
 )
-from fuxictr_tf4ctr.metrics.resampled import Interval, PairedIntervals
+from fuxictr_tf4ctr.metrics.significance import Interval, PairedIntervals
 
 _LESS_IS_BETTER = {"logloss", "ece"}
 _BAR = 150

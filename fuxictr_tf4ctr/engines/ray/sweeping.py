@@ -14,10 +14,8 @@ from fuxictr_tf4ctr.engines.ray import connected, in_folder
 from fuxictr_tf4ctr.errors import SettingsError, Terminated, UserError
 from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.settings.reading import load_settings
-from fuxictr_tf4ctr.sweep.children import Job, Outcome
-from fuxictr_tf4ctr.sweep.folder import SweepFolder
-from fuxictr_tf4ctr.sweep.plan import Plan, Progress
-from fuxictr_tf4ctr.sweep.ranking import monitored, more_is_better
+from fuxictr_tf4ctr.sweep.folder import SweepFolder, monitored, more_is_better
+from fuxictr_tf4ctr.sweep.plan import Job, Outcome, Plan, Progress
 from fuxictr_tf4ctr.sweep.runner import SweepOptions
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
