@@ -21,8 +21,8 @@ import torch
 from fuxictr_tf4ctr import load, load_settings, run_experiment
 from fuxictr_tf4ctr.runs.records import machine, versions
 from fuxictr_tf4ctr.serving.export import export_run
-from fuxictr_tf4ctr.serving.export.graphs import ScoringGraph
-from fuxictr_tf4ctr.serving.export.score import Scorer
+from fuxictr_tf4ctr.serving.graphs import ScoringGraph
+from fuxictr_tf4ctr.serving.score import Scorer
 
 RESULTS = Path(__file__).resolve().parent / "results" / "serving.json"
 EXPID = "TF4CTR_DCNv2_demo"

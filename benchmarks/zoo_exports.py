@@ -25,7 +25,7 @@ import yaml
 
 from fuxictr_tf4ctr.errors import UserError
 from fuxictr_tf4ctr.registry import CHECKOUT_VARIABLE, find_model, list_models
-from fuxictr_tf4ctr.serving.export.graphs import GRAPHS, ScoringGraph
+from fuxictr_tf4ctr.serving.graphs import GRAPHS, ScoringGraph
 
 from fuxictr.features import FeatureMap  # isort: skip  after ours, which keeps Ray away
 from fuxictr.pytorch.models import BaseModel  # isort: skip

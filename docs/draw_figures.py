@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from fuxictr_tf4ctr import load, load_settings, run_experiment
-from fuxictr_tf4ctr.analysis.report.curves import shares
 from fuxictr_tf4ctr.analysis.report.plot import WIDTH, Plot, extent, root_ticks
+from fuxictr_tf4ctr.analysis.report.quality import shares
 from fuxictr_tf4ctr.metrics.definitions import truth_probability
 from fuxictr_tf4ctr.runs.loading import LoadedRun
 from fuxictr_tf4ctr.twin.loss import focus_weights

@@ -38,7 +38,7 @@ from fuxictr_tf4ctr.schema import (
     whole,
 )
 from fuxictr_tf4ctr.training.averaging import LEARNING_RATE_DROP
-from fuxictr_tf4ctr.training.fast.options import PRECISIONS
+from fuxictr_tf4ctr.training.fast import PRECISIONS
 
 LOSSES = (
     "binary_crossentropy",

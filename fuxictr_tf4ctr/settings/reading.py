@@ -35,10 +35,9 @@ from fuxictr_tf4ctr.settings.model_keys import (
     understood,
 )
 from fuxictr_tf4ctr.settings.resolver import Experiments, active_columns
-from fuxictr_tf4ctr.settings.resources import located, resource_root
-from fuxictr_tf4ctr.settings.sections import read_sections
+from fuxictr_tf4ctr.settings.sections import located, read_sections, resource_root
 from fuxictr_tf4ctr.training.averaging import averaging_problems
-from fuxictr_tf4ctr.training.fast.options import fast_problems
+from fuxictr_tf4ctr.training.fast import fast_problems
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
 _DEFAULTS = {

@@ -22,8 +22,7 @@ from fuxictr_tf4ctr.settings.published import (
     twin_params,
 )
 from fuxictr_tf4ctr.settings.reading import list_expids, model_section
-from fuxictr_tf4ctr.settings.resources import resource_root
-from fuxictr_tf4ctr.settings.sections import read_sections, read_yaml
+from fuxictr_tf4ctr.settings.sections import read_sections, read_yaml, resource_root
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
 _RANGE_KEYS = {"low", "high", "step", "log"}

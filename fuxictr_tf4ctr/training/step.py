@@ -17,16 +17,9 @@ from torch import Tensor
 
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.training.dropout import (
-    Noise,
-    fast_noise,
-    faster_dropout,
-    masks_agree,
-    torch_noise,
-)
+from fuxictr_tf4ctr.training.fast import EXACT, FastOptions, check_fast
 from fuxictr_tf4ctr.training.fast.cuda_graphs import GraphedStep
 from fuxictr_tf4ctr.training.fast.forward import Forward, arithmetic, compiled_forward
-from fuxictr_tf4ctr.training.fast.options import EXACT, FastOptions, check_fast
 from fuxictr_tf4ctr.training.fast.rows import (
     ClippedGradients,
     RowGradients,
@@ -35,7 +28,16 @@ from fuxictr_tf4ctr.training.fast.rows import (
     scaled_terms,
 )
 from fuxictr_tf4ctr.training.losses import NO_TERMS, Terms, loss_terms
-from fuxictr_tf4ctr.training.regularization import Regularization, regularized, squared_norm
+from fuxictr_tf4ctr.training.regularization import (
+    Noise,
+    Regularization,
+    fast_noise,
+    faster_dropout,
+    masks_agree,
+    regularized,
+    squared_norm,
+    torch_noise,
+)
 from fuxictr_tf4ctr.training.tables import (
     DenseGradients,
     FusedLookups,

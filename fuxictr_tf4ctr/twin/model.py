@@ -9,8 +9,12 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.twin.embedding import View
 from fuxictr_tf4ctr.twin.encoders import ENCODERS, Encoder
-from fuxictr_tf4ctr.twin.encoders.base import encoder_options, option_problems, pick_options
-from fuxictr_tf4ctr.twin.encoders.linear import LinearLogit
+from fuxictr_tf4ctr.twin.encoders.base import (
+    LinearLogit,
+    encoder_options,
+    option_problems,
+    pick_options,
+)
 from fuxictr_tf4ctr.twin.fusion import Fusion
 from fuxictr_tf4ctr.twin.sample_selection import SAMPLE_SELECTIONS
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel

@@ -8,7 +8,8 @@ import torch
 from helpers import make_feature_map, random_batch
 
 import model_zoo
-from fuxictr_tf4ctr.analysis.report.curves import (
+from fuxictr_tf4ctr.analysis.report.inside import GateWatch, field_norms
+from fuxictr_tf4ctr.analysis.report.quality import (
     agreement,
     calibration_curve,
     decile_auc,
@@ -17,7 +18,6 @@ from fuxictr_tf4ctr.analysis.report.curves import (
     roc_curve,
     shares,
 )
-from fuxictr_tf4ctr.analysis.report.inside import GateWatch, field_norms
 from fuxictr_tf4ctr.metrics.definitions import auc, cross_entropy, truth_probability
 
 

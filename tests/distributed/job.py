@@ -22,7 +22,7 @@ from fuxictr_tf4ctr.distributed import (  # noqa: E402
     synchronise_batch_norm,
 )
 from fuxictr_tf4ctr.distributed.sharding import WHOLE  # noqa: E402
-from fuxictr_tf4ctr.engines.torchrec.pieces import Piece, gather, scatter  # noqa: E402
+from fuxictr_tf4ctr.engines.torchrec.rows import Piece, gather, scatter  # noqa: E402
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError  # noqa: E402
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_spread  # noqa: E402
 from fuxictr_tf4ctr.training import (  # noqa: E402

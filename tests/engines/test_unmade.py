@@ -8,8 +8,8 @@ import torch
 from helpers import ALL_KINDS, FEATURES, make_feature_map
 from torch import Tensor, nn
 
-from fuxictr_tf4ctr.engines.torchrec import unmade
-from fuxictr_tf4ctr.engines.torchrec.unmade import UnmadeTable, tables_unmade
+from fuxictr_tf4ctr.engines.torchrec import rows as table_rows
+from fuxictr_tf4ctr.engines.torchrec.rows import UnmadeTable, tables_unmade
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.registry import find_model
 
@@ -36,7 +36,7 @@ def built(name, feature_map, **options):
 def test_rows_made_later_and_all_other_weights_are_what_they_would_have_been(
     name, rows, part, monkeypatch
 ):
-    monkeypatch.setattr(unmade, "_PART", part)
+    monkeypatch.setattr(table_rows, "_PART", part)
     specs = {
         field: spec | ({"vocab_size": rows * spec["vocab_size"]} if "vocab_size" in spec else {})
         for field, spec in ALL_KINDS.items()

@@ -15,7 +15,7 @@ from fuxictr_tf4ctr.leaderboard import submit
 from fuxictr_tf4ctr.leaderboard.protocols import PROTOCOLS, Protocol, Split, find_protocol
 from fuxictr_tf4ctr.runs.records import read_run
 from fuxictr_tf4ctr.settings.reading import list_expids
-from fuxictr_tf4ctr.settings.resources import resource_root
+from fuxictr_tf4ctr.settings.sections import resource_root
 from fuxictr_tf4ctr.sweep.folder import SweepFolder
 
 EXPID = "TF4CTR_DCNv2_tiny_001_1a2b3c4d"

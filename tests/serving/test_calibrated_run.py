@@ -10,7 +10,7 @@ from fuxictr_tf4ctr import load, load_settings, run_experiment
 from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.serving.export import export_run
-from fuxictr_tf4ctr.serving.export.score import Scorer
+from fuxictr_tf4ctr.serving.score import Scorer
 
 TINY = {"epochs": 1, "embedding_dim": 4, "complex_hidden_units": [6], "verbose": 0}
 

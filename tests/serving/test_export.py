@@ -18,9 +18,10 @@ import model_zoo
 from fuxictr_tf4ctr import load
 from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.serving.export import artefact, export_run
-from fuxictr_tf4ctr.serving.export.graphs import GRAPHS, ScoringGraph, _export_errors
-from fuxictr_tf4ctr.serving.export.score import Scorer
+from fuxictr_tf4ctr.serving import export
+from fuxictr_tf4ctr.serving.export import export_run
+from fuxictr_tf4ctr.serving.graphs import GRAPHS, ScoringGraph, _export_errors
+from fuxictr_tf4ctr.serving.score import Scorer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from zoo_exports import build, experiments
@@ -259,7 +260,7 @@ def test_a_model_that_scores_otherwise_is_not_exported(demo_run, tmp_path, monke
 
         return scorer
 
-    monkeypatch.setattr(artefact, "GRAPHS", {"onnx": shifted})
+    monkeypatch.setattr(export, "GRAPHS", {"onnx": shifted})
     with pytest.raises(DataError, match=r"y_pred differs by 0\.0001, .*--tolerance [12]e-04$"):
         export_run(demo_run, tmp_path / "export")
     assert list(tmp_path.iterdir()) == []

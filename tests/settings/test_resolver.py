@@ -9,7 +9,7 @@ import yaml
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.settings.reading import list_expids, model_section, read_sections
-from fuxictr_tf4ctr.settings.resources import resource_root
+from fuxictr_tf4ctr.settings.sections import resource_root
 from fuxictr_tf4ctr.twin import TwinModel
 
 CONFIG = resource_root() / "config"

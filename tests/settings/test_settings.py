@@ -8,7 +8,7 @@ from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.settings.reading import list_expids, load_settings
-from fuxictr_tf4ctr.settings.resources import resource_root
+from fuxictr_tf4ctr.settings.sections import resource_root
 
 DATASET = {
     "data_root": "./encoded/",

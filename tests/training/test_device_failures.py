@@ -5,8 +5,7 @@ import torch
 from tiny_model import EmbeddingMLP, build_batches, build_model
 
 from fuxictr_tf4ctr.errors import DeviceError, SettingsError
-from fuxictr_tf4ctr.training import Checkpoints, Data, FastOptions, Schedule, Watch, fit
-from fuxictr_tf4ctr.training.fast import options
+from fuxictr_tf4ctr.training import Checkpoints, Data, FastOptions, Schedule, Watch, fast, fit
 from fuxictr_tf4ctr.training.step import TrainingStep
 
 DATA = Data(build_batches(1), build_batches(2))
@@ -60,6 +59,6 @@ def test_a_driver_error_is_one_message(tmp_path, fails):
 
 
 def test_a_gpu_too_old_for_bf16_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(options, "too_old_for_bf16", lambda device: True)
+    monkeypatch.setattr(fast, "too_old_for_bf16", lambda device: True)
     with pytest.raises(SettingsError, match=r"compute capability 8\.0"):
         fit(build_model(tmp_path, EmbeddingMLP), DATA, Schedule(1, fast=FastOptions("bf16")))

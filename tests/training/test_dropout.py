@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from fuxictr_tf4ctr.training.dropout import fast_noise, faster_dropout, masks_agree, torch_noise
+from fuxictr_tf4ctr.training.regularization import (
+    fast_noise,
+    faster_dropout,
+    masks_agree,
+    torch_noise,
+)
 
 
 @pytest.mark.skipif(not masks_agree(), reason="this PyTorch draws masks with MKL's generator")

@@ -11,8 +11,7 @@ from tiny_model import EmbeddingMLP, build_batches, build_model
 import model_zoo
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.training import Checkpoints, Data, FastOptions, Schedule, Watch, fit
-from fuxictr_tf4ctr.training.fast import EXACT
-from fuxictr_tf4ctr.training.fast.options import fast_problems
+from fuxictr_tf4ctr.training.fast import EXACT, fast_problems
 from fuxictr_tf4ctr.training.fast.rows import cow_clip
 from fuxictr_tf4ctr.training.step import training_step
 

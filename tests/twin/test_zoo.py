@@ -10,7 +10,7 @@ from tiny_twins import build
 
 import model_zoo
 from fuxictr_tf4ctr.settings.reading import list_expids
-from fuxictr_tf4ctr.settings.resources import resource_root
+from fuxictr_tf4ctr.settings.sections import resource_root
 from fuxictr_tf4ctr.twin import FUSIONS, SAMPLE_SELECTIONS
 
 SELECTIONS = list(SAMPLE_SELECTIONS)

@@ -10,14 +10,13 @@ from fuxictr_tf4ctr.analysis.compare import (
     refuse_other_rows,
     score_run,
 )
-from fuxictr_tf4ctr.analysis.report.header import page_header, provenance_section
 from fuxictr_tf4ctr.analysis.report.importance import importance_section
 from fuxictr_tf4ctr.analysis.report.inside import GateWatch, embedding_section
 from fuxictr_tf4ctr.analysis.report.learning import learning_section
+from fuxictr_tf4ctr.analysis.report.overview import page_header, provenance_section, versus_section
 from fuxictr_tf4ctr.analysis.report.page import render_page, reported
 from fuxictr_tf4ctr.analysis.report.quality import difficulty_section, quality_section
 from fuxictr_tf4ctr.analysis.report.twin import twin_section
-from fuxictr_tf4ctr.analysis.report.versus import versus_section
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.files import write_whole
 

@@ -9,9 +9,9 @@ import torch
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from torch import Tensor, nn
 
-from fuxictr_tf4ctr.analysis.report.curves import difficulty_deciles, shares
 from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section
 from fuxictr_tf4ctr.analysis.report.plot import Plot, count, extent, number
+from fuxictr_tf4ctr.analysis.report.quality import difficulty_deciles, shares
 from fuxictr_tf4ctr.metrics.definitions import truth_probability
 from fuxictr_tf4ctr.twin.fusion import MixtureOfExpertsFusion, VotingFusion
 from fuxictr_tf4ctr.twin.sample_selection import GatingMechanism, MixtureOfExperts

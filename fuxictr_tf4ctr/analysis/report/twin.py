@@ -5,12 +5,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from fuxictr_tf4ctr.analysis.report.curves import (
-    agreement,
-    complex_nearer,
-    roc_curve,
-    shares,
-)
 from fuxictr_tf4ctr.analysis.report.inside import Gate, gate_by_difficulty, gate_values
 from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section, tiles
 from fuxictr_tf4ctr.analysis.report.plot import (
@@ -23,7 +17,13 @@ from fuxictr_tf4ctr.analysis.report.plot import (
     root_ticks,
     signed,
 )
-from fuxictr_tf4ctr.analysis.report.quality import roc_tips
+from fuxictr_tf4ctr.analysis.report.quality import (
+    agreement,
+    complex_nearer,
+    roc_curve,
+    roc_tips,
+    shares,
+)
 from fuxictr_tf4ctr.metrics.definitions import auc, cross_entropy, truth_probability
 from fuxictr_tf4ctr.twin.fusion import WeightedSumFusion
 from fuxictr_tf4ctr.twin.loss import TwinFocusLoss

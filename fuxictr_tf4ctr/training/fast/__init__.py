@@ -1,5 +1,154 @@
-"""Fast mode: switches that may change a run's results, each in a module of its own."""
+"""Fast mode: switches that may change a run's results; each works by a module of its own."""
 
-from fuxictr_tf4ctr.training.fast.options import EXACT, FastOptions
+import importlib.util
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-__all__ = ["EXACT", "FastOptions"]
+import torch
+from fuxictr.pytorch.models import BaseModel
+
+from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
+from fuxictr_tf4ctr.errors import SettingsError
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+# What ``fast: true`` stands for: what is quicker there and leaves the metrics where they were.
+_FAST_ON_GPU = {"precision": "bf16", "cuda_graphs": True}
+_FAST_ON_CPU = {"fast_dropout": True}
+# Their updates can be recorded in a CUDA graph.
+_CAPTURABLE = ("adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "asgd", "adadelta", "sgd")
+
+
+@dataclass(frozen=True)
+class FastOptions:
+    """How far training may go from FuxiCTR's arithmetic; as it stands, nowhere.
+
+    Attributes:
+        precision: Arithmetic of matrix products: "fp32", "tf32" (a GPU's), "bf16" (autocast).
+        compile: Whether ``torch.compile`` fuses what lies between the lookups and the loss.
+        cuda_graphs: Whether a step is recorded once and replayed by the GPU.
+        sparse_embeddings: Whether only the rows of a batch are updated and regularised.
+        cowclip: Whether embedding gradients are clipped row by row, as CowClip does.
+        cowclip_scale: Batch size over the one that learning rate and regularizers are given for.
+        fast_dropout: Whether dropout masks on a CPU come from a faster generator than PyTorch's.
+    """
+
+    precision: str = "fp32"
+    compile: bool = False
+    cuda_graphs: bool = False
+    sparse_embeddings: bool = False
+    cowclip: bool = False
+    cowclip_scale: float = 1.0
+    fast_dropout: bool = False
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "FastOptions":
+        """Read the switches from settings; ``fast`` stands for those safe on the device.
+
+        Args:
+            params: Settings with gpu and batch_size; switches not given are left out or None.
+        """
+        chosen: dict[str, Any] = {}
+        if params.get("fast"):
+            chosen = _FAST_ON_GPU if params["gpu"] >= 0 else _FAST_ON_CPU
+        names = [field.name for field in fields(cls)]
+        given = {name: params[name] for name in names if params.get(name) is not None}
+        if params.get("cowclip_batch_size"):
+            given["cowclip_scale"] = params["batch_size"] / params["cowclip_batch_size"]
+        return cls(**chosen | given)
+
+    @property
+    def replaces_step(self) -> bool:
+        """Whether a switch changes the training step itself, beside the generator of dropout."""
+        return replace(self, fast_dropout=False) != EXACT
+
+
+EXACT = FastOptions()
+
+
+def fast_problems(params: Mapping[str, Any], model_class: type[BaseModel] | None) -> list[str]:
+    """List what keeps the switches from working, one sentence each; empty if all is well.
+
+    Args:
+        params: Settings, complete.
+        model_class: Class of the model, None where it is not known.
+    """
+    options = FastOptions.from_params(params)
+    problems = [
+        *_device_problems(options, on_gpu=params["gpu"] >= 0),
+        *_optimizer_problems(options, str(params["optimizer"]).lower()),
+    ]
+    if params.get("cowclip_batch_size") and not options.cowclip:
+        problems.append("cowclip_batch_size is for cowclip: set cowclip: true, or leave it out")
+    if model_class is not None and options.replaces_step:
+        problems += _step_problems(model_class)
+    return problems
+
+
+def check_fast(options: FastOptions, model: BaseModel, ranks: Ranks = ALONE) -> None:
+    """Raise SettingsError where a switch cannot work with a model, its device or the ranks."""
+    problems = list(_device_problems(options, on_gpu=model.device.type != "cpu"))
+    if options.precision == "bf16" and too_old_for_bf16(model.device):
+        problems.append(
+            "precision: bf16 needs a GPU of compute capability 8.0 or above: take tf32 or fp32 "
+            "(precision: fp32 beside fast: true)"
+        )
+    if ranks.size > 1:
+        problems += _rank_problems(options)
+    if options.replaces_step:
+        optimizer = getattr(model, "optimizer", None)
+        problems += _step_problems(type(model))
+        problems += _optimizer_problems(options, type(optimizer).__name__.lower())
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def too_old_for_bf16(device: torch.device) -> bool:
+    """Whether a device is a GPU without arithmetic in bfloat16."""
+    on_gpu = device.type == "cuda"
+    return on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _device_problems(options: FastOptions, on_gpu: bool) -> Iterator[str]:
+    if options.precision == "tf32" and not on_gpu:
+        yield "precision: tf32 is a GPU's arithmetic: set gpu, or take fp32 or bf16"
+    if options.cuda_graphs and not on_gpu:
+        yield "cuda_graphs needs a GPU: set gpu, or leave it out"
+    if options.fast_dropout and on_gpu:
+        yield "fast_dropout is for a CPU, a GPU draws its masks fast: leave it out"
+    if options.cuda_graphs and (options.sparse_embeddings or options.cowclip):
+        yield (
+            "cuda_graphs records steps of one shape, but sparse_embeddings and cowclip go over as "
+            "many rows as a batch has different ids: leave one of them out"
+        )
+    if options.compile and not _has_compiler(on_gpu):
+        needed = "triton (pip install triton)" if on_gpu else "a C++ compiler (g++ or clang++)"
+        yield f"compile needs {needed}: install it, or leave compile out"
+
+
+def _rank_problems(options: FastOptions) -> Iterator[str]:
+    for name in ("sparse_embeddings", "cowclip", "cuda_graphs"):
+        if getattr(options, name):
+            yield f"{name} sees the batch of one process: leave it out, or train with one worker"
+
+
+def _optimizer_problems(options: FastOptions, optimizer: str) -> Iterator[str]:
+    if options.sparse_embeddings and optimizer != "adam":
+        yield f"sparse_embeddings has a rule for optimizer adam alone, not {optimizer}"
+    if options.cuda_graphs and optimizer not in _CAPTURABLE:
+        yield f"cuda_graphs cannot record optimizer {optimizer}: take adam"
+
+
+def _step_problems(model_class: type[BaseModel]) -> Iterator[str]:
+    if model_class.train_step is not BaseModel.train_step:
+        yield (
+            f"{model_class.__name__} has its own train_step, which precision, compile, "
+            "cuda_graphs, sparse_embeddings and cowclip would bypass: leave them out"
+        )
+
+
+def _has_compiler(on_gpu: bool) -> bool:
+    if on_gpu:
+        return importlib.util.find_spec("triton") is not None
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))

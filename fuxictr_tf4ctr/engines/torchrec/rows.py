@@ -1,4 +1,4 @@
-"""Embedding tables that are not made when a model is built; any rows of them can be made later.
+"""Rows of tables that no process holds whole: made when asked for, gathered and scattered.
 
 A model draws its first weights from PyTorch's generator, one after another. A table that is not
 made takes just as many numbers from it, so the other weights become what they would be, and
@@ -7,17 +7,19 @@ a whole table, and every weight is what one process would have drawn.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fuxictr_tf4ctr.distributed.ranks import JoinedRanks
 from fuxictr_tf4ctr.errors import SettingsError
 
 # Numbers drawn at a time. PyTorch draws normal numbers in groups of 16 and the last 16 of a tensor
@@ -193,3 +195,92 @@ def tables_unmade() -> Iterator[None]:
     """While in context, tables of FuxiCTR's embedding layers are :class:`UnmadeTable`."""
     with _Unmade():
         yield
+
+
+class Piece(NamedTuple):
+    """Rows of the tensor ``name``, from its row ``start`` on."""
+
+    name: str
+    start: int
+    rows: Tensor
+
+
+class _Description(NamedTuple):
+    name: str
+    start: int
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.shape[0]
+
+
+@torch.no_grad()
+def gather(pieces: Sequence[Piece], ranks: JoinedRanks) -> dict[str, Tensor]:
+    """Put the pieces of all ranks together, in the memory of rank 0's host.
+
+    Args:
+        pieces: Those of this rank.
+        ranks: All ranks; each calls this.
+
+    Returns:
+        Name -> whole tensor on rank 0, nothing on the others.
+    """
+    pieces = [piece for piece in pieces if len(piece.rows)]
+    described = _described(pieces, ranks)
+    if not ranks.leads:
+        for piece in pieces:
+            dist.send(piece.rows.cpu().contiguous(), 0, group=ranks.control)
+        return {}
+    whole = _empty(each for own in described for each in own)
+    for rank, own in enumerate(described):
+        for at, each in enumerate(own):
+            target = whole[each.name][each.start : each.stop]
+            if rank == 0:
+                target.copy_(pieces[at].rows)
+            else:
+                dist.recv(target, rank, group=ranks.control)
+    return whole
+
+
+@torch.no_grad()
+def scatter(whole: Mapping[str, Tensor], pieces: Sequence[Piece], ranks: JoinedRanks) -> None:
+    """Fill the pieces of all ranks from whole tensors.
+
+    Args:
+        whole: Name -> tensor; that of rank 0 counts.
+        pieces: Those of this rank; their ``rows`` are overwritten.
+        ranks: All ranks; each calls this.
+    """
+    pieces = [piece for piece in pieces if len(piece.rows)]
+    described = _described(pieces, ranks)
+    if not ranks.leads:
+        for piece in pieces:
+            rows = torch.empty(piece.rows.shape, dtype=piece.rows.dtype)
+            dist.recv(rows, 0, group=ranks.control)
+            piece.rows.copy_(rows)
+        return
+    for rank, own in enumerate(described):
+        for at, each in enumerate(own):
+            rows = whole[each.name][each.start : each.stop]
+            if rank == 0:
+                pieces[at].rows.copy_(rows)
+            else:
+                dist.send(rows.to("cpu", each.dtype).contiguous(), rank, group=ranks.control)
+
+
+def _described(pieces: Sequence[Piece], ranks: JoinedRanks) -> list[list[_Description]]:
+    own = [_Description(name, start, rows.shape, rows.dtype) for name, start, rows in pieces]
+    return ranks.all_gather(own)
+
+
+def _empty(described: Sequence[_Description]) -> dict[str, Tensor]:
+    largest: dict[str, _Description] = {}
+    for each in described:
+        if each.name not in largest or each.stop > largest[each.name].stop:
+            largest[each.name] = each
+    return {
+        name: torch.empty(last.stop, *last.shape[1:], dtype=last.dtype)
+        for name, last in largest.items()
+    }
