@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -54,6 +55,14 @@ def load_feature_map(path: Path) -> FeatureMap:
     stored = json.loads(path.read_text())
     features = {name: spec for entry in stored["features"] for name, spec in entry.items()}
     return make_feature_map(features, stored["labels"], stored["dataset_id"])
+
+
+def on_device(model, device):
+    """Move a model that was built on the CPU, and with it where it takes its batches."""
+    for module in model.modules():  # the models of a pair
+        if isinstance(module, BaseModel):
+            module.device = device
+    return model.to(device)
 
 
 def random_batch(feature_map, rows=6, seed=0):

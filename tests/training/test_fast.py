@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from helpers import make_feature_map, random_batch
+from test_step import in_float64
 from tiny_model import EmbeddingMLP, build_batches, build_model
 
 import model_zoo
@@ -163,16 +164,31 @@ def test_compiled_steps_are_the_plain_ones_but_for_rounding():
     torch.testing.assert_close(other.state_dict(), plain.state_dict(), rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.gpu
-def test_a_replayed_step_is_the_plain_one():
-    plain, other = twin(gpu=0), twin(gpu=0)
-    batches = [
-        {name: column.cuda() for name, column in batch.items()} for batch in batches_of(plain, 8)
-    ]
-    with training_step(plain) as step:
+def on_gpu(tolerance, **options):
+    return pytest.param(0, FastOptions(**options), tolerance, marks=pytest.mark.gpu)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "fast", "tolerance"),
+    [
+        (-1, EXACT, 1e-5),
+        (-1, FastOptions("bf16"), 2e-2),
+        on_gpu(1e-4),
+        on_gpu(1e-4, cuda_graphs=True),
+        on_gpu(1e-2, cuda_graphs=True, precision="tf32"),
+        on_gpu(2e-2, cuda_graphs=True, precision="bf16"),
+        on_gpu(2e-2, cuda_graphs=True, precision="bf16", compile=True),
+    ],
+)
+def test_losses_are_those_of_a_cpu_in_float64(gpu, fast, tolerance):
+    precise, model = in_float64(twin()), twin(gpu=gpu)
+    precise._max_gradient_norm = model._max_gradient_norm
+    batches = [*batches_of(precise, 8), *batches_of(precise, 3, rows=5)]
+    with training_step(precise) as step:
         expected = [step(batch).item() for batch in batches]
-    with training_step(other, FastOptions(cuda_graphs=True)) as step:
-        assert [step(batch).item() for batch in batches] == pytest.approx(expected, rel=1e-4)
+    with training_step(model, fast) as step:
+        moved = ({name: column.to(model.device) for name, column in b.items()} for b in batches)
+        assert [step(batch).item() for batch in moved] == pytest.approx(expected, rel=tolerance)
 
 
 def test_fast_stands_for_switches_and_each_can_be_set_apart():

@@ -12,8 +12,9 @@ import torch
 from tiny_model import EmbeddingMLP, build_batches, build_model
 
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
-from fuxictr_tf4ctr.training import Checkpoints, Data, Schedule, Watch, fit
+from fuxictr_tf4ctr.training import Checkpoints, Data, FastOptions, Schedule, Watch, fit
 from fuxictr_tf4ctr.training.checkpoints import restore_model
+from fuxictr_tf4ctr.training.fast import EXACT
 
 BEFORE_AND_AFTER = [1, 2, 3, 9, 10, 11, 14, 20, 21, 30]
 
@@ -79,7 +80,7 @@ def start(tmp_path):
     """Train from fixed seeds in a folder of its own; a second call there resumes."""
 
     def train(root, *, cut_off=None, action=None, loader="fixed", steps=4, valid=True, epochs=3,
-              model_class=RandomDraws, valid_gen=None, **kwargs):  # fmt: skip
+              model_class=RandomDraws, valid_gen=None, fast=EXACT, **kwargs):  # fmt: skip
         random.seed(0)
         np.random.seed(0)
         model = build_model(tmp_path / root, model_class, **{"early_stop_patience": 9, **kwargs})
@@ -92,7 +93,7 @@ def start(tmp_path):
         return model, fit(
             model,
             Data(train_gen, valid_gen),
-            Schedule(epochs=epochs),
+            Schedule(epochs=epochs, fast=fast),
             watch=Watch(checkpoints=checkpoints),
         )
 
@@ -131,6 +132,24 @@ def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(start, loader, cut_
     with pytest.raises(Killed):
         start("cut", cut_off=cut_off, action=kill, loader=loader)
     assert_same_end(start("cut", loader=loader), start("whole", loader=loader))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "fast"),
+    [
+        (-1, EXACT),
+        pytest.param(0, EXACT, marks=pytest.mark.gpu),
+        pytest.param(0, FastOptions(cuda_graphs=True), marks=pytest.mark.gpu),
+    ],
+)
+def test_resumed_runs_end_alike_on_every_device(start, gpu, fast):
+    """A GPU adds up in no fixed order: what is equal bit by bit on a CPU differs by rounding."""
+    options = {"model_class": EmbeddingMLP, "valid": False, "gpu": gpu, "fast": fast}
+    start("parts", epochs=1, **options)
+    (model, result), (expected, whole) = start("parts", **options), start("whole", **options)
+    assert result.steps == whole.steps == 30
+    off = 0 if gpu < 0 else 1e-3
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=off, atol=off)
 
 
 @pytest.mark.parametrize(

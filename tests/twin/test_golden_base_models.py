@@ -157,5 +157,5 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_twin_without_its_method_is_the_base_model(name):
-    assert_base_model(name, *CASES[name])
+def test_twin_without_its_method_is_the_base_model(name, device):
+    assert_base_model(name, *CASES[name], device)

@@ -33,7 +33,8 @@ class CudaGraphs:
     def record(self, make: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """Return what a function returns, and what fills it again as the function would."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Of this thread: the one that pins the rows to come goes on meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = make()
         return result, graph.replay
 
