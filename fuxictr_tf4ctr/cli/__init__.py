@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from fuxictr_tf4ctr import __version__
-from fuxictr_tf4ctr.cli import data, judging, listing, serving, training
+from fuxictr_tf4ctr.cli import data, finished, listing, training
 from fuxictr_tf4ctr.cli.options import zoo_for_all
 from fuxictr_tf4ctr.errors import Terminated, UserError
 from fuxictr_tf4ctr.files import system_error
 from fuxictr_tf4ctr.stopping import end_with_parent, signals_raise
 
 # In the order of the help.
-_COMMANDS = (training, serving, judging, data, listing)
+_COMMANDS = (training, finished, data, listing)
 
 # A longer message is cut: its beginning says what matters.
 _LINES, _CHARACTERS = 40, 2000

@@ -13,10 +13,14 @@ from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_tf4ctr.datasets.csv_files import CsvFile, SkippedRows, SkippingCsvFile
 from fuxictr_tf4ctr.datasets.feature_map import typed_columns
-from fuxictr_tf4ctr.datasets.fitted import read_encoder, restored_processor
+from fuxictr_tf4ctr.datasets.fitted import (
+    column_encoders,
+    encode_columns,
+    read_encoder,
+    restored_processor,
+)
 from fuxictr_tf4ctr.datasets.job import raw_files
 from fuxictr_tf4ctr.datasets.raw import DTYPES, ParquetFile, check_source_columns, separator_of
-from fuxictr_tf4ctr.datasets.transform import column_encoders, encode_columns
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
 

@@ -14,10 +14,10 @@ import polars as pl
 from fuxictr.preprocess import FeatureProcessor
 from tqdm import tqdm
 
+from fuxictr_tf4ctr.datasets.fitted import ColumnEncoder, encode_columns
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, split_rows
 from fuxictr_tf4ctr.datasets.job import EncodingJob
 from fuxictr_tf4ctr.datasets.raw import DTYPES, RawFiles, check_source_columns
-from fuxictr_tf4ctr.datasets.transform import ColumnEncoder, encode_columns
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 
 LOG = logging.getLogger(__name__)

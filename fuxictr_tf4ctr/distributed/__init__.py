@@ -1,8 +1,13 @@
 """Training by several processes, through ``torch.distributed``."""
 
-from fuxictr_tf4ctr.distributed.batch_norm import synchronise_batch_norm
 from fuxictr_tf4ctr.distributed.joining import joined_ranks
-from fuxictr_tf4ctr.distributed.ranks import ALONE, JoinedRanks, Ranks, check_agreement
+from fuxictr_tf4ctr.distributed.ranks import (
+    ALONE,
+    JoinedRanks,
+    Ranks,
+    check_agreement,
+    synchronise_batch_norm,
+)
 
 __all__ = [
     "ALONE",

@@ -24,10 +24,10 @@ from fuxictr_tf4ctr.datasets import (
     manifest,
     read_columns,
 )
+from fuxictr_tf4ctr.datasets.fitted import SequenceIds, TokenIds, bucket_ids, hash_ids
 from fuxictr_tf4ctr.datasets.fitting import Moments, TokenCounts, quantiles
 from fuxictr_tf4ctr.datasets.raw import RawFiles
 from fuxictr_tf4ctr.datasets.splits import HERE
-from fuxictr_tf4ctr.datasets.transform import SequenceIds, TokenIds, bucket_ids, hash_ids
 from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError
 
 SEQUENCE_TEXT = st.lists(st.sampled_from(["", "a", "b", "ü", "zz", "__PAD__"]), max_size=6)

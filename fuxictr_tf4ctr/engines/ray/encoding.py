@@ -16,11 +16,11 @@ from fuxictr.preprocess import FeatureProcessor
 from ray.exceptions import RayError, RayTaskError
 
 from fuxictr_tf4ctr.datasets import EncodedDataset, encode_dataset
+from fuxictr_tf4ctr.datasets.fitted import ColumnEncoder
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics
 from fuxictr_tf4ctr.datasets.job import EncodingJob
 from fuxictr_tf4ctr.datasets.splits import HERE, Split, count_split, open_splits
 from fuxictr_tf4ctr.datasets.stored import H5Writer, opened
-from fuxictr_tf4ctr.datasets.transform import ColumnEncoder
 from fuxictr_tf4ctr.engines.ray import connected, in_folder
 from fuxictr_tf4ctr.errors import EngineError, SettingsError
 
