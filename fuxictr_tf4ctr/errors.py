@@ -21,6 +21,12 @@ class DivergenceError(UserError):
     exit_code = 1
 
 
+class ModelError(UserError):
+    """A model that others wrote stopped in its own code."""
+
+    exit_code = 1
+
+
 class StorageError(UserError):
     """A file cannot be written or read: the disk is full or read-only, or permission lacks."""
 

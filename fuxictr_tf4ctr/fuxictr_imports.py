@@ -12,10 +12,11 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
-from types import ModuleType
+from traceback import walk_tb
+from types import FrameType, ModuleType
 from typing import Any
 
-from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.errors import ModelError, SettingsError, UserError
 
 _PACKAGE = "fuxictr.preprocess"
 
@@ -129,6 +130,43 @@ def _unfit(classes: Mapping[str, Mapping[str, tuple[str, ...]]]) -> Iterator[str
                 yield f"{name} has no {method}"
             elif [argument for argument in takes if argument in expected] != list(expected):
                 yield f"{name}.{method} takes {', '.join(takes)}, not {', '.join(expected)}"
+
+
+def error_of_others(error: BaseException) -> UserError | None:
+    """Say in one message what stopped in the code of others, if an error tells so.
+
+    Args:
+        error: Whatever was raised.
+
+    Returns:
+        What to show in its place: a package that FuxiCTR's git main lacks, or the place in a model
+        that is neither FuxiCTR's nor ours; None for any other error.
+    """
+    within, found = set(), None
+    for frame, line in walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+        within.add(module.partition(".")[0])
+        model = _model_of_others(frame, module) or (found and found[1] == module and found[0])
+        if model:
+            found = model, module, f"{frame.f_code.co_filename}, line {line}"
+    if isinstance(error, ModuleNotFoundError) and "fuxictr" in within:
+        return SettingsError(
+            f"FuxiCTR in {importlib.util.find_spec('fuxictr').submodule_search_locations[0]} needs "
+            f"{error.name}, which is not installed: pip install {error.name}"
+        )
+    if not found or not isinstance(error, Exception):
+        return None
+    model, _, place = found
+    return ModelError(f"model {model} stopped in {place}: {type(error).__name__}: {error}")
+
+
+def _model_of_others(frame: FrameType, module: str) -> str | None:
+    """Return the name of the model that a frame is of, if it is neither FuxiCTR's nor ours."""
+    if module.startswith(("fuxictr.", "fuxictr_tf4ctr", "model_zoo.TF4CTR")):
+        return None
+    cls = type(frame.f_locals.get("self"))
+    bases = [f"{base.__module__}.{base.__name__}" for base in cls.__mro__]
+    return cls.__name__ if "fuxictr.pytorch.models.rank_model.BaseModel" in bases else None
 
 
 class _LazyPreprocess(ModuleType):

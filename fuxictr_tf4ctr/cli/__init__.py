@@ -18,6 +18,7 @@ from fuxictr_tf4ctr.cli import data, finished, listing, training
 from fuxictr_tf4ctr.cli.options import zoo_for_all
 from fuxictr_tf4ctr.errors import Terminated, UserError
 from fuxictr_tf4ctr.files import system_error
+from fuxictr_tf4ctr.fuxictr_imports import error_of_others
 from fuxictr_tf4ctr.stopping import end_with_parent, signals_raise
 
 # In the order of the help.
@@ -57,7 +58,8 @@ def _ended_by(error: BaseException) -> int:
         return _say("interrupted", 130)
     if isinstance(error, Terminated):
         return _say("terminated; a run or sweep goes on with --resume", error.exit_code)
-    known = error if isinstance(error, UserError) else system_error(error)
+    told = isinstance(error, UserError)
+    known = error if told else system_error(error) or error_of_others(error)
     if known is None:
         raise error
     return _say(str(known), known.exit_code)

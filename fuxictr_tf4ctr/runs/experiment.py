@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -345,6 +346,9 @@ def _recorded(record: RunRecord) -> Iterator[None]:
     except BaseException as error:
         record.status, record.error = "failed", f"{type(error).__name__}: {error}"
         logging.error("The run failed: %s", record.error)
+        if not isinstance(error, UserError):  # for whoever mends the code, of a model of theirs too
+            with record.log_file.open("a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
         raise
     finally:
         _add_seconds(record, "total", start)

@@ -70,10 +70,16 @@ class ScoringGraph(nn.Module):
                 found = self.model(self.example)
         except _NotExpressible as error:
             raise DataError(f"{name} cannot be exported: it {error}") from error
-        except Exception as error:  # whatever a model meets that reads other batches
+        except Exception as error:  # whatever a model meets
+            why = "stops in its own code"
+            if type(self.model).get_inputs is not BaseModel.get_inputs:
+                why = (
+                    "does not score a batch of plain columns, as models with a loader of their own "
+                    "do not"
+                )
             raise DataError(
-                f"{name} cannot be exported: it does not score a batch of plain columns, as models "
-                f"with a loader of their own do not ({type(error).__name__}: {_first_line(error)})"
+                f"{name} cannot be exported: it {why} "
+                f"({type(error).__name__}: {_first_line(error)})"
             ) from error
         if "y_pred" not in found:
             raise DataError(

@@ -149,6 +149,27 @@ def key_problems(
     return [unknown("key", key, known) for key in wrong], told
 
 
+def contract_problems(model_class: type[BaseModel]) -> list[str]:
+    """Say which methods of a model take other arguments than FuxiCTR hands them by now.
+
+    Args:
+        model_class: The model.
+    """
+    problems = []
+    for method in ("get_inputs", "get_labels", "add_loss", "compute_loss"):
+        parameters = inspect.signature(getattr(BaseModel, method)).parameters
+        handed = [name for name, each in parameters.items() if each.default is each.empty]
+        own = inspect.signature(getattr(model_class, method))
+        try:
+            own.bind(*handed)
+        except TypeError:
+            problems.append(
+                f"{model_class.__name__}.{method} takes {', '.join(own.parameters)}, but FuxiCTR "
+                f"hands it {', '.join(handed)}: the model is written for another FuxiCTR"
+            )
+    return problems
+
+
 def activation_problems(params: Mapping[str, Any]) -> list[str]:
     """List the activations that torch does not have; FuxiCTR looks them up when a model is built.
 

@@ -30,6 +30,7 @@ from fuxictr_tf4ctr.settings.model_keys import (
     OLD_MODELS,
     activation_problems,
     batch_norm_problems,
+    contract_problems,
     key_problems,
     size_problems,
     understood,
@@ -149,6 +150,7 @@ def validated(
     if model_class is not None:
         wrong, foreign = key_problems(params, model_class)
         problems += wrong + batch_norm_problems(params, model_class)
+        problems += contract_problems(model_class)
         warnings += foreign
         if issubclass(model_class, TwoStreamModel):
             problems += _twin_problems(params, model_class, judge_columns=not columns)

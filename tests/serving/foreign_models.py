@@ -47,9 +47,9 @@ class Packed(Foreign):
 class OwnBatches(Triangle):
     """Reads batches of its own loader, as LongCTR's models do."""
 
-    def forward(self, inputs):
+    def get_inputs(self, inputs, feature_source=None):
         fields, _mask = inputs
-        return super().forward(fields)
+        return super().get_inputs(fields, feature_source)
 
 
 class TwoTasks(Triangle):

@@ -299,6 +299,13 @@ class CrossModel(BaseModel):
         self.optional = kwargs.get("bridge")
 
 
+class OldLoss(CrossModel):
+    """Written for FuxiCTR before 2.3.4."""
+
+    def add_loss(self, inputs):
+        return 0.0
+
+
 CROSS = {"model": f"{__name__}:CrossModel"}
 
 
@@ -322,6 +329,11 @@ def test_keys_a_model_does_not_take_are_told(folder):
     )
     for wrong in ("epohcs", "learning_rte", "num_cross_layer"):
         assert "did you mean" in problems_of(folder, CROSS | {wrong: 1})
+
+
+def test_a_model_for_another_fuxictr_is_told(folder):
+    said = "OldLoss.add_loss takes self, inputs, but FuxiCTR hands it self, return_dict, y_true"
+    assert said in problems_of(folder, {"model": f"{__name__}:OldLoss"})
 
 
 def test_groups_of_columns_are_tuples_however_written(folder):
