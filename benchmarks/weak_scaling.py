@@ -25,6 +25,7 @@ from fuxictr.features import FeatureMap
 from fuxictr_tf4ctr.datasets import H5DataLoader
 from fuxictr_tf4ctr.datasets.stored import H5Writer
 from fuxictr_tf4ctr.distributed import Ranks
+from fuxictr_tf4ctr.metrics.definitions import Columns
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics, evaluate_spread
 from fuxictr_tf4ctr.runs.records import machine, versions
 
@@ -67,12 +68,12 @@ def simulated(ranks: int, rows: int, repeats: int) -> dict:
             result[f"input_seconds_{storage}"] = round(statistics.median(seconds), 4)
     y_true = torch.from_numpy(rng.integers(0, 2, ranks * rows).astype(np.float32))
     y_pred = torch.from_numpy(rng.random(ranks * rows).astype(np.float32))
-    own = y_true[:rows], y_pred[:rows], METRICS, None
+    own = y_true[:rows], y_pred[:rows]
     part, whole = [], []
     for _ in range(repeats):
         played = PlayedRank(ranks)
         start = time.perf_counter()
-        evaluate_spread(*own, played)
+        evaluate_spread(Columns(*own), METRICS, played)
         middle = time.perf_counter()
         evaluate_metrics(y_true, y_pred, METRICS)
         part.append(middle - start)

@@ -79,6 +79,11 @@ def finished_run(folder: str | Path) -> LoadedRun:
             f"run {run.folder} has task {task!r}; only runs of binary_classification can be "
             "compared and reported on"
         )
+    if run.settings.params.get("weight_col"):
+        raise SettingsError(
+            f"run {run.folder} weighs its rows by {run.settings['weight_col']!r}, which intervals "
+            "and curves know nothing of: its run.json and fuxictr evaluate have weighted metrics"
+        )
     if not record.data["rows"].get("test"):
         raise DataError(
             f"run {run.folder} has no test rows: give its data set {run.settings['dataset_id']!r} "

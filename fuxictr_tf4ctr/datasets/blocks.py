@@ -4,6 +4,7 @@ A batch of shuffled rows is then one gather of whole rows instead of one per col
 no more bytes than its types need.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -95,6 +96,24 @@ class Rows:
         return self.words.device
 
 
+@dataclass(frozen=True)
+class NegativeSampling:
+    """A share of the rows with label 0, and all others.
+
+    Attributes:
+        share: The share, above 0 and up to 1.
+        seed: Which rows are drawn depends on it and on their place in the files, nothing else.
+    """
+
+    share: float
+    seed: int
+
+    def kept(self, labels: np.ndarray, file: int, start: int) -> np.ndarray:
+        """Say which rows are kept, [rows], of a block: the file's number and its first row."""
+        generator = np.random.Generator(np.random.PCG64([self.seed, file, start]))
+        return (labels != 0) | (generator.random(len(labels)) < self.share)
+
+
 class BlockReader:
     """Read the files of one split in blocks, checked against the feature map.
 
@@ -102,25 +121,34 @@ class BlockReader:
         files: The files, in row order.
         feature_map: FuxiCTR's feature map.
         binary: Whether labels must be 0 or 1.
+        training: Whether weights are scaled so that their mean is 1.
+        sampling: Which rows to leave out. None: none.
 
     Attributes:
-        rows: How many there are.
+        rows: How many there are, without those left out.
         bytes: How much memory they take when read at once.
         blocks: The files cut into blocks that lie together in them.
     """
 
-    def __init__(self, files: Sequence[Path], feature_map: FeatureMap, *, binary: bool) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        feature_map: FeatureMap,
+        *,
+        binary: bool,
+        training: bool = False,
+        sampling: NegativeSampling | None = None,
+    ) -> None:
         if not feature_map.labels:
             raise DataError("the feature map names no label; set label_col")
         self._feature_map, self._binary = feature_map, binary
         self._names = [*feature_map.features, *feature_map.labels]
         self._matrix_index = _matrix_index(feature_map)
-        self.rows, self.blocks = 0, []
+        self.blocks: list[Block] = []
         for path in files:
             with opened(path, self._matrix_index) as file:
                 rows = check_lengths(path, {name: file.rows(name) for name in self._names})
                 self.blocks += [(path, start, stop) for start, stop in file.blocks(rows)]
-                self.rows += rows
         shapes = {name: row_shape(spec) for name, spec in feature_map.features.items()}
         self._shapes = shapes | dict.fromkeys(feature_map.labels, ())
         self._widths = {name: int(np.prod(shape)) for name, shape in self._shapes.items()}
@@ -129,7 +157,43 @@ class BlockReader:
         for kind in self._kinds:
             width = self._served.get(kind.served, 0) + kind.stop - kind.first
             self._served[kind.served] = width
+        self._numbers = {path: number for number, path in enumerate(files)}
+        self._weight_col = getattr(feature_map, "weight_col", None)
+        self._sampling, self._scale = sampling, 1.0
+        self._sizes = {block: block[2] - block[1] for block in self.blocks}
+        if sampling is not None or self._weight_col is not None:
+            mean = self._count()
+            self._scale = 1 / mean if training else 1.0
+        self.rows = sum(self._sizes.values())
         self.bytes = 4 * self._words * self.rows
+
+    def _count(self) -> float:
+        """Count the rows of each block that are kept, and return the mean of their weights."""
+        label, total = self._feature_map.labels[0], 0.0
+        only = copy.copy(self._feature_map)
+        only.features = {}
+        for block in self.blocks:
+            path, start, stop = block
+            with opened(path, self._matrix_index) as file:
+                stored = file.read(only.labels, start, stop)
+            columns = typed_columns(path, stored, only, binary=self._binary, first_row=start)
+            columns = self._sampled(columns, block)
+            self._sizes[block] = len(columns[label])
+            weights = columns.get(self._weight_col, np.ones(len(columns[label])))
+            total += float(weights.sum(dtype=np.float64))
+        rows = sum(self._sizes.values())
+        if not total:
+            reason = "all weights are 0" if rows else "negative_sampling leaves no row"
+            raise DataError(f"{self.blocks[0][0]}: {reason}; there is nothing to learn from")
+        return total / rows
+
+    def _sampled(self, columns: dict[str, np.ndarray], block: Block) -> dict[str, np.ndarray]:
+        if self._sampling is None:
+            return columns
+        path, start, _ = block
+        labels = columns[self._feature_map.labels[0]]
+        kept = self._sampling.kept(labels, self._numbers[path], start)
+        return {name: column[kept] for name, column in columns.items()}
 
     def read(self, blocks: Sequence[Block] | None = None) -> Rows:
         """Read some blocks, all where None, into one place.
@@ -138,7 +202,7 @@ class BlockReader:
             DataError: A value disagrees with the feature map; the message names its row.
         """
         blocks = self.blocks if blocks is None else blocks
-        count = sum(stop - start for _, start, stop in blocks)
+        count = sum(map(self._sizes.__getitem__, blocks))
         rows = Rows(torch.empty((count, self._words), dtype=torch.int32))
         at = 0
         for columns in self._columns_of(blocks):
@@ -151,11 +215,20 @@ class BlockReader:
     def _columns_of(self, blocks: Sequence[Block]) -> Iterator[dict[str, np.ndarray]]:
         for path, group in groupby(blocks, key=lambda block: block[0]):
             with opened(path, self._matrix_index) as file:
-                for _, start, stop in group:
-                    columns = file.read(self._names, start, stop)
-                    yield typed_columns(
-                        path, columns, self._feature_map, binary=self._binary, first_row=start
+                for block in group:
+                    _, start, stop = block
+                    columns = typed_columns(
+                        path,
+                        file.read(self._names, start, stop),
+                        self._feature_map,
+                        binary=self._binary,
+                        first_row=start,
                     )
+                    columns = self._sampled(columns, block)
+                    if self._scale != 1:
+                        scaled = columns[self._weight_col] * self._scale
+                        columns[self._weight_col] = scaled.astype(LABEL_DTYPE)
+                    yield columns
 
     def columns(self, rows: Rows) -> dict[str, Tensor]:
         """Give the columns of a batch their names, shapes and types, each in one piece.

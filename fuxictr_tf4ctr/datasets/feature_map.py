@@ -44,7 +44,8 @@ def load_feature_map(
         dataset: What :func:`~fuxictr_tf4ctr.datasets.encode_dataset` returned, or the folder
             that holds ``feature_map.json``.
         params: FuxiCTR's parameters; dataset_id, embedding_dim, group_id, use_features,
-            feature_specs and, for a FuxiCTR 1.x map, label_col are heeded.
+            feature_specs and, for a FuxiCTR 1.x map, label_col are heeded, and ours weight_col:
+            its name is the map's ``weight_col``, and the last of its ``labels``.
 
     Raises:
         DataError: The file is missing or is no feature map, or belongs to another data set.
@@ -72,9 +73,18 @@ def load_feature_map(
         if problems:
             raise SettingsError("\n".join(problems))
         check_feature_encoder(spec.get("feature_encoder"), f"{path}: {name}: feature_encoder")
+    _add_weight_col(feature_map, params.get("weight_col"))
     # FuxiCTR counts the fields before it leaves out those that use_features does not name.
     feature_map.num_fields = feature_map.get_num_fields()
     return feature_map
+
+
+def _add_weight_col(feature_map: FeatureMap, name: str | None) -> None:
+    if name in feature_map.features or name in feature_map.labels[:1]:
+        raise SettingsError(f"weight_col {name!r} is a feature or the label: name another column")
+    feature_map.weight_col = name
+    if name is not None and name not in feature_map.labels:
+        feature_map.labels = [*feature_map.labels, name]
 
 
 class _Spec(Record):
@@ -252,7 +262,7 @@ def typed_columns(
         path: The file they came from, for messages.
         stored: Column -> array as stored, for all features and labels.
         feature_map: FuxiCTR's feature map.
-        binary: Whether labels must be 0 or 1.
+        binary: Whether labels must be 0 or 1; weights must be at least 0.
         first_row: Which row of the file the first one is.
 
     Returns:
@@ -260,7 +270,8 @@ def typed_columns(
 
     Raises:
         DataError: Columns differ in shape, an id is outside its
-            vocabulary, a number is not finite, or a label is not 0 or 1. Rows count from 0.
+            vocabulary, a number is not finite, a label is not 0 or 1, or a weight is negative.
+            Rows count from 0.
     """
     columns = {}
     for name, spec in feature_map.features.items():
@@ -272,7 +283,10 @@ def typed_columns(
             columns[name] = values.astype(column_dtype(spec), copy=False)
     for name in feature_map.labels:
         values = _shaped(path, name, stored[name], ())
-        if binary:
+        if name == getattr(feature_map, "weight_col", None):
+            problem = "is no weight, they are 0 or more and none is missing"
+            _refuse(path, name, values, ~(values >= 0), problem, first_row)
+        elif binary:
             no_label = (values != 0) & (values != 1)
             _refuse(path, name, values, no_label, "is no label, they are 0 or 1", first_row)
         columns[name] = _finite(path, name, values, first_row)

@@ -169,7 +169,7 @@ def complete_columns(
             del column["normalizer"]
     times = Counter(column["name"] for column in features + labels)
     problems += [
-        f"column {name!r} is listed twice in feature_cols and label_col"
+        f"column {name!r} is listed twice in feature_cols, label_col and weight_col"
         for name, count in times.items()
         if count > 1
     ]
@@ -189,6 +189,20 @@ def complete_columns(
     if problems:
         raise SettingsError("\n".join(problems))
     return features, labels
+
+
+def label_entries(params: Mapping[str, Any]) -> Any:
+    """Return the entries of ``label_col``, and one of ``weight_col``, which is kept as labels are.
+
+    Args:
+        params: FuxiCTR's parameters, and ours.
+    """
+    labels, weight = params.get("label_col"), params.get("weight_col")
+    if weight is None or labels is None:
+        return labels
+    # A missing weight is read as one that is refused.
+    entry = {"name": weight, "dtype": "float", "fill_na": -1}
+    return [*(labels if isinstance(labels, list) else [labels]), entry]
 
 
 def _where(column: Mapping[str, Any]) -> str:

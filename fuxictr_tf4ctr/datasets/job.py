@@ -16,7 +16,7 @@ import fuxictr
 from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_tf4ctr.datasets import manifest
-from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
+from fuxictr_tf4ctr.datasets.feature_specs import complete_columns, label_entries
 from fuxictr_tf4ctr.datasets.fitting import counting_processor, replaced_methods
 from fuxictr_tf4ctr.datasets.raw import SUFFIXES
 from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
@@ -120,7 +120,7 @@ def plan_encoding(
         DataError: A file is missing, empty or of another format.
     """
     features, labels = complete_columns(
-        params.get("feature_cols"), params.get("label_col"), params.get("feature_processor")
+        params.get("feature_cols"), label_entries(params), params.get("feature_processor")
     )
     processor_class = find_processor_class(params.get("feature_processor"))
     for column in features + labels:

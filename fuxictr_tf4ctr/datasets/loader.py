@@ -13,7 +13,7 @@ import torch
 from fuxictr.features import FeatureMap
 from torch import Tensor
 
-from fuxictr_tf4ctr.datasets.blocks import BlockReader, Rows
+from fuxictr_tf4ctr.datasets.blocks import BlockReader, NegativeSampling, Rows
 from fuxictr_tf4ctr.datasets.stored import part_files
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
@@ -63,6 +63,8 @@ class H5DataLoader:
         shuffle: Whether to shuffle; heeded for "train" only.
         seed: Seed of the row order.
         task: FuxiCTR's task; labels must be 0 or 1 for "binary_classification".
+        negative_sampling: Share of the training rows with label 0 that are kept, drawn by ``seed``,
+            the same in each epoch. None: all.
         storage: "memory", "stream", "gpu" (the whole split in the memory of ``gpu``), or "auto": of
             a split within ``memory_budget``, on the GPU where it fits, else in memory.
         memory_budget: Bytes up to which "auto" holds a split in memory.
@@ -97,6 +99,7 @@ class H5DataLoader:
         shuffle: bool = False,
         seed: int = 0,
         task: str = "binary_classification",
+        negative_sampling: float | None = None,
         storage: str = "auto",
         memory_budget: int = MEMORY_BUDGET,
         gpu: int = -1,
@@ -115,7 +118,15 @@ class H5DataLoader:
         self.epoch = 0
         self.first_batch = 0
         files = part_files(data_path)
-        self._reader = BlockReader(files, feature_map, binary=task == "binary_classification")
+        training = split == "train"
+        sample = training and negative_sampling is not None
+        self._reader = BlockReader(
+            files,
+            feature_map,
+            binary=task == "binary_classification",
+            training=training,
+            sampling=NegativeSampling(negative_sampling, seed) if sample else None,
+        )
         self._all_rows = self._reader.rows
         if self._all_rows < world_size:
             raise DataError(

@@ -186,7 +186,9 @@ class RowEncoder:
         self, frame: pl.DataFrame, prepared: pl.DataFrame
     ) -> Iterator[tuple[str, pl.Series]]:
         for name in (column["name"] for column in self.labels):
-            if self._binary:
+            if name == getattr(self._feature_map, "weight_col", None):
+                yield name, prepared[name].is_between(0, _LARGEST)
+            elif self._binary:
                 yield name, prepared[name].is_in([0, 1])
             if name in frame.columns:
                 yield name, frame[name].is_not_null()

@@ -171,6 +171,11 @@ def _data_problems(run: RunRecord, protocol: Protocol) -> list[str]:
         for key in ("n_rows", "valid_size", "test_size")
         if settings.get(key)
     ]
+    found += [
+        f"{key} is {settings[key]}: BARS compares models under one loss of all rows, each once"
+        for key in ("weight_col", "pos_weight", "negative_sampling")
+        if settings.get(key)
+    ]
     rows = run.data.get("rows", {})
     sums: dict[str, str] = {}
     for name, wanted_rows, wanted_sum in zip(SPLITS, split.rows, split.md5, strict=True):

@@ -1,8 +1,9 @@
-"""Probabilities corrected after training: a temperature, or a rising curve, fitted on validation.
+"""Probabilities corrected: for a sample of the negatives, and by a fit on validation data.
 
 A calibrated model returns ``y_calibrated`` beside ``y_pred``, which stays what it is.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,28 @@ METHODS = ("temperature", "isotonic")
 CALIBRATED_METRICS = ("logloss", "ece")
 # Float32 has no number between 1 and 1 less this.
 _EPS = 1e-7
+
+
+def correct_sampling(model: nn.Module, share: float) -> None:
+    """Let a FuxiCTR model that learns from a share of the negatives score as if it saw all.
+
+    In evaluation the log-odds of all its scores, streams included, are shifted by log(share); in
+    training they are those of the sample, for the loss.
+
+    Source:
+        He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook", 2014, section 6.3.
+    """
+
+    def corrected(name: str, score: Tensor) -> Tensor:
+        if name.startswith("logit"):
+            return score + math.log(share)
+        return score / (score + (1 - score) / share) if name.startswith("y_") else score
+
+    model.register_forward_hook(
+        lambda module, inputs, outputs: (
+            None if module.training else {name: corrected(name, outputs[name]) for name in outputs}
+        )
+    )
 
 
 class Calibration:
@@ -49,7 +72,9 @@ class Calibration:
         )
 
 
-def fit_calibration(method: str, y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, Any]:
+def fit_calibration(
+    method: str, y_true: np.ndarray, y_pred: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, Any]:
     """Fit a correction.
 
     Args:
@@ -57,6 +82,7 @@ def fit_calibration(method: str, y_true: np.ndarray, y_pred: np.ndarray) -> dict
             that follow each other, and needs thousands of rows not to fit their noise.
         y_true: [N] labels, 0 or 1, of rows the model was not trained on.
         y_pred: [N] probabilities.
+        weights: [N] how often each row counts; None for once.
 
     Returns:
         The content of a :class:`Calibration`, in what JSON knows.
@@ -67,17 +93,19 @@ def fit_calibration(method: str, y_true: np.ndarray, y_pred: np.ndarray) -> dict
     if method == "isotonic":
         from sklearn.isotonic import IsotonicRegression  # takes most of a second
 
-        curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(y_pred, y_true)
+        curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+        curve.fit(y_pred, y_true, weights)
         corners = {"x": curve.X_thresholds_.tolist(), "y": curve.y_thresholds_.tolist()}
         return {"method": method} | corners
     from scipy.optimize import minimize_scalar
 
     logits, labels = (torch.from_numpy(each) for each in (y_pred, y_true))
     logits = logits.logit(eps=_EPS)
+    weight = None if weights is None else torch.from_numpy(weights)
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
-        return nn.functional.binary_cross_entropy_with_logits(scaled, labels).item()
+        return nn.functional.binary_cross_entropy_with_logits(scaled, labels, weight).item()
 
     found = minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-6})
     return {"method": method, "temperature": float(np.exp(found.x))}

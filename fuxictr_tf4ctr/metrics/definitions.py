@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -63,6 +64,11 @@ def needs_group(name: str) -> bool:
     return split_stream(name)[0] not in PLAIN
 
 
+def no_weights(name: str) -> str:
+    """Say that a metric within groups is not defined for weighted rows."""
+    return f"metric {name} ranks rows within groups and knows no weights: drop it, or weight_col"
+
+
 def split_stream(name: str) -> tuple[str, str | None]:
     """Split ``AUC_simple`` into the metric and its stream, None for the final prediction's."""
     metric, _, stream = name.rpartition("_")
@@ -76,6 +82,25 @@ def ndcg_places(name: str) -> int | None:
 
 
 Array = np.ndarray | Tensor
+
+
+class Columns(NamedTuple):
+    """Rows that are scored, columns of one kind and on one device.
+
+    Attributes:
+        y_true: [N] labels.
+        y_pred: [N] scores.
+        group_id: [N] group of each row, for metrics within groups: gAUC (DIN, arXiv 1706.06978,
+            section 6), avgAUC, MRR, NDCG.
+        weights: [N] how often each row counts, which need not be whole; None for once. Metrics
+            within groups know none.
+    """
+
+    y_true: Array
+    y_pred: Array
+    group_id: Array | None = None
+    weights: Array | None = None
+
 
 # As in Guo et al., arXiv 1706.04599.
 _CALIBRATION_BINS = 15
@@ -208,17 +233,12 @@ class Calibration:
         return np.append(np.bincount(self._bins, surplus, minlength=_CALIBRATION_BINS), rows)
 
 
-def sums_of(
-    metrics: Sequence[str], y_true: Array, y_pred: Array, group_id: Array | None = None
-) -> dict[str, Array]:
+def sums_of(metrics: Sequence[str], columns: Columns) -> dict[str, Array]:
     """Return what rows add to each metric.
 
     Args:
         metrics: Names of metrics, without a stream.
-        y_true: [N] labels, float64.
-        y_pred: [N] scores, float64.
-        group_id: [N] group of each row, for metrics within groups: gAUC (DIN, arXiv 1706.06978,
-            section 6), avgAUC, MRR, NDCG. All rows of a group must be among these.
+        columns: The rows, float64 but for their groups; all rows of a group must be among these.
 
     Returns:
         Name -> a few numbers. For AUC: positives, negatives, pairs of a positive above a negative,
@@ -227,22 +247,24 @@ def sums_of(
         how many groups there are.
     """
     grouped = [name for name in metrics if needs_group(name)]
-    ranking = Ranking.of(y_true, y_pred, group_id) if grouped else None
+    ranking = Ranking.of(*columns[:3]) if grouped else None
     return {
-        name: _group_sums(name, ranking) if name in grouped else _row_sums(name, y_true, y_pred)
+        name: _group_sums(name, ranking) if name in grouped else _row_sums(name, columns)
         for name in metrics
     }
 
 
-def _row_sums(name: str, y_true: Array, y_pred: Array) -> Array:
+def _row_sums(name: str, columns: Columns) -> Array:
+    y_true, y_pred, _, weights = columns
     if name == "AUC":
-        return _module(y_true).concatenate(Ranking.of(y_true, y_pred).pair_counts())
+        return _module(y_true).concatenate(Ranking.of(y_true, y_pred).pair_counts(weights))
     if name == "ece":
-        return Calibration(y_true, y_pred).sums()
+        return Calibration(y_true, y_pred).sums(weights)
+    weight, rows = (1, len(y_true)) if weights is None else (weights, weights.sum())
     if name == "pcoc":
-        return np.array([y_pred.sum(), y_true.sum(), len(y_true)])
-    entropy = cross_entropy(y_true, y_pred).sum()
-    return _module(y_pred).stack([entropy, entropy * 0 + len(y_pred)])
+        return np.array([(weight * y_pred).sum(), (weight * y_true).sum(), rows])
+    entropy = (weight * cross_entropy(y_true, y_pred)).sum()
+    return _module(y_pred).stack([entropy, entropy * 0 + rows])
 
 
 def _group_sums(name: str, ranking: Ranking) -> Array:
@@ -290,6 +312,8 @@ def value_from(name: str, sums: Sequence[float]) -> float:
     Raises:
         DataError: The rows leave the metric undefined.
     """
+    if name in PLAIN and name != "AUC" and not sums[-1]:
+        raise DataError(f"{name} is undefined: all weights are 0")
     if name == "AUC":
         positives, negatives, above = sums
         if not positives or not negatives:

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from fuxictr_tf4ctr.distributed.ranks import Ranks
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, UserError
-from fuxictr_tf4ctr.metrics.definitions import needs_group, sums_of, value_from
+from fuxictr_tf4ctr.metrics.definitions import (
+    Columns,
+    needs_group,
+    no_weights,
+    sums_of,
+    value_from,
+)
 
 # Those that a GPU computes where the scores are; their labels are 0 or 1.
 _ON_DEVICE = frozenset({"AUC", "gAUC", "logloss", "binary_crossentropy"})
@@ -27,6 +33,7 @@ def evaluate_metrics(
     y_pred: ArrayLike,
     metrics: Sequence[str],
     group_id: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Compute metrics of scores against labels.
 
@@ -35,13 +42,16 @@ def evaluate_metrics(
         y_pred: [N] scores; probabilities for logloss and ece.
         metrics: Names known to :func:`check_metric`, without a stream.
         group_id: [N] group of each row (a user, say), for the metrics that rank within groups.
+        weights: [N] how often each row counts, 0 or more, which need not be whole; None for once.
 
     Returns:
         Metric values, keyed by the names as given and in their order.
 
     Raises:
-        SettingsError: A name is unknown, or needs ``group_id`` and there is none.
-        DataError: The columns disagree in length, are empty, or leave a metric undefined.
+        SettingsError: A name is unknown, or needs ``group_id`` and there is none, or cannot be
+            weighted.
+        DataError: The columns disagree in length, are empty, or leave a metric undefined; a weight
+            is negative or no number.
         DivergenceError: A score is not a finite number.
     """
     grouped = [name for name in metrics if needs_group(name)]
@@ -55,20 +65,27 @@ def evaluate_metrics(
         group_id = np.asarray(group_id).ravel()
         if len(group_id) != len(y_true):
             raise DataError(f"{len(y_true)} labels but {len(group_id)} group ids")
-    sums = sums_of(metrics, y_true, y_pred, group_id)
+    if weights is not None:
+        if grouped:
+            raise SettingsError(no_weights(grouped[0]))
+        weights = np.asarray(weights, np.float64).ravel()
+        if len(weights) != len(y_true):
+            raise DataError(f"{len(y_true)} labels but {len(weights)} weights")
+        bad = ~((weights >= 0) & (weights < np.inf))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise DataError(f"weights must be 0 or more, found {weights[row]} in row {row}")
+    sums = sums_of(metrics, Columns(y_true, y_pred, group_id, weights))
     return {name: value_from(name, each) for name, each in sums.items()}
 
 
-def evaluate_on_device(
-    y_true: Tensor, y_pred: Tensor, metrics: Sequence[str], group_id: Tensor | None = None
-) -> dict[str, float] | None:
+def evaluate_on_device(columns: Columns, metrics: Sequence[str]) -> dict[str, float] | None:
     """Compute metrics where the scores are, on a GPU, without a copy to the host.
 
     Args:
-        y_true: [N] labels.
-        y_pred: [N] scores, float32 or float64.
+        columns: Tensors; the scores float32 or float64, groups whole numbers, all but the scores
+            on any device.
         metrics: Names of metrics.
-        group_id: [N] whole numbers, the group of each row, on any device.
 
     Returns:
         Metric values by name. None where one of them, or the columns, are left to
@@ -77,15 +94,17 @@ def evaluate_on_device(
     Raises:
         DataError: The rows leave a metric undefined.
     """
+    y_true, y_pred, group_id, weights = columns
     if not _ON_DEVICE.issuperset(metrics) or y_pred.numel() == 0:
         return None
-    if "gAUC" in metrics and group_id is None:
+    if "gAUC" in metrics and (group_id is None or weights is not None):
         return None
     y_true, y_pred = y_true.to(y_pred.device, torch.float64), y_pred.double()
     probabilities = (y_pred >= 0) & (y_pred <= 1)
     sound = (((y_true == 0) | (y_true == 1)) & probabilities).all()
     group_id = group_id if group_id is None else group_id.to(y_pred.device)
-    sums = sums_of(metrics, y_true, y_pred, group_id)
+    weights = weights if weights is None else weights.to(y_pred.device, torch.float64)
+    sums = sums_of(metrics, Columns(y_true, y_pred, group_id, weights))
     # One look at the device for all that was computed there.
     *numbers, sound = torch.cat([*sums.values(), sound.double().reshape(1)]).tolist()
     if not sound:
@@ -135,19 +154,13 @@ _SCATTER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def evaluate_spread(
-    y_true: Tensor,
-    y_pred: Tensor,
-    metrics: Sequence[str],
-    group_id: Tensor | None,
-    ranks: Ranks,
+    columns: Columns, metrics: Sequence[str], ranks: Ranks
 ) -> dict[str, float] | None:
     """Compute metrics of the rows of all ranks; each rank calls this with its own.
 
     Args:
-        y_true: [rows] labels.
-        y_pred: [rows] scores.
+        columns: Tensors [rows]; groups are numbers.
         metrics: Names of metrics, without a stream.
-        group_id: [rows] numbers, the group of each row; None where no metric needs them.
         ranks: The ranks. Of the data, rank r has the rows r, r + size, r + 2 size, ….
 
     Returns:
@@ -158,18 +171,20 @@ def evaluate_spread(
         DataError: All rows together leave a metric undefined.
     """
     grouped = [name for name in metrics if needs_group(name)]
-    y_true, y_pred = y_true.cpu(), y_pred.cpu()
+    y_true, y_pred, group_id, weights = (None if c is None else c.cpu() for c in columns)
     try:
         labels, scores = checked_columns(y_true, y_pred, metrics)
-        sound = not grouped or group_id is not None
+        sound = not grouped or (group_id is not None and weights is None)
     except UserError:
         sound = False
     if any(ranks.agree(not sound)):
         return None
-    sums = sums_of([m for m in metrics if m != "AUC" and m not in grouped], labels, scores)
+    row_weights = None if weights is None else weights.double().numpy()
+    of_rows = [m for m in metrics if m != "AUC" and m not in grouped]
+    sums = sums_of(of_rows, Columns(labels, scores, weights=row_weights))
     if grouped:
-        sums |= _of_whole_groups(y_true, y_pred, group_id.cpu(), grouped, ranks)
-    counts = _counts_in_range(y_true, y_pred, ranks) if "AUC" in metrics else None
+        sums |= _of_whole_groups(y_true, y_pred, group_id, grouped, ranks)
+    counts = _counts_in_range(y_true, y_pred, weights, ranks) if "AUC" in metrics else None
     everybodys = ranks.all_gather((sums, counts))
     total = {name: sum(their[name] for their, _ in everybodys) for name in sums}
     if counts is not None:
@@ -191,10 +206,12 @@ def _of_whole_groups(
     order = columns.pop().argsort()
     y_true, y_pred, group_id = (column[order] for column in columns)
     columns = y_true.double().numpy(), y_pred.double().numpy(), group_id.numpy()
-    return sums_of(metrics, *columns)
+    return sums_of(metrics, Columns(*columns))
 
 
-def _counts_in_range(y_true: Tensor, y_pred: Tensor, ranks: Ranks) -> np.ndarray:
+def _counts_in_range(
+    y_true: Tensor, y_pred: Tensor, weights: Tensor | None, ranks: Ranks
+) -> np.ndarray:
     """Collect the rows of a range of scores, the lower the rank the lower, and count pairs.
 
     Source:
@@ -205,10 +222,11 @@ def _counts_in_range(y_true: Tensor, y_pred: Tensor, ranks: Ranks) -> np.ndarray
     samples = torch.cat(ranks.all_gather(ascending[places])).sort().values
     bounds = samples[ranks.size // 2 :: ranks.size][1:].contiguous()
     target = torch.searchsorted(bounds, y_pred, right=True)  # equal scores stay together
-    y_true, y_pred = ranks.all_to_all([y_true, y_pred], target)
+    columns = [y_true, y_pred] if weights is None else [y_true, y_pred, weights]
+    y_true, y_pred, *rest = (c.double().numpy() for c in ranks.all_to_all(columns, target))
     if not len(y_true):
         return np.zeros(3)
-    return sums_of(["AUC"], y_true.double().numpy(), y_pred.double().numpy())["AUC"]
+    return sums_of(["AUC"], Columns(y_true, y_pred, None, *rest))["AUC"]
 
 
 def _joined_ranges(counts: Sequence[np.ndarray]) -> np.ndarray:

@@ -35,6 +35,7 @@ from fuxictr_tf4ctr.files import need_space, write_whole
 from fuxictr_tf4ctr.metrics.calibration import (
     Calibration,
     calibrated_metrics,
+    correct_sampling,
     fit_calibration,
 )
 from fuxictr_tf4ctr.runs.loading import WithinMemory, keep_schema
@@ -213,6 +214,8 @@ def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) 
     divided = ShardingOptions.from_params(settings.params) is not None
     with table_engine().unmade() if divided else WithinMemory():
         model = settings.model_class(feature_map, **settings.params)
+    if settings.params.get("negative_sampling"):
+        correct_sampling(model, settings["negative_sampling"])
     model.model_dir, model.checkpoint = str(record.folder), str(record.checkpoint)
     record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     logging.info("Total number of parameters: %d.", record.parameters)
@@ -277,9 +280,9 @@ def _calibrate(
     model: BaseModel, data: Data, record: RunRecord, ranks: Ranks, progress: bool | None
 ) -> None:
     """Fit the correction of probabilities, keep it, and add the metrics that it is to better."""
-    y_true, y_pred = labels_and_scores(model, data.valid, progress, ranks)
+    columns = labels_and_scores(model, data.valid, progress, ranks)
     method = record.settings["calibration"]
-    content = ranks.broadcast(lambda: fit_calibration(method, y_true, y_pred))
+    content = ranks.broadcast(lambda: fit_calibration(method, *columns))
     write_whole(record.calibration_file, json.dumps(content) + "\n")
     Calibration(content).add_to(model)
     logging.info("****** Calibrated: %s ******", method)
@@ -309,6 +312,7 @@ def _loaders(
             "shuffle": settings["shuffle"] and split == "train",
             "seed": settings["seed"],
             "task": settings["task"],
+            "negative_sampling": settings.params.get("negative_sampling"),
             "storage": settings["storage"],
             "memory_budget": settings["memory_budget"],
             "gpu": settings["gpu"],

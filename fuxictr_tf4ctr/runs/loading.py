@@ -25,7 +25,12 @@ from fuxictr_tf4ctr.datasets import (
 from fuxictr_tf4ctr.datasets.new_rows import RowEncoder
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import whole_file
-from fuxictr_tf4ctr.metrics.calibration import METHODS, Calibration, calibrated_metrics
+from fuxictr_tf4ctr.metrics.calibration import (
+    METHODS,
+    Calibration,
+    calibrated_metrics,
+    correct_sampling,
+)
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.schema import ANYTHING, NUMBER, POSITIVE, Key, ListOf, Record, one_of, read_json
@@ -289,6 +294,8 @@ def _model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> Ba
             f"{record.checkpoint}: {broken[0]} holds numbers that are not finite, of "
             f"{len(broken)} such tensors; every score would be NaN: train again"
         )
+    if settings.params.get("negative_sampling"):
+        correct_sampling(model, settings["negative_sampling"])
     if record.calibration_file.is_file():
         Calibration(read_json(record.calibration_file, _CALIBRATION, "train again")).add_to(model)
     return model.eval()

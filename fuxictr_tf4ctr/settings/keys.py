@@ -109,6 +109,7 @@ DATASET_KEYS: dict[str, Key] = {
     "test_data": Key(PATH, "Test data"),
     "feature_cols": Key(_COLUMNS, "Feature columns: name, type, dtype and options of each"),
     "label_col": Key(_COLUMNS, "Label column: name and dtype"),
+    "weight_col": Key(TEXT, "Column with the weight of each row in loss and metrics, 0 or more"),
     "feature_processor": Key(
         TEXT, "Module of a FuxiCTR dataset class, or module:Class, for preprocess"
     ),
@@ -161,6 +162,10 @@ TRAINING_KEYS: dict[str, Key] = {
     "average_start": Key(
         AnyOf(whole(0), one_of(LEARNING_RATE_DROP)),
         f"Steps before averaging begins, or {LEARNING_RATE_DROP}, the first one (null: 0)",
+    ),
+    "pos_weight": Key(POSITIVE, "Factor of the loss of positive rows, as torch's; null for none"),
+    "negative_sampling": Key(
+        _BETWEEN, "Share of the negative rows to train on; predictions are corrected back"
     ),
     "calibration": Key(
         one_of(*METHODS), "Correct probabilities after training, on validation data: method or null"

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 
-from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
+from fuxictr_tf4ctr.datasets.feature_specs import complete_columns, label_entries
 from fuxictr_tf4ctr.datasets.job import check_preprocess, find_processor_class
 from fuxictr_tf4ctr.datasets.loader import NO_GPU_STORAGE
 from fuxictr_tf4ctr.distributed.sharding import sharding_problems
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.metrics.definitions import needs_group, split_stream
+from fuxictr_tf4ctr.metrics.definitions import needs_group, no_weights, split_stream
 from fuxictr_tf4ctr.names import nearest, shown, unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, REQUIRED, Key, Record
@@ -39,6 +39,7 @@ from fuxictr_tf4ctr.settings.resolver import Experiments, active_columns
 from fuxictr_tf4ctr.settings.sections import located, read_sections, resource_root
 from fuxictr_tf4ctr.training.averaging import averaging_problems
 from fuxictr_tf4ctr.training.fast import fast_problems
+from fuxictr_tf4ctr.training.losses import weighs_rows
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
 _DEFAULTS = {
@@ -337,13 +338,36 @@ def _metric_problems(params: Mapping[str, Any], model_class: type[BaseModel] | N
     problems = []
     if params.get("calibration") and params["task"] != "binary_classification":
         problems.append("calibration is for task binary_classification: set that, or leave it out")
+    problems += _cost_problems(params, model_class)
     grouped = [name for name in names if needs_group(name)]
+    if grouped and params.get("weight_col"):
+        problems.append(no_weights(grouped[0]))
     if grouped and not params.get("group_id"):
         problems.append(f"metric {grouped[0]} needs group_id, the column that groups the rows")
     of_streams = [name for name in names if split_stream(name)[1]]
     if of_streams and model_class is not None and not _scores_streams(params, model_class):
         problems.append(
             f"metric {of_streams[0]} needs a model that scores its streams: a twin with twin_focus"
+        )
+    return problems
+
+
+def _cost_problems(params: Mapping[str, Any], model_class: type[BaseModel] | None) -> list[str]:
+    """Find weights and samples of rows that the task or the model cannot heed."""
+    problems = [
+        f"{key} is for task binary_classification: set that, or leave it out"
+        for key in ("pos_weight", "negative_sampling")
+        if params.get(key) and params["task"] != "binary_classification"
+    ]
+    weights = [key for key in ("weight_col", "pos_weight") if params.get(key)]
+    if not weights or model_class is None:
+        return problems
+    has_base_loss = getattr(model_class, "has_base_loss", False)
+    uses_it = params.get("base_loss") or params.get("twin_focus") is False
+    if not weighs_rows(model_class) or (has_base_loss and uses_it):
+        problems.append(
+            f"{weights[0]} weighs rows in FuxiCTR's loss and in the Twin Focus Loss, and model "
+            f"{params['model']} has a loss of its own: leave it out, or take another model"
         )
     return problems
 
@@ -371,7 +395,8 @@ def _column_problems(params: Mapping[str, Any]) -> list[str]:
     elif not features or not labels:
         return problems
     try:
-        features, labels = complete_columns(features, labels, params.get("feature_processor"))
+        entries = label_entries(params)
+        features, labels = complete_columns(features, entries, params.get("feature_processor"))
         processor = find_processor_class(params.get("feature_processor"))
         for column in features + labels:
             check_preprocess(column, processor)

@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.metrics.definitions import split_stream
+from fuxictr_tf4ctr.metrics.definitions import Columns, split_stream
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics, evaluate_on_device, evaluate_spread
 
 logger = logging.getLogger(__name__)
 
-Compute = Callable[[Tensor, Tensor, Sequence[str], Tensor | None], dict[str, float] | None]
-"""Metrics of labels, scores and groups by name; None where it cannot."""
+Compute = Callable[[Columns, Sequence[str]], dict[str, float] | None]
+"""Metrics of rows by name; None where it cannot."""
 
 
 def evaluate(
@@ -56,24 +56,30 @@ def evaluate(
 
     names = list(model.validation_metrics if metrics is None else metrics)
     grouped = model.feature_map.group_id is not None
+    weight_col = getattr(model.feature_map, "weight_col", None)
     streams = list(dict.fromkeys(stream for _, stream in map(split_stream, names) if stream))
 
     def columns(outputs: dict[str, Tensor], batch: Any) -> list[Tensor]:
         groups = [model.get_group_id(batch)] if grouped else []
+        weights = [batch[weight_col]] if weight_col else []
         scores = [_stream_scores(model, outputs, stream) for stream in streams]
-        return [model.get_labels(batch), outputs["y_pred"], *scores, *groups]
+        return [model.get_labels(batch), outputs["y_pred"], *scores, *groups, *weights]
 
     collected = _collect(model, data_gen, columns, progress)
     own = overrides(model, "evaluate_metrics")
 
     def metrics_of(rows: Sequence[Tensor], compute: Compute = _metrics_of) -> dict[str, float]:
         y_true, y_pred, *others = rows
+        weights = others.pop() if weight_col else None
         group_id = others.pop() if grouped else None
         if own:
             group = _group_column(group_id)
             return model.evaluate_metrics(*_on_host(y_true, y_pred), names, group)
         scores = {None: y_pred, **dict(zip(streams, others, strict=True))}
-        return _metrics_by_stream(y_true, scores, names, group_id, compute)
+        columns = {
+            stream: Columns(y_true, each, group_id, weights) for stream, each in scores.items()
+        }
+        return _metrics_by_stream(columns, names, compute)
 
     values = None
     if ranks.size > 1 and not own:
@@ -88,11 +94,19 @@ def evaluate(
 def labels_and_scores(
     model: BaseModel, data_gen: Iterable, progress: bool | None = None, ranks: Ranks = ALONE
 ) -> list[np.ndarray]:
-    """Return [rows] labels and probabilities of a data set, those of all ranks on rank 0."""
+    """Return [rows] labels, probabilities and, if there are any, weights of a data set.
+
+    Those of all ranks are on rank 0.
+    """
+    weight_col = getattr(model.feature_map, "weight_col", None)
     found = _collect(
         model,
         data_gen,
-        lambda outputs, batch: [model.get_labels(batch), outputs["y_pred"]],
+        lambda outputs, batch: [
+            model.get_labels(batch),
+            outputs["y_pred"],
+            *([batch[weight_col]] if weight_col else []),
+        ],
         progress,
     )
     return _on_host(*ranks.gather(found))
@@ -108,31 +122,27 @@ def _stream_scores(model: BaseModel, outputs: dict[str, Tensor], stream: str) ->
 
 
 def _metrics_by_stream(
-    y_true: Tensor,
-    scores: dict[str | None, Tensor],
-    names: Sequence[str],
-    group_id: Tensor | None,
-    compute: Compute,
+    columns: dict[str | None, Columns], names: Sequence[str], compute: Compute
 ) -> dict[str, float] | None:
     values = {}
-    for stream, y_pred in scores.items():
+    for stream, rows in columns.items():
         wanted = {name: base for name in names for base, of in [split_stream(name)] if of == stream}
-        computed = compute(y_true, y_pred, list(wanted.values()), group_id)
+        computed = compute(rows, list(wanted.values()))
         if computed is None:
             return None
         values |= {name: computed[base] for name, base in wanted.items()}
     return {name: values[name] for name in names}
 
 
-def _metrics_of(
-    y_true: Tensor, y_pred: Tensor, names: Sequence[str], group_id: Tensor | None
-) -> dict[str, float]:
+def _metrics_of(rows: Columns, names: Sequence[str]) -> dict[str, float]:
     """Compute metrics on the device the scores are on, or else on the host."""
     values = None
-    if y_pred.device.type != "cpu":
-        values = evaluate_on_device(y_true, y_pred, names, group_id)
+    if rows.y_pred.device.type != "cpu":
+        values = evaluate_on_device(rows, names)
     if values is None:
-        values = evaluate_metrics(*_on_host(y_true, y_pred), names, _group_column(group_id))
+        weights = None if rows.weights is None else rows.weights.cpu().numpy()
+        columns = _on_host(rows.y_true, rows.y_pred)
+        values = evaluate_metrics(*columns, names, _group_column(rows.group_id), weights)
     return values
 
 

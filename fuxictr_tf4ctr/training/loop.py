@@ -28,7 +28,13 @@ from fuxictr_tf4ctr.training import checkpoints
 from fuxictr_tf4ctr.training.averaging import WeightAverages
 from fuxictr_tf4ctr.training.checkpoints import model_state, restore_model, restore_rng, rng_state
 from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
-from fuxictr_tf4ctr.training.losses import NO_TERMS, Losses, monitored_values
+from fuxictr_tf4ctr.training.losses import (
+    NO_TERMS,
+    UNWEIGHTED,
+    Losses,
+    monitored_values,
+    weighs_rows,
+)
 from fuxictr_tf4ctr.training.schedule import SOLO, UNWATCHED, Data, Schedule, Team, Watch
 from fuxictr_tf4ctr.training.step import Step, training_step
 
@@ -98,7 +104,7 @@ def fit(
         Terminated: SIGTERM came; the state is saved (only with checkpoints).
     """
     schedule.check()
-    _check_model(model)
+    _check_model(model, schedule)
     if data.valid is not None:
         _check_monitor(model)
     steps_per_epoch = len(data.train)
@@ -109,7 +115,8 @@ def fit(
     keeps_state = team.ranks.broadcast(lambda: watch.checkpoints is not None)
     signals = sigterm_noted() if keeps_state else nullcontext(_never)
     team.ranks.broadcast_model(model)
-    with training_step(model, schedule.fast, team.ranks) as step, signals as check_signals:
+    stepping = training_step(model, schedule.fast, team.ranks, schedule.weights)
+    with stepping as step, signals as check_signals:
         return _Loop(model, data, schedule, team, watch, step, check_signals).run()
 
 
@@ -485,7 +492,12 @@ def _batches_from(batches: Iterable, first: int) -> Iterator:
     return iterator
 
 
-def _check_model(model: BaseModel) -> None:
+def _check_model(model: BaseModel, schedule: Schedule) -> None:
+    if schedule.weights != UNWEIGHTED and not weighs_rows(type(model)):
+        raise SettingsError(
+            f"{type(model).__name__} has a loss of its own, which weight_col and pos_weight do not "
+            "reach"
+        )
     for method in _REPLACED_METHODS:
         if overrides(model, method):
             raise SettingsError(

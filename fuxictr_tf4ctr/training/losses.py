@@ -6,6 +6,7 @@ have a method ``monitored_values`` that returns scalars of its last batch by nam
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -111,6 +112,64 @@ class Losses:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` returned."""
         self.seen, self._sums = state["seen"], dict(state["sums"])
+
+
+@dataclass(frozen=True)
+class RowWeights:
+    """How much each row counts in the loss.
+
+    Attributes:
+        column: Column of the batches with the weight of each row. None: 1 for all.
+        positive: Factor of the weights of positive rows.
+    """
+
+    column: str | None = None
+    positive: float | None = None
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "RowWeights":
+        """Read them from complete settings."""
+        return cls(params.get("weight_col"), params.get("pos_weight"))
+
+    def of(self, batch: Mapping[str, Tensor], y_true: Tensor) -> Tensor | None:
+        """Return the weights [B, 1] of a batch with these labels, None where all are 1."""
+        weight = None
+        if self.column is not None:
+            weight = batch[self.column].to(y_true.device).view(-1, 1)
+        if self.positive is not None:
+            factor = torch.where(y_true == 1, self.positive, 1.0)
+            weight = factor if weight is None else weight * factor
+        return weight
+
+
+UNWEIGHTED = RowWeights()
+
+
+def weighs_rows(model_class: type[BaseModel]) -> bool:
+    """Whether the loss of a model can be weighted: FuxiCTR's own is, and one that says so."""
+    own = any(
+        getattr(model_class, method) is not getattr(BaseModel, method)
+        for method in ("add_loss", "compute_loss", "regularization_loss", "train_step")
+    )
+    return getattr(model_class, "weighs_rows", not own)
+
+
+def weighted_loss(
+    model: BaseModel, outputs: Mapping[str, Tensor], y_true: Tensor, weight: Tensor | None
+) -> Tensor:
+    """Return a model's loss without regularization, the mean of its rows' times their weights.
+
+    Args:
+        model: The model.
+        outputs: What its ``forward`` returned.
+        y_true: Labels [B, 1].
+        weight: Weights [B, 1]; None for the model's loss as it is.
+    """
+    if weight is None:
+        return model.add_loss(outputs, y_true)
+    if type(model).add_loss is not BaseModel.add_loss:
+        return model.add_loss({**outputs, "row_weight": weight}, y_true)
+    return (weight * model.loss_fn(outputs["y_pred"], y_true, reduction="none")).mean()
 
 
 def loss_terms(model: BaseModel, loss: Tensor) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.training.averaging import Averaging
 from fuxictr_tf4ctr.training.checkpoints import Checkpoints
 from fuxictr_tf4ctr.training.fast import EXACT, FastOptions
+from fuxictr_tf4ctr.training.losses import UNWEIGHTED, RowWeights
 
 # Intermediate results of a step; those of 10,000 rows of Criteo's shape add up to half a GB.
 _ACTIVATION_BYTES = 2 << 30
@@ -43,6 +44,7 @@ class Schedule:
         max_gradient_norm: Norm to which the model's ``train_step`` clips the gradient.
         averaging: Weights averaged over the steps, kept in place of the steps' own. None: none.
         fast: Switches that may change results; by default none.
+        weights: How much each row counts in the loss.
     """
 
     epochs: int = 100
@@ -50,6 +52,7 @@ class Schedule:
     max_gradient_norm: float = 10.0
     averaging: Averaging | None = None
     fast: FastOptions = EXACT
+    weights: RowWeights = UNWEIGHTED
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Schedule":
@@ -60,6 +63,7 @@ class Schedule:
             params["max_gradient_norm"],
             Averaging.from_params(params),
             FastOptions.from_params(params),
+            RowWeights.from_params(params),
         )
 
     def check(self) -> None:

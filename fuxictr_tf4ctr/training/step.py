@@ -27,7 +27,14 @@ from fuxictr_tf4ctr.training.fast.rows import (
     scale_learning_rate,
     scaled_terms,
 )
-from fuxictr_tf4ctr.training.losses import NO_TERMS, Terms, loss_terms
+from fuxictr_tf4ctr.training.losses import (
+    NO_TERMS,
+    UNWEIGHTED,
+    RowWeights,
+    Terms,
+    loss_terms,
+    weighted_loss,
+)
 from fuxictr_tf4ctr.training.regularization import (
     Noise,
     Regularization,
@@ -58,7 +65,10 @@ Step = Callable[[Any], Tensor]
 
 @contextmanager
 def training_step(
-    model: BaseModel, fast: FastOptions = EXACT, ranks: Ranks = ALONE
+    model: BaseModel,
+    fast: FastOptions = EXACT,
+    ranks: Ranks = ALONE,
+    weights: RowWeights = UNWEIGHTED,
 ) -> Iterator[Step]:
     """Give the fastest step that trains a model as its own ``train_step`` does.
 
@@ -69,6 +79,7 @@ def training_step(
         model: Compiled FuxiCTR model on its device, ``_max_gradient_norm`` set as ``fit`` sets it.
         fast: Switches that may change results.
         ranks: The processes among which each batch is divided.
+        weights: How much each row counts.
 
     Yields:
         Batch to total loss, a scalar; one with its own ``train_step`` or optimizers keeps those.
@@ -93,7 +104,7 @@ def training_step(
         noise = _noise(model, fast)
         if noise is not None:
             stack.enter_context(faster_dropout(model, noise))
-        step = TrainingStep(model, forward, fast, ranks)
+        step = TrainingStep(model, forward, fast, ranks, weights)
         stack.callback(step.lookups.release)
         yield GraphedStep(model, step) if fast.cuda_graphs else step
 
@@ -115,15 +126,22 @@ class TrainingStep:
         forward: Its forward pass.
         fast: Switches that may change results.
         ranks: The processes among which each batch is divided.
+        weights: How much each row counts.
 
     Attributes:
         terms: Terms of the last loss.
     """
 
     def __init__(
-        self, model: BaseModel, forward: Forward, fast: FastOptions, ranks: Ranks = ALONE
+        self,
+        model: BaseModel,
+        forward: Forward,
+        fast: FastOptions,
+        ranks: Ranks = ALONE,
+        weights: RowWeights = UNWEIGHTED,
     ) -> None:
         self.model = model
+        self.weights = weights
         self.ranks = ranks
         self.forward = forward
         self.own_regularization = any(
@@ -154,7 +172,7 @@ class TrainingStep:
         if self.own_regularization:
             loss = model.compute_loss(outputs, y_true)
         else:
-            loss = model.add_loss(outputs, y_true)
+            loss = weighted_loss(model, outputs, y_true, self.weights.of(batch, y_true))
         # Added up over the ranks, what each makes of its portion is what the whole batch would.
         portion = self.ranks.portion(len(y_true))
         loss.backward(torch.full_like(loss, portion))

@@ -190,15 +190,30 @@ class TwinFocusLoss(nn.Module):
         check_focus(c, gamma, alpha)
         self.c, self.gamma, self.alpha, self.reduction = c, gamma, alpha, reduction
 
-    def forward(self, logit_simple: Tensor, logit_complex: Tensor, y_true: Tensor) -> Tensor:
-        """Return the loss of two logit tensors and labels of one shape, usually [B, 1]."""
-        return self.combine(*self.streams(logit_simple, logit_complex, y_true))
+    def forward(
+        self,
+        logit_simple: Tensor,
+        logit_complex: Tensor,
+        y_true: Tensor,
+        row_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss of two logit tensors and labels of one shape, usually [B, 1].
+
+        ``row_weight``, of that shape, is a factor of each sample's loss; None is 1 everywhere.
+        """
+        return self.combine(*self.streams(logit_simple, logit_complex, y_true, row_weight))
 
     def streams(
-        self, logit_simple: Tensor, logit_complex: Tensor, y_true: Tensor
+        self,
+        logit_simple: Tensor,
+        logit_complex: Tensor,
+        y_true: Tensor,
+        row_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return L_simple and L_complex, reduced."""
+        """Return L_simple and L_complex, reduced; arguments as of :meth:`forward`."""
         losses = _stream_losses(logit_simple, logit_complex, y_true, self.c, self.gamma)
+        if row_weight is not None:
+            losses = tuple(row_weight * loss for loss in losses)
         return tuple(_reduced(loss, self.reduction) for loss in losses)
 
     def combine(self, loss_simple: Tensor, loss_complex: Tensor) -> Tensor:

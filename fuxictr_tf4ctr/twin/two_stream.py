@@ -35,6 +35,8 @@ class TwoStreamModel(BaseModel):
         SettingsError: Parameters that do not fit; the message lists them all.
     """
 
+    # Its add_loss heeds ``row_weight``.
+    weighs_rows: ClassVar[bool] = True
     baseline: ClassVar[Mapping[str, Any]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {
         "fusion": "WSF",
@@ -180,7 +182,8 @@ class TwoStreamModel(BaseModel):
         Its terms are kept, detached, in ``loss_terms``.
 
         Args:
-            return_dict: What ``forward`` returned.
+            return_dict: What ``forward`` returned; with ``row_weight``, [B, 1], a factor of each
+                row's losses.
             y_true: Labels, [B, 1].
         """
         loss = self.prediction_loss(return_dict, y_true)
@@ -188,7 +191,10 @@ class TwoStreamModel(BaseModel):
         self.loss_terms = {"bce" if is_binary else "loss": loss.detach()}
         if self.twin_focus is not None:
             simple, complex_ = self.twin_focus.streams(
-                return_dict["logit_simple"], return_dict["logit_complex"], y_true
+                return_dict["logit_simple"],
+                return_dict["logit_complex"],
+                y_true,
+                return_dict.get("row_weight"),
             )
             self.loss_terms |= {"simple": simple.detach(), "complex": complex_.detach()}
             loss = loss + self.twin_focus.combine(simple, complex_)
@@ -196,9 +202,12 @@ class TwoStreamModel(BaseModel):
 
     def prediction_loss(self, return_dict: Mapping[str, Tensor], y_true: Tensor) -> Tensor:
         """Return the loss of the final prediction, a scalar; arguments as :meth:`add_loss`."""
+        weight = return_dict.get("row_weight")
         if self.loss_fn is F.binary_cross_entropy:
-            return F.binary_cross_entropy_with_logits(return_dict["logit"], y_true)
-        return self.loss_fn(return_dict["y_pred"], y_true, reduction="mean")
+            return F.binary_cross_entropy_with_logits(return_dict["logit"], y_true, weight)
+        if weight is None:
+            return self.loss_fn(return_dict["y_pred"], y_true, reduction="mean")
+        return (weight * self.loss_fn(return_dict["y_pred"], y_true, reduction="none")).mean()
 
     def monitored_values(self) -> dict[str, Tensor]:
         """Return scalars of the last batch by name: what the fusion did with the streams."""

@@ -24,6 +24,7 @@ from fuxictr_tf4ctr.distributed import (  # noqa: E402
 from fuxictr_tf4ctr.distributed.sharding import WHOLE  # noqa: E402
 from fuxictr_tf4ctr.engines.torchrec.rows import Piece, gather, scatter  # noqa: E402
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError  # noqa: E402
+from fuxictr_tf4ctr.metrics.definitions import Columns  # noqa: E402
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_spread  # noqa: E402
 from fuxictr_tf4ctr.training import (  # noqa: E402
     Checkpoints,
@@ -214,9 +215,21 @@ def scored_rows(case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def metrics_among(ranks: Ranks, case: str) -> dict[str, float] | str:
     own = [torch.from_numpy(column[ranks.rank :: ranks.size]) for column in scored_rows(case)]
     try:
-        return evaluate_spread(*own[:2], METRICS, own[2], ranks)
+        return evaluate_spread(Columns(*own), METRICS, ranks)
     except DataError as error:
         return str(error)
+
+
+def row_weights() -> torch.Tensor:
+    """Weights of the rows of the case "plain", some of them 0."""
+    return torch.from_numpy(np.random.default_rng(6).integers(0, 4, 997) / 2)
+
+
+def weighted_among(ranks: Ranks) -> list[dict[str, float] | None]:
+    """Weighted metrics of rows, and of groups, which have none."""
+    own = [torch.from_numpy(column[ranks.rank :: ranks.size]) for column in scored_rows("plain")]
+    columns = Columns(*own, row_weights()[ranks.rank :: ranks.size])
+    return [evaluate_spread(columns, names, ranks) for names in (METRICS[:4], ["gAUC"])]
 
 
 def main(folder: Path) -> None:
@@ -232,6 +245,7 @@ def main(folder: Path) -> None:
             "shared error": error_of(lambda: ranks.broadcast(undefined)),
             "rows": ranks.gather([torch.arange(11)[ranks.rank :: ranks.size]])[0].tolist(),
             "metrics": {case: metrics_among(ranks, case) for case in CASES},
+            "weighted": weighted_among(ranks),
             "exchanged": exchanged(ranks),
             "diverged": error_of(lambda: evaluate_diverged(folder, ranks)),
             "pieces": scattered_and_gathered(ranks),

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from job import METRICS, ROWS, fuxictr_model, scored_rows, train, twin, write_data
+from job import (
+    METRICS,
+    ROWS,
+    fuxictr_model,
+    row_weights,
+    scored_rows,
+    train,
+    twin,
+    write_data,
+)
 from programs import Program
 
 from fuxictr_tf4ctr.distributed import ALONE, joined_ranks, synchronise_batch_norm
@@ -67,6 +76,15 @@ def test_losses_metrics_and_decisions_are_those_of_one_process(alone, together, 
         assert rank[model] and [r["metrics"] for r in rank[model]] == [
             r["metrics"] for r in together[0][model]
         ]
+
+
+def test_weighted_metrics_are_those_of_one_process(together):
+    y_true, y_pred, _ = scored_rows("plain")
+    expected = evaluate_metrics(y_true, y_pred, METRICS[:4], weights=row_weights())
+    for rank in together:
+        of_rows, of_groups = rank["weighted"]
+        assert of_rows == pytest.approx(expected, rel=1e-12) and of_groups is None
+        assert of_rows["AUC"] == expected["AUC"]
 
 
 def test_what_ranks_do_together(together):

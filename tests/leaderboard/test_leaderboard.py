@@ -202,11 +202,13 @@ def test_other_data_and_equal_splits_are_refused(tmp_path, data):
     protocols, record = data
     (tmp_path / "train.csv").write_text("label,user\n0,a\n")
     record["settings"]["test_data"] = record["settings"]["valid_data"]
+    record["settings"]["negative_sampling"] = 0.5
     record["data"]["rows"]["train"] = 9
     with pytest.raises(SettingsError) as error:
         submit(make_sweep(tmp_path, record), tmp_path / "bars", protocols=protocols)
     said = str(error.value)
-    for reason in ("train.csv has md5", "train has 9 rows, Tiny_x1 has 1", "the same data"):
+    for reason in ("train.csv has md5", "train has 9 rows, Tiny_x1 has 1", "the same data",
+                   "negative_sampling is 0.5"):  # fmt: skip
         assert reason in said
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError
+from fuxictr_tf4ctr.metrics.definitions import Columns
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_on_device
 from fuxictr_tf4ctr.training import check_metric, evaluate_metrics, needs_group
 
@@ -199,6 +200,45 @@ def test_calibration_of_right_and_of_doubled_predictions():
     assert evaluate_metrics([1, 0], [0.0, 1.0], ["ece"])["ece"] == 1
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+def test_weighted_metrics_equal_those_of_repeated_rows(columns, on_device):
+    y_true, y_pred, _ = columns
+    y_pred, names = np.round(y_pred, 2), ["AUC", "logloss", "ece", "pcoc"]
+    times = np.random.default_rng(1).integers(0, 4, 400)
+    names = names[: 2 if on_device else 4]
+
+    def evaluated(weights):
+        tensors = map(torch.from_numpy, (y_true, y_pred, weights))
+        label, score, weight = tensors
+        if on_device:
+            return evaluate_on_device(Columns(label, score, None, weight), names)
+        return evaluate_metrics(y_true, y_pred, names, weights=weights)
+
+    repeated = evaluate_metrics(np.repeat(y_true, times), np.repeat(y_pred, times), names)
+    assert evaluated(times) == pytest.approx(repeated, **EXACT)
+    assert evaluated(times / 7) == pytest.approx(repeated, **EXACT)
+    random = np.random.default_rng(2).random(400)
+    found = evaluated(random)
+    assert found["AUC"] == pytest.approx(roc_auc_score(y_true, y_pred, sample_weight=random))
+    assert found["logloss"] == pytest.approx(log_loss(y_true, y_pred, sample_weight=random))
+
+
+@pytest.mark.parametrize(
+    ("weights", "problem"),
+    [
+        ([1, -1, 1, 1], "weights must be 0 or more, found -1.0 in row 1"),
+        ([1, 1, np.nan, 1], "found nan in row 2"),
+        ([0, 0, 0, 0], "all weights are 0"),
+        ([1, 1], "4 labels but 2 weights"),
+    ],
+)
+def test_weights_that_mean_nothing_are_refused(weights, problem):
+    with pytest.raises(DataError, match=problem):
+        evaluate_metrics([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], ["logloss"], weights=weights)
+    with pytest.raises(SettingsError, match="gAUC ranks rows within groups and knows no weights"):
+        evaluate_metrics([0, 1], [0.1, 0.2], ["gAUC"], [1, 1], weights=[1, 2])
+
+
 @settings(max_examples=60)
 @given(rows)
 def test_metrics_on_the_device_equal_those_on_the_host(rows):
@@ -210,7 +250,7 @@ def test_metrics_on_the_device_equal_those_on_the_host(rows):
     except DataError:
         expected = None
     label, scores, groups = map(torch.from_numpy, (y_true.astype(np.float32), y_pred, group_id))
-    tensors = label, scores, names, groups
+    tensors = Columns(label, scores, groups), names
     if expected is None:
         with pytest.raises(DataError, match="undefined"):
             evaluate_on_device(*tensors)
@@ -230,7 +270,7 @@ def test_metrics_on_the_device_equal_those_on_the_host(rows):
     ],
 )
 def test_what_the_device_cannot_tell_is_left_to_the_host(y_true, y_pred, names):
-    assert evaluate_on_device(torch.tensor(y_true), torch.tensor(y_pred), names) is None
+    assert evaluate_on_device(Columns(torch.tensor(y_true), torch.tensor(y_pred)), names) is None
 
 
 @pytest.mark.parametrize(

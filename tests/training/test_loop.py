@@ -107,7 +107,7 @@ def test_training_equals_fuxictr_loop(
 ):
     # With FuxiCTR's step bitwise; how our step compares with it is test_step's to say.
     monkeypatch.setattr(
-        loop_module, "training_step", lambda model, fast, ranks: nullcontext(model.train_step)
+        loop_module, "training_step", lambda model, *_: nullcontext(model.train_step)
     )
     if model_class is TwoLearners:
         for batches in (train_gen, valid_gen):
