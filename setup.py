@@ -25,8 +25,10 @@ _OPTUNA = "optuna>=5,<6"
 _RAY = "ray[train,tune]>=2.49,<3"
 # table_sharding; later ones do not load beside the PyTorch of constraints.txt
 _TORCHREC = ["torchrec>=1.8,<1.9", "fbgemm-gpu>=1.8,<1.9"]
-# tensorboard: true
+# trackers: [tensorboard, mlflow, wandb]; a database in a file, MLflow's default, needs the others
 _TENSORBOARD = "tensorboard>=2.19,<3"
+_MLFLOW = ["mlflow-skinny>=3.1,<4", "sqlalchemy>=2,<3", "alembic>=1.13,<2"]
+_WANDB = "wandb>=0.20,<1"
 
 
 class BuildWithResources(build_py):
@@ -90,10 +92,12 @@ setup(
             *_DOCS,
             *_EXPORT,
         ],
+        "mlflow": _MLFLOW,
         "ray": [_RAY],
         "tensorboard": [_TENSORBOARD],
         "torchrec": _TORCHREC,
         "tune": [_OPTUNA],
+        "wandb": [_WANDB],
     },
     entry_points={
         "console_scripts": [

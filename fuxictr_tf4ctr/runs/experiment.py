@@ -39,9 +39,10 @@ from fuxictr_tf4ctr.metrics.calibration import (
     fit_calibration,
 )
 from fuxictr_tf4ctr.runs.loading import WithinMemory, keep_schema
-from fuxictr_tf4ctr.runs.observers import EventFiles, evaluation_row
+from fuxictr_tf4ctr.runs.observers import Trackers, evaluation_row
 from fuxictr_tf4ctr.runs.records import RunRecord, logging_to, new_run, read_run, versions
 from fuxictr_tf4ctr.runs.resume import refuse_other_data, resumed_run
+from fuxictr_tf4ctr.settings.keys import wanted_trackers
 from fuxictr_tf4ctr.settings.reading import Settings
 from fuxictr_tf4ctr.stopping import sigterm_raises
 from fuxictr_tf4ctr.training import (
@@ -92,7 +93,12 @@ def run_experiment(
             settings["checkpoint_minutes"],
             settings.params.get("checkpoint_steps"),
         )
-        with logging_to(record.log_file, on_stderr=ranks.leads), _recorded(record):
+        trackers = Trackers(wanted_trackers(settings.params) if ranks.leads else ())
+        with (
+            logging_to(record.log_file, on_stderr=ranks.leads),
+            trackers.of(record),
+            _recorded(record),
+        ):
             logging.info("Params: %s", print_to_json(record.settings))
             for text in settings.warnings:
                 logging.warning(text)
@@ -128,7 +134,7 @@ def run_experiment(
                     synchronise_batch_norm(model)
                 torch.manual_seed(settings["seed"] + ranks.rank)  # other dropout on every rank
             watch = Watch(
-                _observer(settings, record, ranks, on_evaluation),
+                _observer(record, trackers, on_evaluation),
                 None if settings["verbose"] and ranks.leads else False,
                 checkpoints if ranks.leads else None,
             )
@@ -239,17 +245,11 @@ def _divided(model: BaseModel, settings: Settings, ranks: Ranks) -> Tables:
 
 
 def _observer(
-    settings: Settings,
     record: RunRecord,
-    ranks: Ranks,
+    trackers: Trackers,
     then: Callable[[dict[str, Any]], None] | None,
 ) -> Callable[[dict[str, Any]], None]:
     """Return what keeps and shows each evaluation of a run."""
-    events = (
-        EventFiles(record.folder / "tensorboard")
-        if settings["tensorboard"] and ranks.leads
-        else None
-    )
 
     def on_evaluation(evaluation: dict[str, Any]) -> None:
         # A run that was taken up may repeat evaluations that came after its last checkpoint.
@@ -257,8 +257,7 @@ def _observer(
         record.evaluations = [*before, evaluation]
         record.save()
         logging.info(evaluation_row(evaluation))
-        if events is not None:
-            events.write(evaluation)
+        trackers.write(evaluation)
         if then is not None:
             then(evaluation)
 

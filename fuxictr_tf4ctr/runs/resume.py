@@ -16,7 +16,7 @@ from fuxictr_tf4ctr.settings.reading import Settings
 
 # Settings that change nothing about the result of a run.
 _FREE = {
-    *("gpu", "verbose", "num_workers", "model_root", "tensorboard"),
+    *("gpu", "verbose", "num_workers", "model_root", "tensorboard", "trackers"),
     *("checkpoint_minutes", "checkpoint_steps"),
 }
 

@@ -49,6 +49,8 @@ LOSSES = (
     "smooth_l1_loss",
     "huber_loss",
 )
+# Each named as its package is.
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 TASKS = ("binary_classification", "regression")
 DATA_FORMATS = ("csv", "parquet", "npz", "h5")
 # Needs a closure or sparse gradients, which FuxiCTR's training step does not give.
@@ -187,7 +189,10 @@ TRAINING_KEYS: dict[str, Key] = {
         "Rule of divided tables: sgd, adagrad or row_wise_adagrad (null: row_wise_adagrad)",
     ),
     "table_learning_rate": Key(POSITIVE, "Learning rate of divided tables, null for learning_rate"),
-    "tensorboard": Key(FLAG, "Write losses, metrics and fusion weights for TensorBoard", False),
+    "trackers": Key(
+        ListOf(one_of(*TRACKERS)), "Where losses and metrics are shown: tensorboard, mlflow, wandb"
+    ),
+    "tensorboard": Key(FLAG, "The same as trackers: [tensorboard]", False),
     "verbose": Key(whole(0), "1 shows progress bars on a terminal", 1),
 }
 
@@ -233,6 +238,12 @@ _FLOATS = (
     "net_regularizer",
     "max_gradient_norm",
 )
+
+
+def wanted_trackers(params: Mapping[str, Any]) -> list[str]:
+    """Return the trackers that settings ask for, each once."""
+    also = ["tensorboard"] if params["tensorboard"] else []
+    return list(dict.fromkeys([*(params.get("trackers") or []), *also]))
 
 
 def normalized(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from fuxictr_tf4ctr.metrics.definitions import needs_group, no_weights, split_st
 from fuxictr_tf4ctr.names import nearest, shown, unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, REQUIRED, Key, Record
-from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, KEYS, normalized
+from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, KEYS, normalized, wanted_trackers
 from fuxictr_tf4ctr.settings.model_keys import (
     OLD_MODELS,
     activation_problems,
@@ -159,7 +159,7 @@ def validated(
         activation_problems(params)
         + size_problems(params)
         + (_device_problems(params) if runs_here else [])
-        + _tensorboard_problems(params["tensorboard"])
+        + (_tracker_problems(params) if runs_here else [])
         + list(sharding_problems(params, runs_here))
         + list(averaging_problems(params))
         + fast_problems(params, model_class)
@@ -408,11 +408,13 @@ def _column_problems(params: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _tensorboard_problems(wanted: Any) -> list[str]:
-    """Say if TensorBoard is wanted and not installed."""
-    if wanted is not True or importlib.util.find_spec("tensorboard") is not None:
-        return []
-    return ["tensorboard: true needs the package: pip install 'fuxictr-tf4ctr[tensorboard]'"]
+def _tracker_problems(params: Mapping[str, Any]) -> list[str]:
+    """Say which trackers are wanted and not installed."""
+    return [
+        f"tracker {name} needs its package: pip install 'fuxictr-tf4ctr[{name}]'"
+        for name in wanted_trackers(params)
+        if importlib.util.find_spec(name) is None
+    ]
 
 
 def _device_problems(params: Mapping[str, Any]) -> list[str]:
