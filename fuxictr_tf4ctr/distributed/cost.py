@@ -5,8 +5,13 @@ Bytes are those a rank sends per step: in a ring, an all-reduce of G bytes among
 algorithms for clusters of workstations", 2009).
 """
 
+import os
 from dataclasses import dataclass
 
+from fuxictr_tf4ctr.errors import SettingsError
+
+# What a process takes that has imported torch and FuxiCTR, and has no data or model yet: measured.
+PROCESS = 400 << 20
 FLOAT = 4
 ID = 8
 # How many ids of a row and field a rank is sent.
@@ -54,6 +59,25 @@ class Cost:
     def memory(self) -> float:
         """Bytes of weights, gradients and optimizer state."""
         return self.tables + self.others
+
+
+def machine_memory() -> float:
+    """Bytes of this machine's memory, inf where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # no such thing outside POSIX
+        return float("inf")
+
+
+def check_processes(count: int) -> None:
+    """Raise SettingsError unless so many processes fit into this machine's memory."""
+    most = machine_memory() // PROCESS
+    if count > most:
+        raise SettingsError(
+            f"--workers {count}: so many processes take {count * PROCESS / 2**30:,.0f} GiB before "
+            f"they have any data, this machine has {machine_memory() / 2**30:,.0f}: give at most "
+            f"{most:.0f}"
+        )
 
 
 def all_reduce_bytes(size: float, ranks: int) -> float:

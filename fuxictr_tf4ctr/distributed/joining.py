@@ -17,6 +17,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from fuxictr_tf4ctr.distributed.cost import check_processes
 from fuxictr_tf4ctr.distributed.ranks import ALONE, JoinedRanks, Memory, Ranks
 from fuxictr_tf4ctr.errors import SettingsError, Terminated
 from fuxictr_tf4ctr.stopping import as_parent
@@ -211,12 +212,14 @@ def launch(arguments: Sequence[str], workers: int, max_restarts: int) -> int:
         Exit status: that of the rank that failed first, or 0.
 
     Raises:
+        SettingsError: They do not fit into this machine's memory.
         KeyboardInterrupt, Terminated: SIGINT or SIGTERM came; all ranks have ended.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    check_processes(workers)
     before = dict(os.environ)
     # The ranks share the cores; torchrun would give each one thread, however many cores there are.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))

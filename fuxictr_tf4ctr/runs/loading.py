@@ -23,6 +23,7 @@ from fuxictr_tf4ctr.datasets import (
     load_feature_map,
 )
 from fuxictr_tf4ctr.datasets.new_rows import RowEncoder
+from fuxictr_tf4ctr.distributed.cost import machine_memory
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import whole_file
 from fuxictr_tf4ctr.metrics.calibration import (
@@ -234,7 +235,7 @@ class WithinMemory(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._asked = 0
-        self._memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self._memory = machine_memory()
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None

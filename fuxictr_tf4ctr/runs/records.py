@@ -10,6 +10,7 @@ overwritten.
 import errno
 import json
 import logging
+import math
 import os
 import platform
 import shlex
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 
 from fuxictr_tf4ctr import files
+from fuxictr_tf4ctr.distributed.cost import machine_memory
 from fuxictr_tf4ctr.errors import DataError, StorageError
 from fuxictr_tf4ctr.schema import (
     ANYTHING,
@@ -343,12 +345,13 @@ def versions(others: Iterable[str] = ()) -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """Describe the hardware a run has."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    memory = machine_memory()
     return {
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(memory / 2**30) if math.isfinite(memory) else None,
         "cuda": torch.version.cuda,
         "torch_threads": torch.get_num_threads(),
         "gpus": gpus,
@@ -362,13 +365,6 @@ def _cpu_name() -> str:
         lines = []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
-
-
-def _memory_gib() -> int | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-    except (AttributeError, OSError, ValueError):  # no such thing outside POSIX
-        return None
 
 
 def plain(value: Any) -> Any:

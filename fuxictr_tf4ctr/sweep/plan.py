@@ -12,6 +12,7 @@ from typing import Any, Protocol, TextIO
 
 import torch
 
+from fuxictr_tf4ctr.distributed.cost import check_processes
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.runs.records import RunRecord, metrics_line
 from fuxictr_tf4ctr.stopping import as_parent
@@ -172,7 +173,7 @@ def _reason(child: Child, record: RunRecord | None, code: int) -> str:
 
 
 def check_devices(devices: Sequence[int], workers: int) -> None:
-    """Raise SettingsError unless every device is there."""
+    """Raise SettingsError unless every device is there, and memory for the processes."""
     count = torch.cuda.device_count()
     missing = [device for device in devices if not -1 <= device < count]
     if missing:
@@ -183,6 +184,7 @@ def check_devices(devices: Sequence[int], workers: int) -> None:
         )
     if workers < 1:
         raise SettingsError(f"--workers {workers}: at least 1 is needed")
+    check_processes(workers)
 
 
 _SECONDS_BETWEEN_LOOKS = 0.2

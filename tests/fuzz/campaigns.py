@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, given
@@ -9,26 +10,36 @@ from hypothesis import strategies as st
 
 from fuxictr_tf4ctr.distributed import joining
 
-from .data_files import csv_files, encoded_files, parquet_files
+from .data_files import csv_files, encoded_files, parquet_files, state_files, weights_files
 from .forking import run, run_all
-from .inputs import Case, binary_files, configurations, json_files, options, tuner_files
+from .inputs import Case, configurations, json_files, options, tuner_files
 from .project import Project
 from .verdicts import Tally, judge
 
 # Cases that share a process, to which a fork and all that a command does once are common.
 _BATCH = 25
+# Each makes cases of the project as it was made.
+GENERATORS: dict[str, Callable[[Path], st.SearchStrategy[Case]]] = {
+    "configurations": lambda _: configurations(),
+    "tuner files": lambda _: tuner_files(),
+    "options": lambda _: options(),
+    "json files": json_files,
+    "weights files": weights_files,
+    "state files": state_files,
+    "csv files": csv_files,
+    "parquet files": parquet_files,
+    "encoded files": encoded_files,
+}
 
 
-def generated(
-    project: Project, strategy: st.SearchStrategy[Case], count: int, seed: int, tally: Tally
-) -> None:
+def generated(name: str, seed: int, project: Project, count: int, tally: Tally) -> None:
     """Run cases of a generator.
 
     Args:
-        project: The project.
-        strategy: The generator.
-        count: How many.
+        name: Of the generator.
         seed: Of the generator.
+        project: The project.
+        count: How many.
         tally: Where to count them.
     """
 
@@ -42,7 +53,7 @@ def generated(
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(strategy)
+    @given(GENERATORS[name](project.kept))
     def one(case: Case) -> None:
         cases.append(case)
 
@@ -62,21 +73,6 @@ def _prepared(project: Project, case: Case) -> Callable[[], None]:
         _no_processes()
 
     return prepare
-
-
-def generators(project: Project) -> dict[str, st.SearchStrategy[Case]]:
-    """Return the generators by their names."""
-    kept = project.kept
-    return {
-        "configurations": configurations(),
-        "tuner files": tuner_files(),
-        "options": options(),
-        "json files": json_files(kept),
-        "weights files": binary_files(kept),
-        "csv files": csv_files(kept),
-        "parquet files": parquet_files(kept),
-        "encoded files": encoded_files(kept),
-    }
 
 
 def _no_processes() -> None:

@@ -1,4 +1,4 @@
-"""Generators of data files: raw csv and parquet, and encoded h5, parquet and npz.
+"""Generators of data files: raw csv and parquet, encoded h5, parquet and npz, weights and states.
 
 Not by polars: its threads would be missing in the processes that are forked for the cases.
 """
@@ -17,19 +17,18 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 import yaml
 from hypothesis import strategies as st
 
 from . import project
-from .inputs import Case
+from .inputs import READERS, RESUME, VALUES, Case, misplace
 
 _DATA = ("--config", "config", "--dataset", "mine")
 _AS_IT_IS = ("--set", "rebuild_dataset=False")
 _SCORES = ("predict", "--run", "done", "--output", "out.csv", "--input")
 _SPLITS = ("train", "valid", "test")
 _RAW_COLUMNS = ("label", "user", "item", "price", "tags")
-_LINE_HARMS = ["cell"] * 6 + ["drop", "again", "more", "less", "blank", "all"]
-_H5_HARMS = ["none"] * 30 + ["claim", "group", "chunks", "link", "null"]
 _CELLS = (
     *(b"", b" ", b"nan", b"NaN", b"inf", b"-1", b"1e400", b"1e39", b"99999999999999999999999"),
     *(b"u1", b'"', b'""', b'"a,b"', b'"a\nb"', b"a^b^c^d", b"^", b"\xff\xfe", b"\0", b"\r", b",,"),
@@ -282,3 +281,36 @@ def encoded_files(draw: Callable, kept: Path) -> Case:
     commands += [("decode", *_DATA, "--split", split, "--rows", "70")] * 2
     argv = draw(st.sampled_from(commands))
     return Case(f"encoded {kind} file", (*argv, *as_it_is), files)
+
+
+@st.composite
+def weights_files(draw: Callable, kept: Path) -> Case:
+    """Weights and states with bytes cut, changed or added, read by the commands that do."""
+    states = [str(path.relative_to(kept)) for path in (kept / "stopped").glob("state/*")]
+    name = draw(st.sampled_from(["done/exp.model", "stopped/exp.model", *sorted(states)]))
+    of_done = READERS["done/run.json"][:2] + READERS["done/run.json"][3:4]
+    argv = draw(st.sampled_from(of_done)) if name.startswith("done") else RESUME
+    return Case("weights file", argv, {name: _damaged(draw, (kept / name).read_bytes())})
+
+
+_TENSORS = st.sampled_from(
+    [
+        torch.zeros(0), torch.zeros(3), torch.tensor(float("nan")), torch.full((4, 4), 1e38),
+        torch.ones(2, dtype=torch.int64), torch.zeros(2, dtype=torch.complex64),
+        torch.zeros(16, dtype=torch.uint8), torch.zeros(1).expand(10**9), torch.eye(3).to_sparse(),
+    ]
+)  # fmt: skip
+
+
+@st.composite
+def state_files(draw: Callable, kept: Path) -> Case:
+    """States of a run, whole files with values of other types, taken up."""
+    latest = max((kept / "stopped" / "state").iterdir())
+    content = torch.load(latest, weights_only=True)
+    misplace(draw, content, st.one_of(VALUES, _TENSORS))
+    file = io.BytesIO()
+    torch.save(content, file)
+    files: dict[str, bytes | None] = {
+        str(path.relative_to(kept)): None for path in latest.parent.iterdir()
+    }
+    return Case("state file", RESUME, files | {str(latest.relative_to(kept)): file.getvalue()})

@@ -1,5 +1,6 @@
 """Commands run in forks of a process that has imported everything already."""
 
+import faulthandler
 import gc
 import importlib
 import os
@@ -20,10 +21,13 @@ from typing import Any
 watched = True
 # What one command may take: seconds of a processor, seconds of the clock, bytes beyond the imports.
 CPU_SECONDS, SECONDS, MEMORY = 60, 300, 4 << 30
+# Not onnxruntime, which starts a thread: a fork has none, and waits for it for ever.
 _LAZY = (
-    *("onnx", "onnxruntime", "onnxscript", "optuna", "pyarrow.parquet", "torch.onnx"),
+    *("onnx", "onnxscript", "optuna", "pyarrow.parquet", "torch.onnx"),
     *("torch._dynamo", "torch.export", "torch.utils.tensorboard", "sqlalchemy", "ctypes.util"),
 )
+# Arguments of the command line, and what is called before.
+Job = tuple[Sequence[str], Callable[[], object] | None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Ended:
 
 
 def warm_up() -> None:
-    """Import all that commands import, so that forks need not; start no threads of libraries."""
+    """Import all that commands import and a fork may share: no library that starts threads."""
     import torch
 
     torch.set_num_threads(1)
@@ -58,6 +62,10 @@ def warm_up() -> None:
     importlib.import_module("fuxictr_tf4ctr.registry").describe_models()
     for name in _LAZY:
         importlib.import_module(name)
+    graphs = importlib.import_module("fuxictr_tf4ctr.serving.graphs")
+    importlib.import_module("tqdm").tqdm.monitor_interval = 0  # which would be a thread
+    with graphs._export_errors("ONNX"):  # the first export takes three times as long as others
+        torch.onnx.export(torch.nn.Linear(1, 1), (torch.zeros(3, 1),), dynamo=True, verbose=False)
     gc.collect()
     gc.freeze()
 
@@ -74,9 +82,7 @@ def run(argv: Sequence[str], folder: Path, before: Callable[[], object] | None =
     return ended
 
 
-def run_all(
-    jobs: Sequence[tuple[Sequence[str], Callable[[], object] | None]], folder: Path
-) -> list[Ended]:
+def run_all(jobs: Sequence[Job], folder: Path) -> list[Ended]:
     """Run commands one after the other in one fork; another goes on where it did not survive one.
 
     Args:
@@ -86,43 +92,64 @@ def run_all(
     done: list[Ended] = []
     while len(done) < len(jobs):
         left = jobs[len(done) :]
-        notes = folder.with_name(f"{folder.name}.status")
-        notes.write_text("")
-        process = os.fork()
-        if process == 0:
-            try:
-                _child(left, folder, notes)
-            finally:  # never into what the parent does next, nor its libraries' last rites
-                os._exit(1)
-        status, hung = _wait(process, notes)
-        ends = [line.split() for line in notes.read_text().splitlines()]
-        found = [(int(code), float(seconds), False) for code, seconds in ends]
-        if len(found) < len(left):
-            found.append((status, 0.0, hung))
-        for number, (code, seconds, late) in enumerate(found):
-            texts = [path.read_text("utf-8", "replace") for path in _outputs(folder, number)]
-            done.append(Ended(code, *texts, seconds, late))
+        done += _ends(*_start(left, folder, 0), len(left))
     return done
 
 
-def _outputs(folder: Path, number: int) -> list[Path]:
-    return [folder.with_name(f"{folder.name}.{number}.{kind}") for kind in ("out", "err")]
+def run_at_once(jobs: Sequence[Job], folder: Path) -> list[Ended]:
+    """Run commands at once, each in a fork; arguments as for :func:`run_all`."""
+    started = [_start([job], folder, place) for place, job in enumerate(jobs)]
+    return [_ends(process, notes, 1)[0] for process, notes in started]
 
 
-def _child(
-    jobs: Sequence[tuple[Sequence[str], Callable[[], object] | None]], folder: Path, notes: Path
-) -> None:
+def _start(jobs: Sequence[Job], folder: Path, place: int) -> tuple[int, Path]:
+    """Start a fork that runs jobs; returns it, and where it notes how they end."""
+    notes = folder.with_name(f"{folder.name}.{place}.status")
+    notes.write_text("")
+    process = os.fork()
+    if process == 0:
+        try:
+            _child(jobs, folder, notes)
+        finally:  # never into what the parent does next, nor its libraries' last rites
+            os._exit(1)
+    return process, notes
+
+
+def _ends(process: int, notes: Path, jobs: int) -> list[Ended]:
+    """Wait for a fork; how its jobs ended, up to the one that it did not survive."""
+    status, hung = _wait(process, notes)
+    ends = [line.split() for line in notes.read_text().splitlines()]
+    found = [(int(code), float(seconds), False) for code, seconds in ends]
+    if len(found) < jobs:
+        found.append((status, 0.0, hung))
+    texts = [
+        [path.read_text("utf-8", "replace") for path in _outputs(notes, number)]
+        for number in range(len(found))
+    ]
+    return [
+        Ended(code, *said, took, late)
+        for said, (code, took, late) in zip(texts, found, strict=True)
+    ]
+
+
+def _outputs(notes: Path, number: int) -> list[Path]:
+    return [notes.with_suffix(f".{number}.{kind}") for kind in ("out", "err")]
+
+
+def _child(jobs: Sequence[Job], folder: Path, notes: Path) -> None:
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for sent in (signal.SIGUSR1, signal.SIGXCPU):  # what takes too long says where it is
+        faulthandler.register(sent, chain=True)
     subprocess.Popen = ForkedPopen
     status = 1
     for number, (argv, before) in enumerate(jobs):
         start = time.monotonic()
-        for stream, path in enumerate(_outputs(folder, number), start=1):
+        for stream, path in enumerate(_outputs(notes, number), start=1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
         resource.setrlimit(resource.RLIMIT_CPU, (round(time.process_time()) + CPU_SECONDS, -1))
         status = _status(argv, folder, before)
@@ -209,6 +236,12 @@ def _wait(process: int, notes: Path) -> tuple[int, bool]:
             size, since = notes.stat().st_size, time.monotonic()
         if time.monotonic() - since > SECONDS and not hung:
             hung = True
+            os.kill(process, signal.SIGUSR1)
+            time.sleep(1)
             os.killpg(process, signal.SIGKILL)
-        time.sleep(pause)
+        try:
+            time.sleep(pause)
+        except BaseException:  # this process is to end
+            os.killpg(process, signal.SIGKILL)
+            raise
         pause = min(2 * pause, 0.05)

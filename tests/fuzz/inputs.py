@@ -287,7 +287,8 @@ def options(draw: Callable) -> Case:
 
 
 _DATA, _AS_IT_IS = ("--config", "config", "--dataset", "mine"), ("--set", "rebuild_dataset=False")
-_READERS = {
+RESUME = (*project.RUN, "--resume", project.STOPPED)
+READERS = {
     "done/run.json": (
         ("evaluate", "--run", "done"), ("report", "done", "--resamples", "9"), ("results", "."),
         ("predict", "--run", "done", "--input", "raw/test.csv", "--output", "s.csv"),
@@ -306,7 +307,7 @@ _READERS = {
         ("predict", "--run", "done", "--input", "raw/test.csv", "--output", "s.csv"),
         ("evaluate", "--run", "done", "--input", "raw/test.csv"),
     ),
-    "checkpoints/mine/exp/20260101-000000/run.json": ((*project.RUN, "--resume"),),
+    "stopped/run.json": (RESUME,),
     "encoded/mine/feature_map.json": (
         (*project.RUN, *_AS_IT_IS), ("describe", *_DATA, *_AS_IT_IS), ("encode", *_DATA),
         ("decode", *_DATA, *_AS_IT_IS),
@@ -331,33 +332,32 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
+def misplace(draw: Callable, content: Any, values: st.SearchStrategy[Any]) -> None:
+    """Remove one or two values of a nested content, or put others in their places."""
+    for _ in range(draw(st.integers(1, 2))):
+        *way, last = draw(st.sampled_from(_paths(content)[1:] or [("x",)]))
+        holder = content
+        for step in way:
+            holder = holder[step]
+        if draw(st.integers(0, 3)) == 0:
+            del holder[last]
+        else:
+            holder[last] = draw(values)
+
+
 def json_files(kept: Path) -> st.SearchStrategy[Case]:
     """Json files of runs and encoded data with a few things wrong, read by the commands that do.
 
     Args:
         kept: The project.
     """
-    contents = {
-        name: json.loads(
-            (kept / name.replace("checkpoints/mine/exp/20260101-000000", "done")).read_text()
-        )
-        for name in _READERS
-    }
-    contents["checkpoints/mine/exp/20260101-000000/run.json"]["status"] = "interrupted"
+    contents = {name: json.loads((kept / name).read_text()) for name in READERS}
 
     @st.composite
     def cases(draw: Callable) -> Case:
-        name = draw(st.sampled_from(sorted(_READERS)))
+        name = draw(st.sampled_from(sorted(READERS)))
         content = copy.deepcopy(contents[name])
-        for _ in range(draw(st.integers(1, 2))):
-            *way, last = draw(st.sampled_from(_paths(content)[1:] or [("x",)]))
-            holder = content
-            for step in way:
-                holder = holder[step]
-            if draw(st.integers(0, 3)) == 0:
-                del holder[last]
-            else:
-                holder[last] = draw(VALUES)
+        misplace(draw, content, VALUES)
         text = json.dumps(content, default=str).encode()
         harm = draw(st.sampled_from(["none"] * 9 + ["cut", "byte", "deep"]))
         if harm == "cut":
@@ -367,27 +367,7 @@ def json_files(kept: Path) -> st.SearchStrategy[Case]:
             text = text[:place] + draw(st.binary(min_size=1, max_size=2)) + text[place + 1 :]
         elif harm == "deep":
             text = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
-        argv = draw(st.sampled_from(_READERS[name]))
+        argv = draw(st.sampled_from(READERS[name]))
         return Case("json file", tuple(argv), {name: text})
 
     return cases()
-
-
-@st.composite
-def binary_files(draw: Callable, kept: Path) -> Case:
-    """Weights and states with bytes cut, changed or added, read by the commands that do."""
-    name = "done/exp.model"
-    data = bytearray((kept / name).read_bytes())
-    for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, len(data) - 1))
-        harm = draw(st.sampled_from(["byte", "byte", "cut", "zero", "add"]))
-        if harm == "byte":
-            data[place] ^= draw(st.integers(1, 255))
-        elif harm == "cut":
-            del data[max(place, 1) :]
-        elif harm == "zero":
-            data[place : place + 64] = bytes(len(data[place : place + 64]))
-        else:
-            data[place:place] = draw(st.binary(min_size=1, max_size=32))
-    argv = draw(st.sampled_from(_READERS["done/run.json"][:2] + _READERS["done/run.json"][3:4]))
-    return Case("weights file", tuple(argv), {name: bytes(data)})

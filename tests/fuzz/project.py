@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from fuxictr_tf4ctr.errors import EngineError
+from fuxictr_tf4ctr.errors import EngineError, Terminated
 
 from .forking import run
 
@@ -53,7 +53,7 @@ TUNER = {
     "tuner_space": {"c": [0.5, 0.8]},
 }
 RUN = ("run", "--config", "config", "--expid", "exp")
-DONE = "done"
+DONE, STOPPED = "done", "stopped"  # a finished run, and one whose state is to be taken up
 
 
 def write_raw(folder: Path) -> None:
@@ -67,6 +67,7 @@ def write_raw(folder: Path) -> None:
     for split, part in (("train", rows), ("valid", rows[::2]), ("test", rows[1::2])):
         text = "\n".join(["label,user,item,price,tags", *part]) + "\n"
         (folder / "raw" / f"{split}.csv").write_text(text)
+    (folder / "raw" / "many.csv").write_text("\n".join(["label,user,item,price,tags", *rows * 40]))
     for name, content in (
         ("config/model_config.yaml", {"exp": MODEL}),
         ("config/dataset_config.yaml", {"mine": DATASET}),
@@ -90,6 +91,12 @@ class Project:
         assert ended.status == 0, ended.errors
         (finished,) = (self.place / "checkpoints" / "mine" / "exp").iterdir()
         shutil.copytree(finished, self.place / DONE)
+        shutil.move(finished, self.place / "checkpoints" / "finished")
+        stopped = run(RUN, self.place, _stop_after_training)
+        assert stopped.status == 143, stopped.errors
+        (unfinished,) = (self.place / "checkpoints" / "mine" / "exp").iterdir()
+        shutil.move(unfinished, self.place / STOPPED)
+        shutil.move(self.place / "checkpoints" / "finished", finished)
         # The data of the sweep: its encoding starts threads, which forks of its process would lack.
         sweep = run(("tune", "--config", "tuner.yaml"), self.place, _encode_alone)
         assert sweep.status == 1, sweep.errors
@@ -101,6 +108,12 @@ class Project:
         shutil.rmtree(self.place, ignore_errors=True)  # but for a file system mounted there
         shutil.copytree(self.kept, self.place, dirs_exist_ok=True)
         return self.place
+
+
+def _stop_after_training() -> None:
+    from fuxictr_tf4ctr.runs import experiment
+
+    experiment._evaluate = lambda *_: (_ for _ in ()).throw(Terminated())
 
 
 def _encode_alone() -> None:
