@@ -21,7 +21,7 @@ from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.runs.loading import LoadedRun
 from fuxictr_tf4ctr.runs.records import plain, utc_now, versions
 from fuxictr_tf4ctr.serving import score
-from fuxictr_tf4ctr.serving.graphs import GRAPHS, ScoringGraph
+from fuxictr_tf4ctr.serving.graphs import GRAPHS, ScoringGraph, weight_bytes
 
 
 def describe_features(run: LoadedRun) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
@@ -157,7 +157,7 @@ def export_run(
     """
     if kind not in GRAPHS:
         raise SettingsError(unknown("format", kind, GRAPHS))
-    with _new_folder(Path(output)) as folder:
+    with _new_folder(Path(output), weight_bytes(run.model)) as folder:
         graph = ScoringGraph(run.model)
         features, vocabularies = describe_features(run)
         batches = _real_rows(run, graph.inputs)
@@ -175,13 +175,13 @@ def export_run(
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def _new_folder(folder: Path, needs: int) -> Iterator[Path]:
     """Lend a temporary folder that takes its place when all went well."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"{folder}: is in use; name a new folder")
     if not folder.absolute().parent.is_dir():
         raise SettingsError(f"{folder.absolute().parent}: no such folder")
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, needs) as temporary:
         yield temporary
 
 

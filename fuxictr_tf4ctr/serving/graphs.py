@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fuxictr_tf4ctr.datasets.feature_map import row_shape
-from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.files import system_error, whole_file
+from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError
+from fuxictr_tf4ctr.files import storage_errors, system_error, whole_file
 
 SCORES = ("y_pred", "y_calibrated", "y_simple", "y_complex")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m|\[\d+m")
@@ -117,7 +117,7 @@ def to_onnx(graph: ScoringGraph, folder: Path) -> Scorer:
             f"--format onnx needs {error.name}: pip install 'fuxictr-tf4ctr[export]'"
         ) from error
     path = folder / "model.onnx"
-    with _export_errors("ONNX"):
+    with _export_errors("ONNX"), storage_errors(path, weight_bytes(graph)):
         torch.onnx.export(
             graph.traced(),
             (),
@@ -125,7 +125,7 @@ def to_onnx(graph: ScoringGraph, folder: Path) -> Scorer:
             dynamo=True,
             input_names=graph.inputs,
             output_names=graph.outputs,
-            external_data=_weight_bytes(graph) > _LARGEST_MESSAGE,
+            external_data=weight_bytes(graph) > _LARGEST_MESSAGE,
             verbose=False,
         )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -139,7 +139,7 @@ def to_torch(graph: ScoringGraph, folder: Path) -> Scorer:
         DataError: The model computes something torch.export cannot trace.
     """
     path = folder / "model.pt2"
-    with whole_file(path, _weight_bytes(graph)) as file, _export_errors("torch.export"):
+    with whole_file(path, weight_bytes(graph)) as file, _export_errors("torch.export"):
         torch.export.save(graph.traced(), file)
     program = torch.export.load(path).module()
 
@@ -154,8 +154,9 @@ def to_torch(graph: ScoringGraph, folder: Path) -> Scorer:
 GRAPHS = {"onnx": to_onnx, "torch": to_torch}
 
 
-def _weight_bytes(graph: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of a model's weights: about the size of its export."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 class _NotExpressible(Exception):
@@ -224,6 +225,8 @@ def _export_errors(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except StorageError:
+        raise
     except Exception as error:  # whatever an exporter meets
         refused = system_error(error)
         if refused is not None:

@@ -19,6 +19,7 @@ from programs import FUXICTR, Program
 
 import fuxictr_tf4ctr
 from fuxictr_tf4ctr.cli import main
+from fuxictr_tf4ctr.distributed import cost
 from fuxictr_tf4ctr.training import evaluate
 
 ADDRESSES = ("10.213.77.1", "10.213.77.2")
@@ -221,4 +222,8 @@ def test_what_cannot_work_is_said_before_a_process_starts(tmp_path, monkeypatch,
     assert main(experiment("--workers", "3", "--set", "batch_size=1000")) == 2
     errors = capsys.readouterr().err
     assert "set it to 999" in errors and "rank" not in errors
+    monkeypatch.setattr(cost, "PROCESS", 1 << 50)
+    assert main(experiment("--workers", "1000", "--set", "batch_size=1000")) == 2
+    errors = capsys.readouterr().err
+    assert "--workers 1000: so many processes take 1,048,576,000 GiB" in errors
     assert not list(tmp_path.iterdir())

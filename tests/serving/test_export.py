@@ -15,9 +15,9 @@ from helpers import ALL_KINDS, make_feature_map, random_batch
 from tiny_twins import build as tiny_twin
 
 import model_zoo
-from fuxictr_tf4ctr import load
+from fuxictr_tf4ctr import files, load
 from fuxictr_tf4ctr.cli import main
-from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError
 from fuxictr_tf4ctr.serving import export
 from fuxictr_tf4ctr.serving.export import export_run
 from fuxictr_tf4ctr.serving.graphs import GRAPHS, ScoringGraph, _export_errors
@@ -267,7 +267,7 @@ def test_a_model_that_scores_otherwise_is_not_exported(demo_run, tmp_path, monke
     assert export_run(demo_run, tmp_path / "export", tolerance=1e-3).difference > 9e-5
 
 
-def test_what_cannot_be_exported_is_refused(demo_run, tmp_path):
+def test_what_cannot_be_exported_is_refused(demo_run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="is in use"):
         export_run(demo_run, tmp_path)
@@ -275,6 +275,9 @@ def test_what_cannot_be_exported_is_refused(demo_run, tmp_path):
         export_run(demo_run, tmp_path / "no" / "export")
     with pytest.raises(SettingsError, match="did you mean 'onnx'"):
         export_run(demo_run, tmp_path / "export", "onx")
+    with monkeypatch.context() as disk, pytest.raises(StorageError, match=r"needs about 0\.. MB"):
+        disk.setattr(files, "_free", lambda path: 1000)
+        export_run(demo_run, tmp_path / "export")
     folder = shutil.copytree(demo_run.folder, tmp_path / "run")
     (folder / "schema" / "encoder.json").unlink()
     with pytest.raises(DataError, match="new rows cannot be encoded"):
