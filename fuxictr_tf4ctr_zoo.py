@@ -43,7 +43,7 @@ class _Zoo(ModuleType):
 
             found = getattr(import_module(f"{_NAME}.{name}"), name)
         elif self._is_ours() and not name.startswith("__"):
-            found = _find(name)
+            found = vars(self)["_find"](name)
         else:
             raise AttributeError(f"module {_NAME!r} has no attribute {name!r}")
         setattr(self, name, found)
@@ -104,19 +104,6 @@ def _twins() -> list[str]:
     return sorted(
         file[:-3] for file in listdir(_OWN) if file[:6] == "TF4CTR" and file[-3:] == ".py"
     )
-
-
-def _find(name: str) -> object:
-    """Return a model that the registry knows (a checkout's, by FUXICTR_HOME), else a submodule."""
-    from fuxictr_tf4ctr.errors import SettingsError
-    from fuxictr_tf4ctr.registry import find_model
-
-    try:
-        return find_model(name)
-    except SettingsError as error:
-        if f"{_NAME}.{name}" in sys.modules:
-            return sys.modules[f"{_NAME}.{name}"]
-        raise AttributeError(str(error)) from None
 
 
 if _Finder not in sys.meta_path:

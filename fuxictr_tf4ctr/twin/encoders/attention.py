@@ -31,6 +31,10 @@ class SelfAttention(Encoder):
     Raises:
         SettingsError: ``num_heads`` does not divide ``attention_dim``.
 
+    Example:
+        >>> SelfAttention(spec, attention_dim=6)(view).shape
+        torch.Size([5, 24])
+
     Source:
         AutoInt, arXiv 1810.11921, interacting layer.
     """
@@ -157,6 +161,10 @@ class DisentangledAttention(Encoder):
 
     Raises:
         SettingsError: ``num_heads`` does not divide ``attention_dim``.
+
+    Example:
+        >>> DisentangledAttention(spec, attention_dim=6)(view).shape
+        torch.Size([5, 24])
 
     Source:
         DESTINE, arXiv 2108.08574.
@@ -294,6 +302,10 @@ class TargetAttention(Encoder):
 
     Raises:
         SettingsError: The data set has no such fields, or their embeddings differ in width.
+
+    Example:
+        >>> TargetAttention(spec, target="item", sequence="bought", hidden_units=[6])(view).shape
+        torch.Size([5, 6])
 
     Source:
         Deep Interest Network, arXiv 1706.06978.

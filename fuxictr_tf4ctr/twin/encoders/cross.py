@@ -25,6 +25,10 @@ class CrossNet(Encoder):
         spec: Shapes of the view.
         num_layers: Number of cross layers; the degree is one more.
 
+    Example:
+        >>> CrossNet(spec, num_layers=2)(view).shape
+        torch.Size([5, 32])
+
     Source:
         DCN, arXiv 1708.05123, equation 3.
     """
@@ -45,6 +49,10 @@ class CrossNetV2(Encoder):
     Args:
         spec: Shapes of the view.
         num_layers: Number of cross layers; the degree is one more.
+
+    Example:
+        >>> CrossNetV2(spec, num_layers=2)(view).shape
+        torch.Size([5, 32])
 
     Source:
         DCN V2, arXiv 2008.13535, equation 1.
@@ -69,6 +77,10 @@ class CrossNetMix(Encoder):
         low_rank: Rank of each expert.
         num_experts: Number of experts per layer.
 
+    Example:
+        >>> CrossNetMix(spec, low_rank=4)(view).shape
+        torch.Size([5, 32])
+
     Source:
         DCN V2, arXiv 2008.13535, equations 3 and 4.
     """
@@ -92,6 +104,10 @@ class GatedCrossNet(Encoder):
     Args:
         spec: Shapes of the view.
         num_layers: Number of gated cross layers; the degree is one more.
+
+    Example:
+        >>> GatedCrossNet(spec, num_layers=2)(view).shape
+        torch.Size([5, 32])
 
     Source:
         GDCN, arXiv 2311.04635, gated cross layer.
@@ -214,7 +230,12 @@ class MaskedCrossNet(Encoder):
 
 @register_encoder("linear_cross_net")
 class LinearCrossNet(MaskedCrossNet):
-    """LCN: crosses with the input, so that each layer raises the degree by one."""
+    """LCN: crosses with the input, so that each layer raises the degree by one.
+
+    Example:
+        >>> LinearCrossNet(spec, num_heads=2)(view).shape
+        torch.Size([5, 16])
+    """
 
     def cross(self, x: Tensor) -> Tensor:
         anchor = x
@@ -225,7 +246,12 @@ class LinearCrossNet(MaskedCrossNet):
 
 @register_encoder("exponential_cross_net")
 class ExponentialCrossNet(MaskedCrossNet):
-    """ECN: crosses with itself, so that each layer doubles the degree."""
+    """ECN: crosses with itself, so that each layer doubles the degree.
+
+    Example:
+        >>> ExponentialCrossNet(spec, num_layers=2)(view).shape
+        torch.Size([5, 32])
+    """
 
     def cross(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -249,6 +275,10 @@ class AFN(Encoder):
         batch_norm: Whether each hidden layer is batch-normalized before its activation.
         own_embedding: Whether the encoder reads embedding tables of its own in place of its view,
             as in AFN+. The sample selection SER gives it such tables anyway.
+
+    Example:
+        >>> AFN(spec, logarithmic_neurons=3, hidden_units=[6])(view).shape
+        torch.Size([5, 6])
 
     Source:
         AFN, arXiv 1909.03276.
@@ -375,6 +405,10 @@ class Euler(Encoder):
         explicit_dropout: Dropout rate in front of the order vectors.
         implicit_dropout: Dropout rate in front of the linear maps.
         layer_norm: Whether each layer is layer-normalized.
+
+    Example:
+        >>> Euler(spec, num_orders=[3, 2])(view).shape
+        torch.Size([5, 16])
 
     Source:
         EulerNet, SIGIR 2023, arXiv 2304.10711.

@@ -23,6 +23,10 @@ class MLP(Encoder):
         hidden_activations: Activation after each layer, one name for all or one per layer.
         net_dropout: Dropout rate after each layer, one for all or one per layer.
         batch_norm: Whether each layer is batch-normalized before its activation.
+
+    Example:
+        >>> MLP(spec, hidden_units=[6, 4])(view).shape
+        torch.Size([5, 4])
     """
 
     def __init__(
@@ -65,6 +69,10 @@ class FeatureGatedMLP(Encoder):
 
     Raises:
         SettingsError: A field of ``context`` is not there.
+
+    Example:
+        >>> FeatureGatedMLP(spec, hidden_units=[6], context=["user"])(view).shape
+        torch.Size([5, 6])
 
     Source:
         FinalMLP, arXiv 2304.00902, stream-specific feature selection.
@@ -133,6 +141,10 @@ class MaskNet(Encoder):
 
     Raises:
         SettingsError: ``reduction_ratio`` leaves a mask no hidden layer.
+
+    Example:
+        >>> MaskNet(spec, num_blocks=2, hidden_units=[6])(view).shape
+        torch.Size([5, 6])
 
     Source:
         MaskNet, arXiv 2102.07619, parallel model.
@@ -287,6 +299,10 @@ class FinalBlock(Encoder):
 
     Raises:
         SettingsError: A width is odd where ``residual`` is "concat".
+
+    Example:
+        >>> FinalBlock(spec, hidden_units=[6, 4])(view).shape
+        torch.Size([5, 4])
 
     Source:
         FinalNet: Factorized Interaction Layer for CTR Prediction, SIGIR 2023.

@@ -28,6 +28,10 @@ class InnerProduct(Encoder):
         net_dropout: Dropout rate after each layer, one for all or one per layer.
         batch_norm: Whether each layer is batch-normalized before its activation.
 
+    Example:
+        >>> InnerProduct(spec, hidden_units=[6, 4])(view).shape
+        torch.Size([5, 4])
+
     Source:
         PNN, arXiv 1611.00144, inner product layer (IPNN).
     """
@@ -73,6 +77,10 @@ class BiInteraction(Encoder):
         hidden_activations: Activation after each layer, one name for all or one per layer.
         net_dropout: Dropout rate after each layer, one for all or one per layer.
         batch_norm: Whether each layer is batch-normalized before its activation.
+
+    Example:
+        >>> BiInteraction(spec, hidden_units=[6, 4])(view).shape
+        torch.Size([5, 4])
 
     Source:
         NFM, arXiv 1708.05027, bi-interaction pooling.
@@ -122,6 +130,10 @@ class Bilinear(Encoder):
         net_dropout: Dropout rate after each layer, one for all or one per layer.
         batch_norm: Whether each layer is batch-normalized before its activation.
 
+    Example:
+        >>> Bilinear(spec, reduction_ratio=2, hidden_units=[6])(view).shape
+        torch.Size([5, 6])
+
     Source:
         FiBiNET, arXiv 1905.09433.
     """
@@ -168,6 +180,10 @@ class CIN(Encoder):
         spec: Shapes of the view.
         hidden_units: Number of feature maps of each layer.
         output_dim: Width of the output; 1 makes it a logit, as in xDeepFM.
+
+    Example:
+        >>> CIN(spec, hidden_units=[6], output_dim=3)(view).shape
+        torch.Size([5, 3])
 
     Source:
         xDeepFM, arXiv 1803.05170, equations 6 to 8.
@@ -243,6 +259,10 @@ class Quadratic(Encoder):
 
     Raises:
         SettingsError: The embedding dim cannot be divided among the heads.
+
+    Example:
+        >>> Quadratic(spec, num_heads=2)(view).shape
+        torch.Size([5, 32])
 
     Source:
         QNN, arXiv 2505.17999, QNN-alpha (neuron type 26).
