@@ -1,7 +1,8 @@
-"""``fuxictr encode``, ``describe`` and ``decode``: work on a data set alone."""
+"""``fuxictr init``, ``encode``, ``describe`` and ``decode``: work on a data set alone."""
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from fuxictr_tf4ctr.cli.options import (
@@ -16,6 +17,7 @@ from fuxictr_tf4ctr.cli.options import (
 
 def add_commands(commands: Any) -> None:
     """Add the commands on data sets to the parser's commands."""
+    _add_init(commands)
     for name, call, help_text in (
         ("encode", _encode, "encode a data set to h5, or verify that it is encoded"),
         ("describe", _describe, "show rows, vocabularies, OOV rates and leaks of a data set"),
@@ -38,6 +40,50 @@ def add_commands(commands: Any) -> None:
                 "--rows", type=whole_number(1), default=10, help="how many (default: 10)"
             )
         command.set_defaults(call=call)
+
+
+def _add_init(commands: Any) -> None:
+    init = commands.add_parser(
+        "init",
+        help="make a configuration folder for a csv or parquet file",
+        description="Guess the columns of csv or parquet files from their first rows, show the "
+        "guess, and write a configuration folder with an experiment that fuxictr run trains.",
+    )
+    init.add_argument(
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="a file, or a folder with train and, perhaps, valid and test",
+    )
+    init.add_argument("--label", required=True, metavar="COLUMN", help="what to predict, 0 or 1")
+    init.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to write (default: <DATA>_config)"
+    )
+    init.add_argument("--model", default="TF4CTR", help="model of the experiment (default: TF4CTR)")
+    init.add_argument(
+        "--split",
+        default="random",
+        metavar="HOW",
+        help="how a tenth each is split off for validation and test: random, sequential (the "
+        "last rows), time:COLUMN (the latest) or group:COLUMN (default: random)",
+    )
+    init.set_defaults(call=_init)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.analysis.results import as_text
+    from fuxictr_tf4ctr.settings.starting import start_config
+
+    start = start_config(
+        arguments.data, arguments.label, arguments.output, arguments.model, arguments.split
+    )
+    print(as_text([column.row() for column in start.columns]))
+    print(f"{start.rows:,} rows; {start.split}")
+    for column in start.times if "split_by" not in start.split else []:
+        print(f"{column} is a time: --split time:{column} keeps the latest rows for the test")
+    print(f"config {start.folder}: correct what is guessed wrong in dataset_config.yaml, then")
+    print(f"fuxictr run --config {start.folder} --expid {start.expid}")
+    return 0
 
 
 def _params(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def encode_dataset(params: Mapping[str, Any], passes: Passes = HERE) -> EncodedD
     Args:
         params: FuxiCTR's parameters; dataset_id, data_root, data_format, train_data, valid_data,
             test_data, feature_cols, label_col, min_categr_count, num_buckets, sep, n_rows,
-            valid_size, test_size, split_type and rebuild_dataset are heeded, and ours
+            valid_size, test_size, split_type, split_by and rebuild_dataset are heeded, and ours
             ``compression`` ("lzf" or "gzip"). ``feature_processor`` names the class to encode with:
             a module with a CustomizedFeatureProcessor ("fuxictr.datasets.criteo") or
             "module:Class"; default is FuxiCTR's own.

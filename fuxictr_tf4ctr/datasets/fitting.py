@@ -31,7 +31,6 @@ else:
 __all__ = ["Normalizer", "Tokenizer"]  # beside what is defined here: FuxiCTR's, of either version
 
 QUANTILE_BUCKET, HASH_BUCKET = "quantile_bucket", "hash_bucket"
-_SPLIT_SEED = 2023
 # What FuxiCTR calls for each batch or column, and this package does in its place.
 _REPLACED = ("fit", "transform", "_collect_statistics", "fit_categorical_col", "fit_sequence_col")
 
@@ -204,58 +203,6 @@ class ColumnStatistics:
 def empty_frame(columns: Iterable[Mapping[str, Any]]) -> pl.LazyFrame:
     """Return a frame without rows: FuxiCTR collects the raw values of buckets from one."""
     return pl.LazyFrame(schema={column["name"]: pl.Float64 for column in columns})
-
-
-def split_rows(
-    frame: pl.LazyFrame, rows: int, sizes: Mapping[str, float], split_type: str
-) -> dict[str, pl.LazyFrame]:
-    """Split validation and test rows off the training rows.
-
-    As in FuxiCTR, a size below 1 is a share of all rows, rounded down; "sequential" takes the
-    last rows for test and those before them for validation. "random" draws without replacement,
-    the same rows for every experiment, whatever its seed; they keep the order of the file.
-
-    Args:
-        frame: All rows.
-        rows: Their number.
-        sizes: "valid" and "test" -> rows, or share of the rows.
-        split_type: "sequential" or "random".
-
-    Returns:
-        Split -> its rows; "train" first, the others where their size is not 0.
-
-    Raises:
-        ValueError: No row would be left for training, or a split would get none.
-    """
-    counts = {
-        split: int(rows * sizes[split]) if sizes[split] < 1 else int(sizes[split])
-        for split in ("valid", "test")
-        if sizes.get(split)
-    }
-    left = rows - sum(counts.values())
-    if left < 1 or not all(counts.values()):
-        raise ValueError(f"of {rows} rows, {left} would be left for train, {counts} split off")
-    stops = np.cumsum([left, *counts.values()])
-    names = ["train", *counts]
-    if split_type == "sequential":
-        starts = [0, *stops]
-        return {
-            name: frame.slice(start, stop - start)
-            for name, start, stop in zip(names, starts, stops, strict=False)
-        }
-    order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(rows)
-    chosen = np.empty(rows, np.uint8)
-    for number, part in enumerate(np.split(order, stops[:-1])):
-        chosen[part] = number
-    return {name: _rows_of(frame, chosen == number) for number, name in enumerate(names)}
-
-
-def _rows_of(frame: pl.LazyFrame, mask: np.ndarray) -> pl.LazyFrame:
-    row = "__row__"
-    keep = pl.col(row).map_batches(
-        lambda rows: pl.Series(mask[rows.to_numpy()]), pl.Boolean, is_elementwise=True
-    )
-    return frame.with_row_index(row).filter(keep).drop(row)
 
 
 def _names(columns: Iterable[Mapping[str, Any]], kind: str) -> list[str]:

@@ -26,7 +26,7 @@ from fuxictr_tf4ctr.names import unknown
 # FuxiCTR's processor classes for known data sets.
 _FUXICTRS_PROCESSORS = tuple(f"fuxictr.datasets.{name}" for name in ("avazu", "criteo", "kkbox"))
 SPLITS = ("train", "valid", "test")
-SPLIT_TYPES = ("sequential", "random")
+SPLIT_TYPES = ("sequential", "random", "time", "group")
 # Raised when the same sources and settings would encode to other files than before.
 _ENCODER = 2
 
@@ -46,8 +46,8 @@ class EncodingJob:
         reading: Keyword arguments of the processor's ``read_data``.
         min_categr_count: How often a token must occur to get an id.
         num_buckets: Buckets of a category_processor where the column does not say.
-        splitting: ``sizes`` to split off the training rows, and ``split_type``; empty
-            where every split has its own files.
+        splitting: ``sizes`` to split off the training rows, ``split_type``, and the column to
+            ``split_by``, if any; empty where every split has its own files.
         compression: Of the h5 files, None for none.
         made_from: ``sources`` and ``settings``, for the manifest.
     """
@@ -184,9 +184,16 @@ def _splitting(params: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[st
     split_type = params.get("split_type", "sequential")
     if split_type not in SPLIT_TYPES:
         raise SettingsError(unknown("split_type", split_type, SPLIT_TYPES))
+    split_by = params.get("split_by")
+    if (split_by is None) == (split_type in ("time", "group")):
+        raise SettingsError(
+            f"split_type: {split_type} with split_by: {split_by}: time and group need the column "
+            "to split_by, others take none"
+        )
     if not sizes:
         return {}
-    return {"sizes": sizes, "split_type": split_type}
+    by = {} if split_by is None else {"split_by": split_by}
+    return {"sizes": sizes, "split_type": split_type, **by}
 
 
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:

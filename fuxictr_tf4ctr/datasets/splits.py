@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -15,15 +15,17 @@ from fuxictr.preprocess import FeatureProcessor
 from tqdm import tqdm
 
 from fuxictr_tf4ctr.datasets.fitted import ColumnEncoder, encode_columns
-from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, split_rows
+from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics
 from fuxictr_tf4ctr.datasets.job import EncodingJob
 from fuxictr_tf4ctr.datasets.raw import DTYPES, RawFiles, check_source_columns
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.names import unknown
 
 LOG = logging.getLogger(__name__)
 
 # Rows counted and encoded at a time.
 _CHUNK_ROWS = 100_000
+_SPLIT_SEED = 2023
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def open_splits(job: EncodingJob, processor: FeatureProcessor) -> dict[str, Spli
     splits = {}
     for split in job.splits():
         path, source = job.pattern(split), files[split if split in files else "train"]
-        with _polars_errors(path, source):
+        with polars_errors(path, source):
             try:
                 frame = processor.preprocess(frames[split])
                 frame.collect_schema()
@@ -82,19 +84,23 @@ def open_splits(job: EncodingJob, processor: FeatureProcessor) -> dict[str, Spli
 def _open(
     job: EncodingJob, processor: FeatureProcessor, split: str
 ) -> tuple[RawFiles | None, pl.LazyFrame]:
-    path = job.patterns[split]
+    path, split_by = job.patterns[split], job.splitting.get("split_by")
     files = None
-    with _polars_errors(path):
+    with polars_errors(path):
         if job.processor_class.read_data is FeatureProcessor.read_data:
             declared = {c["name"]: DTYPES[c["dtype"]] for c in job.features + job.labels}
             labels = [c["name"] for c in job.labels if not c.get("preprocess")]
             sep, n_rows = job.reading["sep"], job.reading["n_rows"]
+            if split_by is not None:
+                declared.setdefault(split_by, pl.String)
             files = RawFiles(job.files[split], sep, n_rows, declared, labels)
             frame = files.frame()
         else:
             frame = processor.read_data(path, **job.reading)
         schema = frame.collect_schema()
         check_source_columns(path, schema, job.features, job.labels)
+        if split_by is not None and split_by not in schema:
+            raise DataError(f"{path}: split_by: {unknown('column', split_by, schema)}")
     return files, frame
 
 
@@ -108,18 +114,112 @@ def warn_of_missing_labels(path: str, files: RawFiles | None) -> None:
 def _split_off(
     job: EncodingJob, files: RawFiles | None, frame: pl.LazyFrame
 ) -> dict[str, pl.LazyFrame]:
-    path = job.patterns["train"]
-    labels = frame.select(column["name"] for column in job.labels)
-    rows = sum(batch.height for batch in _stream(path, files, labels))
+    path, split_by = job.patterns["train"], job.splitting.get("split_by")
+    names = [column["name"] for column in job.labels]
+    rows, keys = 0, []
+    for batch in _stream(path, files, frame.select({*names, split_by or names[0]})):
+        rows += batch.height
+        keys += [] if split_by is None else [batch[split_by]]
     warn_of_missing_labels(path, files)
     try:
-        return split_rows(frame, rows, **job.splitting)
+        return split_rows(frame, rows, pl.concat(keys) if keys else None, job.splitting)
     except ValueError as error:
         raise DataError(f"{path}: valid_size and test_size cannot be split off: {error}") from error
 
 
+def split_rows(
+    frame: pl.LazyFrame, rows: int, keys: pl.Series | None, splitting: Mapping[str, Any]
+) -> dict[str, pl.LazyFrame]:
+    """Split validation and test rows off the training rows.
+
+    As in FuxiCTR, a size below 1 is a share of all rows, rounded down; "sequential" takes the
+    last rows for test and those before them for validation. "random" draws without replacement,
+    the same rows for every experiment, whatever its seed; they keep the order of the file. "time"
+    takes the latest rows, "group" groups drawn at random: rows of one time or group stay together,
+    so that the sizes are met as nearly as they allow.
+
+    Args:
+        frame: All rows.
+        rows: Their number.
+        keys: Time or group of each row [rows], if they decide.
+        splitting: ``sizes``: "valid" and "test" -> rows, or share of the rows; ``split_type``.
+
+    Returns:
+        Split -> its rows; "train" first, the others where their size is not 0.
+
+    Raises:
+        ValueError: No row would be left for training, a split would get none, or a time is none.
+    """
+    sizes, split_type = splitting["sizes"], splitting["split_type"]
+    counts = {
+        split: int(rows * sizes[split]) if sizes[split] < 1 else int(sizes[split])
+        for split in ("valid", "test")
+        if sizes.get(split)
+    }
+    left = rows - sum(counts.values())
+    if left < 1 or not all(counts.values()):
+        raise ValueError(f"of {rows} rows, {left} would be left for train, {counts} split off")
+    stops = np.cumsum([left, *counts.values()])
+    names = ["train", *counts]
+    if split_type == "sequential":
+        starts = [0, *stops]
+        return {
+            name: frame.slice(start, stop - start)
+            for name, start, stop in zip(names, starts, stops, strict=False)
+        }
+    random = np.random.Generator(np.random.PCG64(_SPLIT_SEED))
+    if keys is None:
+        chosen = np.empty(rows, np.uint8)
+        for number, part in enumerate(np.split(random.permutation(rows), stops[:-1])):
+            chosen[part] = number
+    else:
+        keys = as_times(keys) if split_type == "time" else keys.cast(pl.String).fill_null("")
+        places = keys.rank("dense").to_numpy() - 1
+        if split_type == "group":
+            places = random.permutation(places.max() + 1)[places]
+        ends = np.cumsum(np.bincount(places))
+        last = [abs(ends - stop).argmin() for stop in stops[:-1]]
+        chosen = np.searchsorted(last, places).astype(np.uint8)
+        if not np.bincount(chosen, minlength=len(names)).all():
+            raise ValueError(f"its {len(ends)} different values of split_by cannot be divided so")
+    return {name: _rows_of(frame, chosen == number) for number, name in enumerate(names)}
+
+
+def _rows_of(frame: pl.LazyFrame, mask: np.ndarray) -> pl.LazyFrame:
+    row = "__row__"
+    keep = pl.col(row).map_batches(
+        lambda rows: pl.Series(mask[rows.to_numpy()]), pl.Boolean, is_elementwise=True
+    )
+    return frame.with_row_index(row).filter(keep).drop(row)
+
+
+def as_times(values: pl.Series) -> pl.Series:
+    """Return what orders rows in time: dates and numbers as they are, texts read as either.
+
+    Raises:
+        ValueError: One is missing, or no time.
+    """
+    times = values
+    if values.dtype == pl.String:
+        times = values.cast(pl.Float64, strict=False)
+        if times.is_null().all():
+            try:
+                times = values.str.to_datetime(strict=False)
+            except pl.exceptions.ComputeError:  # no format is that of any value
+                times = values.clear(len(values))
+    elif not (values.dtype.is_numeric() or values.dtype.is_temporal()):
+        raise ValueError(f"column {values.name!r} holds {values.dtype}, no times")
+    if times.null_count():
+        row = times.is_null().arg_max()
+        raise ValueError(
+            f"column {values.name!r}: {values[row]!r} in row {row + 1} is no time; a time is a "
+            "number, or a date such as 2024-12-31 or 2024-12-31 23:59:59"
+        )
+    return times
+
+
 def _stream(path: str, files: RawFiles | None, frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    with _polars_errors(path, files):
+    with polars_errors(path, files):
         batches = frame.collect_batches(
             chunk_size=_CHUNK_ROWS, maintain_order=True, engine="streaming"
         )
@@ -127,7 +227,7 @@ def _stream(path: str, files: RawFiles | None, frame: pl.LazyFrame) -> Iterator[
 
 
 @contextmanager
-def _polars_errors(path: str, files: RawFiles | None = None) -> Iterator[None]:
+def polars_errors(path: str, files: RawFiles | None = None) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

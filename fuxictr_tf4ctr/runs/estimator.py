@@ -13,27 +13,30 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
+from fuxictr_tf4ctr.datasets.guessing import ColumnGuess, guess_columns
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.runs.loading import LoadedRun, load_run
 from fuxictr_tf4ctr.settings.reading import validated
+from fuxictr_tf4ctr.settings.starting import sized_to
 
 _EXPID = "estimator"
-# Some hundred steps an epoch, whatever the number of rows
-_STEPS, _LEAST, _MOST = 100, 16, 4096
 
 
 class TwinClassifier(ClassifierMixin, BaseEstimator):
     """A CTR model that is fitted to a frame, for pipelines, searches and cross validation.
 
-    Numbers are standardised; texts, categories and booleans are ids with embeddings. A part of the
-    rows is held out to decide when to stop, by logloss. What is fitted is a run of ``fuxictr run``,
-    in memory: it can be pickled and needs no files.
+    What the columns are is guessed as ``fuxictr init`` does: floats are numbers and standardised;
+    texts, categories and booleans are ids with embeddings, or sequences where they are joined by a
+    separator; whole numbers are either. A part of the rows is held out to decide when to stop, by
+    logloss. What is fitted is a run of ``fuxictr run``, in memory: it can be pickled and needs no
+    files.
 
     Args:
         model: Name of a model of the registry.
-        categorical: Names, or positions in an array, of columns of numbers that are ids.
+        categorical: Names, or positions in an array, of columns that are ids, whatever they look
+            like; one that is taken for ids and is an amount is to be given as floats.
         epochs: The most epochs to train.
         batch_size: Rows per step; None takes a hundredth of the rows, from 16 to 4096.
         learning_rate: Step size of the optimizer.
@@ -94,8 +97,8 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
             )
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]!r}; two are needed")
-        ids = {self._position(column) for column in self.categorical}
-        self._ids = [i in ids or not dtype.is_numeric() for i, dtype in enumerate(columns.dtypes)]
+        ids = {f"c{self._position(column)}" for column in self.categorical}
+        self._guesses = guess_columns(columns, ids=ids)
         frame = self._encodable(columns).with_columns(label=pl.Series(codes.astype(np.float64)))
         with TemporaryDirectory() as folder:
             self._files = self._train(frame, Path(folder), self._held_out(codes))
@@ -143,10 +146,7 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
         return column
 
     def _encodable(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.select(
-            pl.col(name).cast(pl.String if is_id else pl.Float64)
-            for name, is_id in zip(frame.columns, self._ids, strict=True)
-        )
+        return frame.select(_as_declared(frame[guess.name], guess) for guess in self._guesses)
 
     def _held_out(self, codes: np.ndarray) -> np.ndarray:
         """Draw rows of both classes to hold out; all rows where a class has no two."""
@@ -166,7 +166,7 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
         train, valid = frame.filter(pl.Series(kept)), frame[held_out]
         train.write_parquet(folder / "train.parquet")
         valid.write_parquet(folder / "valid.parquet")
-        batch_size = self.batch_size or min(max(train.height // _STEPS, _LEAST), _MOST)
+        batch_size = self.batch_size or sized_to(train.height)["batch_size"]
         params = {
             "model": self.model, "dataset_id": "frame", "data_format": "parquet",
             "data_root": str(folder / "data"), "model_root": str(folder / "runs"),
@@ -174,11 +174,8 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
             "valid_data": str(folder / "valid.parquet"),
             "min_categr_count": 1, "label_col": {"name": "label", "dtype": "float"},
             "feature_cols": [
-                {"name": name, "active": True, "dtype": "str", "type": "categorical"}
-                if is_id
-                else {"name": name, "active": True, "dtype": "float", "type": "numeric",
-                      "normalizer": "StandardScaler"}
-                for name, is_id in zip(frame.columns, self._ids, strict=False)
+                {**guess.entry, "dtype": "float" if guess.kind == "number" else "str"}
+                for guess in self._guesses
             ],
             "task": "binary_classification", "loss": "binary_crossentropy", "optimizer": "adam",
             "metrics": ["AUC", "logloss"], "monitor": "logloss", "monitor_mode": "min",
@@ -214,6 +211,15 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
         tags.classifier_tags.multi_class = False
         tags.input_tags.string = tags.input_tags.categorical = True
         return tags
+
+
+def _as_declared(values: pl.Series, guess: ColumnGuess) -> pl.Series:
+    if guess.kind == "number":
+        return values.cast(pl.Float64)
+    if isinstance(values.dtype, pl.List):
+        return values.cast(pl.List(pl.String)).list.join(guess.splitter)
+    # The number 7 is the id "7", also where it comes as 7.0.
+    return (values.cast(pl.Int64) if guess.dtype == "int" else values).cast(pl.String)
 
 
 def train(model: str, frame: Any, label: str, **options: Any) -> TwinClassifier:

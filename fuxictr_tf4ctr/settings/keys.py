@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fuxictr_tf4ctr.datasets.job import SPLIT_TYPES
 from fuxictr_tf4ctr.datasets.loader import MEMORY_BUDGET, STORAGES
 from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
 from fuxictr_tf4ctr.distributed.sharding import SHARDINGS, TABLE_OPTIMIZERS
@@ -122,7 +123,12 @@ DATASET_KEYS: dict[str, Key] = {
     "rebuild_dataset": Key(FLAG, "False uses the encoded files that are there", True),
     "valid_size": Key(NOT_NEGATIVE, "Validation share split off the training data", 0),
     "test_size": Key(NOT_NEGATIVE, "Test share split off the training data", 0),
-    "split_type": Key(one_of("sequential", "random"), "How shares are split off", "sequential"),
+    "split_type": Key(
+        one_of(*SPLIT_TYPES),
+        "Which rows are split off: the last, random ones, the latest or whole groups of split_by",
+        "sequential",
+    ),
+    "split_by": Key(TEXT, "Column of split_type time or group"),
     "compression": Key(one_of(*COMPRESSIONS), "Of the encoded files: lzf is quick, gzip small"),
 }
 

@@ -28,7 +28,7 @@ from fuxictr_tf4ctr.datasets.fitted import SequenceIds, TokenIds, bucket_ids, ha
 from fuxictr_tf4ctr.datasets.fitting import Moments, TokenCounts, quantiles
 from fuxictr_tf4ctr.datasets.raw import RawFiles
 from fuxictr_tf4ctr.datasets.splits import HERE
-from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError
+from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError, UserError
 
 SEQUENCE_TEXT = st.lists(st.sampled_from(["", "a", "b", "ü", "zz", "__PAD__"]), max_size=6)
 
@@ -198,6 +198,60 @@ def test_rows_are_split_off(tmp_path, sizes, expected, split_type):
     vocab = json.loads((dataset.data_dir / "feature_vocab.json").read_text())["s"]
     assert len(vocab) == expected["train"] + 2
     assert encode_dataset(params | {"seed": 5}) == dataset
+
+
+@pytest.mark.parametrize(
+    ("split_type", "times"),
+    [
+        ("time", [f"2024-01-{day:02d}" for day in range(1, 11)]),
+        ("time", list(range(9, 19))),
+        ("group", [f"u{user}" for user in range(10)]),
+    ],
+)
+def test_rows_of_one_time_or_group_stay_together(tmp_path, split_type, times):
+    raw = tmp_path / "raw.csv"
+    clicks = [0, 1] * 50
+    pl.DataFrame({"n": range(100), "when": times * 10, "click": clicks}).write_csv(raw)
+    params = {
+        "dataset_id": "parts",
+        "data_root": str(tmp_path),
+        "train_data": str(raw),
+        "split_type": split_type,
+        "split_by": "when",
+        "valid_size": 0.22,
+        "test_size": 0.1,
+        "feature_cols": [{"name": "n", "dtype": "float", "type": "numeric"}],
+        "label_col": {"name": "click", "dtype": "float"},
+    }
+    dataset = encode_dataset(params)
+    assert dataset.rows == {"train": 70, "valid": 20, "test": 10}
+    parts = [
+        {int(n) % 10 for n in read_columns(getattr(dataset, split), ["n"])["n"]}
+        for split in ("train", "valid", "test")
+    ]
+    assert set.union(*parts) == set(range(10)) and sum(map(len, parts)) == 10
+    if split_type == "time":
+        assert parts[2] == {9}
+    for change, message in [
+        ({"split_by": "wen"}, "did you mean 'when'"),
+        ({"split_by": None}, "need the column"),
+        ({"test_size": 0.9}, "left for train"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            encode_dataset(params | change)
+
+
+def test_what_is_no_time_is_named(tmp_path):
+    raw = tmp_path / "raw.csv"
+    raw.write_text("n,when,click\n1,2024-01-01,0\n2,soon,1\n3,2024-01-03,1\n")
+    params = {
+        "dataset_id": "parts", "data_root": str(tmp_path), "train_data": str(raw),
+        "split_type": "time", "split_by": "when", "test_size": 1,
+        "feature_cols": [{"name": "n", "dtype": "float", "type": "numeric"}],
+        "label_col": {"name": "click", "dtype": "float"},
+    }  # fmt: skip
+    with pytest.raises(DataError, match="'soon' in row 2 is no time"):
+        encode_dataset(params)
     with pytest.raises(DataError, match="cannot be split off"):
         encode_dataset(params | {"test_size": 200})
 

@@ -1,0 +1,256 @@
+"""A configuration folder for one's own data: columns guessed, rows split, an experiment sized."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fuxictr_tf4ctr import files
+from fuxictr_tf4ctr.datasets.csv_files import CsvFile
+from fuxictr_tf4ctr.datasets.guessing import ColumnGuess, guess_columns
+from fuxictr_tf4ctr.datasets.job import SPLIT_TYPES, SPLITS, raw_files
+from fuxictr_tf4ctr.datasets.raw import SUFFIXES, RawFiles, separator_of
+from fuxictr_tf4ctr.datasets.splits import as_times, polars_errors
+from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.names import shown, unknown
+from fuxictr_tf4ctr.settings.reading import load_settings
+from fuxictr_tf4ctr.settings.resolver import Experiments
+from fuxictr_tf4ctr.settings.showing import as_yaml
+
+_SAMPLE_ROWS = 100_000
+# What is split off where there is one file, as shares of its rows.
+_SHARE = 0.1
+# Some hundred steps an epoch, whatever the number of rows.
+_STEPS, _LEAST, _MOST = 100, 16, 4096
+_SMALL, _LARGE = 50_000, 1_000_000
+_SMALL_LAYERS = {"simple_hidden_units": [64], "complex_hidden_units": [128, 64]}
+
+
+def sized_to(rows: int) -> dict[str, Any]:
+    """Return settings of any model that suit a number of training rows."""
+    return {
+        "embedding_dim": 8 if rows < _SMALL else 16,
+        "batch_size": min(max(rows // _STEPS, _LEAST), _MOST),
+        "epochs": 10 if rows < _LARGE else 3,
+        **({"encoder_options": _SMALL_LAYERS} if rows < _SMALL else {}),
+    }
+
+
+@dataclass(frozen=True)
+class Start:
+    """What was found, and made of it.
+
+    Attributes:
+        folder: The configuration folder.
+        expid: The experiment in it.
+        rows: Rows of the training data, before any are split off.
+        columns: What the columns seem to be, the label left out.
+        split: How rows come to be for validation and test.
+    """
+
+    folder: Path
+    expid: str
+    rows: int
+    columns: list[ColumnGuess]
+    split: str
+
+    @property
+    def times(self) -> list[str]:
+        """Columns by whose time the rows could be split."""
+        return [each.name for each in self.columns if each.kind == "time" and each.distinct > 2]
+
+
+def start_config(
+    data: Path, label: str, output: Path | None = None, model: str = "TF4CTR", split: str = "random"
+) -> Start:
+    """Write a configuration folder for csv or parquet files.
+
+    Args:
+        data: A file, or a folder with train and, perhaps, valid and test, each a file or a folder.
+        label: Column to predict, 0 or 1.
+        output: Folder to write; None names it after the data.
+        model: Model of the experiment.
+        split: How validation and test rows are split off where they have no files: random,
+            sequential (the last rows), time:COLUMN (the latest) or group:COLUMN.
+
+    Raises:
+        SettingsError: A column is not there, the model is unknown, or ``output`` is there already.
+        DataError: A file cannot be read, or the label or times are none.
+    """
+    sources = _sources(data)
+    dataset_id = re.sub(r"\W", "_", data.resolve().name.split(".")[0])
+    folder = Path(f"{dataset_id}_config") if output is None else output
+    if folder.exists():
+        raise SettingsError(f"--output {folder} is there already: name a folder that is not")
+    table = _Table(sources["train"])
+    if label not in table.columns:
+        raise SettingsError(f"--label: {unknown('column', label, table.columns)}")
+    rows = table.checked_rows(label)
+    sample = table.sample()
+    labels = sample[label].cast(pl.Float64)
+    columns = guess_columns(sample.drop(label), labels if labels.n_unique() > 1 else None)
+    entries = [each.entry for each in columns if not each.useless]
+    if not entries:
+        raise DataError(f"{sources['train']}: no column is left to learn from")
+    for source in sources.values():
+        there = _Table(source).columns
+        for name in [label, *(entry["name"] for entry in entries)]:
+            if name not in there:
+                raise DataError(f"{source}: {unknown('column', name, there)}")
+    splitting = _splitting(sources, split, sample)
+    dataset = {
+        "data_root": "./data/",
+        **table.reading,
+        **{f"{part}_data": str(source) for part, source in sources.items()},
+        **splitting,
+        "min_categr_count": 2,
+        "feature_cols": _grouped(entries),
+        "label_col": {"name": label, "dtype": "float"},
+    }
+    training_rows = rows * (1 - sum(splitting.get(f"{part}_size", 0) for part in SPLITS))
+    datasets = {dataset_id: dataset}
+    experiments = {dataset_id: {"dataset_id": dataset_id, **sized_to(int(training_rows))}}
+    expid = f"{model}_{dataset_id}"
+    if expid not in Experiments(experiments, datasets, folder):  # no twin, nor a twin's base model
+        experiments[expid] = {"inherits": dataset_id, "model": model}
+    left_out = [f"{each.name}: {each.useless}" for each in columns if each.useless]
+    with files.whole_folder(folder) as made:
+        _write(made / "dataset_config.yaml", datasets, ["Left out:", *left_out] if left_out else [])
+        hint = f"<Model>_{dataset_id} is an experiment of any twin and its base model."
+        _write(made / "model_config.yaml", experiments, [hint])
+        load_settings(expid, made)
+    how = ", ".join(f"{key}: {value}" for key, value in splitting.items()) or ", ".join(sources)
+    return Start(folder, expid, rows, columns, how)
+
+
+class _Table:
+    """The raw files of one split, all texts as they are written.
+
+    Attributes:
+        reading: ``data_format``, and ``sep`` where it is not the comma.
+        columns: Column -> its type.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        found = [kind for kind in SUFFIXES if _holds(path, kind)]
+        self.reading = {"data_format": (found or ["csv"])[0]}
+        names = raw_files(path, self.reading["data_format"])
+        declared: dict[str, pl.DataType] = {}
+        separator = ","
+        if self.reading["data_format"] == "csv":
+            separator = _guessed_separator(Path(names[0]))
+            self.reading |= {"sep": separator} if separator != "," else {}
+            header = CsvFile(Path(names[0]), separator_of(Path(names[0]), separator), {}).schema
+            _refuse_values(names[0], list(header))
+            declared = dict.fromkeys(header, pl.String)
+        self._files = RawFiles(names, separator, declared=declared)
+        with polars_errors(str(path), self._files):
+            self._frame = self._files.frame()
+            self.columns = self._frame.collect_schema()
+
+    def sample(self) -> pl.DataFrame:
+        """Read the first rows."""
+        return self._read(self._frame.head(_SAMPLE_ROWS))
+
+    def checked_rows(self, label: str) -> int:
+        """Count the rows, and find labels that none can be learned from.
+
+        Raises:
+            DataError: A label is not 0 or 1, or all are the same.
+        """
+        counts = self._read(self._frame.group_by(label).len())
+        numbers = counts[label].cast(pl.Float64, strict=False)
+        if numbers.null_count() or not numbers.is_in([0.0, 1.0]).all():
+            there = [shown(value) for value in counts[label].head(5)]
+            raise DataError(
+                f"{self._path}: label {label!r} holds {', '.join(there)}: write 0 and 1 for what "
+                "is not and what is to be predicted"
+            )
+        if numbers.n_unique() < 2:
+            there = f"all {counts['len'].sum()} are {numbers[0]:.0f}" if len(numbers) else "no rows"
+            raise DataError(f"{self._path}: label {label!r}: {there}; both 0 and 1 are needed")
+        return int(counts["len"].sum())
+
+    def _read(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        with polars_errors(str(self._path), self._files):
+            return frame.collect(engine="streaming")
+
+
+def _sources(data: Path) -> dict[str, Path]:
+    """Return split -> its file or folder."""
+    if not data.is_dir():
+        return {"train": data}
+    found = {split: _part(data, split) for split in SPLITS}
+    sources = {split: path for split, path in found.items() if path is not None}
+    return sources if "train" in sources else {"train": data}
+
+
+def _part(folder: Path, split: str) -> Path | None:
+    names = ["", *(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)]
+    paths = (folder / f"{split}{suffix}" for suffix in names)
+    return next((path for path in paths if path.exists()), None)
+
+
+def _holds(path: Path, data_format: str) -> bool:
+    names = [each.name for each in path.iterdir()] if path.is_dir() else [path.name]
+    return any(name.endswith(SUFFIXES[data_format]) for name in names)
+
+
+def _guessed_separator(file: Path) -> str:
+    """Return what the header line has most of: a comma, which is a tab in .tsv, or another."""
+    if ".tsv" in file.suffixes:
+        return ","
+    header = ",".join(CsvFile(file, "\0", {}).schema)
+    return max(",;\t|", key=header.count)
+
+
+def _refuse_values(file: str, header: list[str]) -> None:
+    number = re.compile(r"-?\d+(\.\d*)?")
+    values = [name for name in header if not name.isprintable() or number.fullmatch(name or "0")]
+    if values:
+        raise DataError(
+            f"{file}: line 1 holds values such as {values[0]!r}, not the names of the columns: "
+            "write a header line first"
+        )
+
+
+def _splitting(sources: Mapping[str, Path], split: str, sample: pl.DataFrame) -> dict[str, Any]:
+    """Return the keys that split rows off, and find a column by which that is not possible."""
+    if "valid" in sources:
+        return {}
+    parts = [part for part in ("valid", "test") if part not in sources]
+    kind, _, column = split.partition(":")
+    if kind not in SPLIT_TYPES or (kind in ("time", "group")) != bool(column):
+        raise SettingsError(
+            f"--split {split}: give random, sequential, time:COLUMN or group:COLUMN"
+        )
+    by = {"split_by": column} if column else {}
+    if column and column not in sample.columns:
+        raise SettingsError(f"--split: {unknown('column', column, sample.columns)}")
+    if kind == "time":
+        try:
+            as_times(sample[column])
+        except ValueError as error:
+            raise DataError(f"--split {split}: {error}") from error
+    return {f"{part}_size": _SHARE for part in parts} | {"split_type": kind} | by
+
+
+def _grouped(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put columns alike into one entry, as FuxiCTR's configurations do, in their order."""
+    grouped: list[dict[str, Any]] = []
+    for entry in entries:
+        same = {**entry, "name": grouped[-1]["name"]} if grouped else {}
+        if grouped and same == grouped[-1]:
+            grouped[-1]["name"].append(entry["name"])
+        else:
+            grouped.append({**entry, "name": [entry["name"]]})
+    return grouped
+
+
+def _write(file: Path, section: dict[str, dict[str, Any]], comments: list[str]) -> None:
+    lines = "".join(f"# {' '.join(comment.split())}\n" for comment in comments)
+    file.write_text(lines + as_yaml(section), encoding="utf-8")
