@@ -5,7 +5,7 @@ no more bytes than its types need.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +25,8 @@ from fuxictr_tf4ctr.datasets.feature_map import (
 from fuxictr_tf4ctr.datasets.stored import opened
 from fuxictr_tf4ctr.errors import DataError
 
+Filled = Callable[[tuple[int, int], torch.dtype, Callable[[Tensor], None]], Tensor]
+"""Makes a tensor of a shape and type and lets a function fill it, or has another process do so."""
 Block = tuple[Path, int, int]
 """A file, its first row, and the one after its last."""
 
@@ -114,6 +116,15 @@ class NegativeSampling:
         return (labels != 0) | (generator.random(len(labels)) < self.share)
 
 
+def filled_here(
+    shape: tuple[int, int], dtype: torch.dtype, fill: Callable[[Tensor], None]
+) -> Tensor:
+    """Make a tensor and fill it."""
+    tensor = torch.empty(shape, dtype=dtype)
+    fill(tensor)
+    return tensor
+
+
 class BlockReader:
     """Read the files of one split in blocks, checked against the feature map.
 
@@ -195,22 +206,27 @@ class BlockReader:
         kept = self._sampling.kept(labels, self._numbers[path], start)
         return {name: column[kept] for name, column in columns.items()}
 
-    def read(self, blocks: Sequence[Block] | None = None) -> Rows:
+    def read(self, blocks: Sequence[Block] | None = None, filled: Filled = filled_here) -> Rows:
         """Read some blocks, all where None, into one place.
+
+        Args:
+            blocks: The blocks.
+            filled: Makes the place.
 
         Raises:
             DataError: A value disagrees with the feature map; the message names its row.
         """
         blocks = self.blocks if blocks is None else blocks
-        count = sum(map(self._sizes.__getitem__, blocks))
-        rows = Rows(torch.empty((count, self._words), dtype=torch.int32))
+        shape = sum(map(self._sizes.__getitem__, blocks)), self._words
+        return Rows(filled(shape, torch.int32, lambda words: self._fill(Rows(words), blocks)))
+
+    def _fill(self, rows: Rows, blocks: Sequence[Block]) -> None:
         at = 0
         for columns in self._columns_of(blocks):
             size = len(columns[self._names[0]])
             for kind in self._kinds:
                 _fuse([columns[name] for name in kind.names], rows[at : at + size].of(kind))
             at += size
-        return rows
 
     def _columns_of(self, blocks: Sequence[Block]) -> Iterator[dict[str, np.ndarray]]:
         for path, group in groupby(blocks, key=lambda block: block[0]):

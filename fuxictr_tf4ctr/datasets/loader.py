@@ -13,7 +13,13 @@ import torch
 from fuxictr.features import FeatureMap
 from torch import Tensor
 
-from fuxictr_tf4ctr.datasets.blocks import BlockReader, NegativeSampling, Rows
+from fuxictr_tf4ctr.datasets.blocks import (
+    BlockReader,
+    Filled,
+    NegativeSampling,
+    Rows,
+    filled_here,
+)
 from fuxictr_tf4ctr.datasets.stored import part_files
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
@@ -74,6 +80,8 @@ class H5DataLoader:
             which trains meanwhile, else 0, as the thread would take a core from training.
         rank: Which process of a distributed training this is.
         world_size: How many there are. Each serves its own rows, all in the same number of batches.
+        filled: Makes the tensor of the rows held in memory and lets it be filled: with
+            ``Ranks.once_a_host`` the ranks of a host hold them once.
         **kwargs: FuxiCTR passes all its parameters; the others are not used.
 
     Attributes:
@@ -107,6 +115,7 @@ class H5DataLoader:
         prefetch: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        filled: Filled = filled_here,
         **kwargs: Any,
     ) -> None:
         _check(batch_size, storage, rank, world_size)
@@ -147,7 +156,7 @@ class H5DataLoader:
         on_cpu = self._device.type == "cpu"
         self.storage = self._storage(storage, memory_budget, gpu_reserve)
         self._prefetch = (0 if on_cpu else 2) if prefetch is None else prefetch
-        self._held = None if self.storage == "stream" else self._reader.read()
+        self._held = None if self.storage == "stream" else self._reader.read(filled=filled)
         if self.storage == "gpu":
             self._held = self._held.to(self._device)
         LOG.info("%s: %d rows from %s (%s)", split, self.num_samples, data_path, self.storage)

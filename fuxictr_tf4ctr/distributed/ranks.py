@@ -4,7 +4,12 @@ Each rank has the whole model and its share of every batch. Rank 0 leads: it wri
 write.
 """
 
+import math
+import os
+import socket
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +20,8 @@ from fuxictr_tf4ctr.errors import SettingsError
 
 # Tensors of more numbers than this are added up where they are; smaller ones share a message.
 _LARGE = 1 << 18
+# Where Linux keeps files in memory, which the processes of a host can share.
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 class Memory(Protocol):
@@ -109,6 +116,23 @@ class Ranks:
             The columns of the rows received, those of lower ranks first.
         """
         return list(columns)
+
+    def once_a_host(
+        self, shape: Sequence[int], dtype: torch.dtype, fill: Callable[[Tensor], None]
+    ) -> Tensor:
+        """Let one rank of each host fill a tensor on the CPU, which its others see as well.
+
+        Where a host has no room for shared memory, each of its ranks fills one of its own. All
+        ranks call this, and none changes the tensor later.
+
+        Args:
+            shape: The tensor's.
+            dtype: The tensor's.
+            fill: Fills it; what it raises is raised on all ranks of the host.
+        """
+        tensor = torch.empty(*shape, dtype=dtype)
+        fill(tensor)
+        return tensor
 
     def broadcast_model(self, model: nn.Module) -> None:
         """Give every rank the parameters and buffers that rank 0 has."""
@@ -205,9 +229,56 @@ class JoinedRanks(Ranks):
         dist.all_to_all_single(result, column, received, sent, group=self.control)
         return result
 
+    def once_a_host(
+        self, shape: Sequence[int], dtype: torch.dtype, fill: Callable[[Tensor], None]
+    ) -> Tensor:
+        hosts = self.all_gather(_host())
+        first = hosts.index(_host())
+        count = math.prod(shape)
+        path = None
+        if self.rank == first and hosts.count(_host()) > 1:
+            path = _shared_file(count * dtype.itemsize)
+        path = self.all_gather(path)[first]
+        if path is None:
+            return super().once_a_host(shape, dtype, fill)
+        tensor = torch.from_file(path, shared=True, size=count, dtype=dtype).view(*shape)
+        self.all_gather(None)
+        error = None
+        if self.rank == first:
+            os.unlink(path)  # all have it open: it ends with the last of them, however that ends
+            try:
+                fill(tensor)
+            except Exception as raised:
+                error = raised
+        error = self.all_gather(error)[first]
+        if error is not None:
+            raise error
+        return tensor
+
     def broadcast_model(self, model: nn.Module) -> None:
         for tensor in _tensors(model):
             dist.broadcast(tensor.detach(), src=0)
+
+
+def _host() -> tuple[str, int]:
+    """Name what ranks that can share memory have in common."""
+    return socket.gethostname(), os.stat(_SHARED_MEMORY).st_dev if _SHARED_MEMORY.is_dir() else 0
+
+
+def _shared_file(size: int) -> str | None:
+    """Make a file in shared memory, or return None where it has no room for so many bytes."""
+    try:
+        number, path = tempfile.mkstemp(prefix="fuxictr_tf4ctr.", dir=_SHARED_MEMORY)
+    except OSError:
+        return None
+    try:
+        os.posix_fallocate(number, 0, max(size, 1))  # else a full memory would end the process
+    except OSError:
+        os.unlink(path)
+        return None
+    finally:
+        os.close(number)
+    return path
 
 
 def _tensors(model: nn.Module) -> Iterable[Tensor]:

@@ -308,6 +308,7 @@ def _loaders(
             "batch_size": settings["batch_size"] // ranks.size,
             "rank": ranks.rank,
             "world_size": ranks.size,
+            "filled": ranks.once_a_host,
             "shuffle": settings["shuffle"] and split == "train",
             "seed": settings["seed"],
             "task": settings["task"],

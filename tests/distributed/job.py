@@ -101,6 +101,7 @@ def train_model(model, tables, folder: Path, ranks: Ranks, epochs: int, state, n
         H5DataLoader(
             model.feature_map, folder / f"{split}.h5", split=split, seed=3, shuffle=True,
             batch_size=BATCH_SIZE // ranks.size, rank=ranks.rank, world_size=ranks.size,
+            filled=ranks.once_a_host,
         )
         for split in ("train", "valid")
     )  # fmt: skip
@@ -232,6 +233,15 @@ def weighted_among(ranks: Ranks) -> list[dict[str, float] | None]:
     return [evaluate_spread(columns, names, ranks) for names in (METRICS[:4], ["gAUC"])]
 
 
+def once_a_host(ranks: Ranks, fill) -> list[list[int]]:
+    """Fill a tensor; a later writer shows whether others see the same memory."""
+    tensor = ranks.once_a_host((2, 3), torch.int32, fill)
+    if ranks.rank == 1:
+        tensor[1] = 5
+    ranks.all_gather(None)
+    return tensor.tolist()
+
+
 def main(folder: Path) -> None:
     with joined_ranks(on_gpu=False, seconds=60) as ranks:
         mine = [torch.tensor([1.0 + ranks.rank]), torch.full((1 << 19,), 2.0)]
@@ -243,6 +253,8 @@ def main(folder: Path) -> None:
             "agreed": ranks.agree(ranks.rank == 1, False),
             "shared": ranks.broadcast(lambda: f"of {ranks.rank}"),
             "shared error": error_of(lambda: ranks.broadcast(undefined)),
+            "host": once_a_host(ranks, lambda tensor: tensor.fill_(ranks.rank)),
+            "host error": error_of(lambda: once_a_host(ranks, lambda tensor: undefined())),
             "rows": ranks.gather([torch.arange(11)[ranks.rank :: ranks.size]])[0].tolist(),
             "metrics": {case: metrics_among(ranks, case) for case in CASES},
             "weighted": weighted_among(ranks),

@@ -96,6 +96,9 @@ def test_what_ranks_do_together(together):
         assert rank["agreed"] == [True, False]
         assert rank["shared"] == "of 0"
         assert rank["shared error"] == "AUC is not defined"
+        if Path("/dev/shm").is_dir():
+            assert rank["host"] == [[0, 0, 0], [5, 5, 5]]  # rank 0 filled it, rank 1 changed it
+        assert rank["host error"] == "AUC is not defined"
         assert rank["agree"] == ""
         assert "rank 1 has lr=1, rank 0 0" in rank["differ"] and "data" not in rank["differ"][60:]
         own_step, switch = rank["refused"]
