@@ -138,17 +138,19 @@ def alone(checkout: Path, name: str, params: dict[str, Any]) -> Outcome:
     return exported(name, model)
 
 
-def paired(checkout: Path, simple: tuple[str, dict], complex_: tuple[str, dict]) -> Outcome:
-    """Export two models of the checkout as the streams of one twin."""
-    params: dict[str, Any] = {"dataset_id": simple[1].get("dataset_id")}
-    for role, (name, own) in (("simple", simple), ("complex", complex_)):
+def pair_params(checkout: Path, names: tuple[str, str]) -> dict[str, Any]:
+    """Return the settings of two models as the streams of one twin, each as in its experiment."""
+    known = experiments(checkout)
+    params: dict[str, Any] = {"model": "TF4CTR_Pair"}
+    for role, name in zip(("simple", "complex"), names, strict=True):
+        own = known.get(name, {})
         own_names = inspect.signature(find_model(name, checkout).__init__).parameters.keys()
+        params |= {"dataset_id": own.get("dataset_id")} if role == "simple" else {}
         params |= {f"{role}_model": name}
         params |= {
             f"{role}_{key}": own[key] for key in own if key in own_names and key not in _SHARED
         }
-    name = f"{simple[0]} + {complex_[0]}"
-    return exported(name, build(checkout, "TF4CTR_Pair", params))
+    return params
 
 
 def outcomes(checkout: Path, only: list[str]) -> Iterator[Outcome]:
@@ -159,14 +161,15 @@ def outcomes(checkout: Path, only: list[str]) -> Iterator[Outcome]:
             continue
         outcome = alone(checkout, name, params)
         if not outcome.refusal:
-            good.append((name, params))
+            good.append((name, params.get("dataset_id")))
         yield outcome
-    by_data: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for name, params in good:  # models of one data set read the same batches
-        by_data.setdefault(str(params.get("dataset_id")), []).append((name, params))
+    by_data: dict[str, list[str]] = {}
+    for name, dataset_id in good:  # models of one data set read the same batches
+        by_data.setdefault(str(dataset_id), []).append(name)
     for models in by_data.values():
         for simple, complex_ in zip(models[::2], models[1::2], strict=False):
-            yield paired(checkout, simple, complex_)
+            params = pair_params(checkout, (simple, complex_))
+            yield exported(f"{simple} + {complex_}", build(checkout, "TF4CTR_Pair", params))
 
 
 def table(found: list[Outcome]) -> str:

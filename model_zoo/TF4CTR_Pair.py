@@ -27,8 +27,8 @@ class TF4CTR_Pair(PairModel):
     * The logit is what the model gives to its output activation. A model that comes to its
       probability in another way has that inverted, as exactly as float32 allows; logits beyond
       about 16 are lost.
-    * Batches go to both models as they are: a long-sequence model and one that reads plain columns
-      cannot be paired.
+    * Each model gets sequences as it reads them, whole or pooled. Models of several labels, and
+      long-sequence models (LongCTR), whose batches another loader makes, are refused.
     """
 
     base_model = "the sum of both models"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr.errors import SettingsError
@@ -172,7 +172,10 @@ def logit_of(probability: Tensor) -> Tensor:
 def _batch_problems(
     classes: Mapping[str, type[BaseModel]], params: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Say if the models read batches of different forms, which no one data set has."""
+    """Say if a model has several labels, or both read batches of different forms."""
+    for role, each in classes.items():
+        if issubclass(each, MultiTaskModel):
+            yield f"{role}_model: {params[f'{role}_model']} predicts several labels, a twin one"
     special = [
         role for role, each in classes.items() if each.get_labels is not BaseModel.get_labels
     ]
@@ -190,8 +193,8 @@ def _own_feature_map(
 ) -> FeatureMap:
     """Return the feature map as one model reads it: its sequences whole, all others pooled.
 
-    FuxiCTR's models of behaviour (DIN, DIEN, BST, …) look at the steps of the sequences that a
-    parameter ``…sequence_field`` names; a model beside them takes one vector for each field.
+    FuxiCTR's models of behaviour (DIN, DIEN, BST, …) look at the steps of the sequences that their
+    parameters name; a model beside them takes one vector for each field.
     """
     sequences = [name for name, spec in feature_map.features.items() if spec["type"] == "sequence"]
     if not sequences or model_class.get_inputs is not BaseModel.get_inputs:
@@ -199,8 +202,7 @@ def _own_feature_map(
     own = copy.deepcopy(feature_map)
     whole: set[str] = set()
     for parameter in inspect.signature(model_class.__init__).parameters.values():
-        if "sequence_field" in parameter.name:
-            whole |= set(_flat(params.get(parameter.name, parameter.default)))
+        whole |= {*_flat(params.get(parameter.name, parameter.default))} & {*sequences}
     for name in sequences:
         if name in whole:
             own.features[name].pop("feature_encoder", None)
