@@ -4,6 +4,7 @@ import logging
 import queue
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,90 @@ class CheckedBatch(dict):
         self.feature_map = feature_map
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a split are served, and in which order.
+
+    Attributes:
+        task: FuxiCTR's task; labels must be 0 or 1 for "binary_classification".
+        negative_sampling: Share of the training rows with label 0 that are kept, drawn by ``seed``,
+            the same in each epoch. None: all.
+        seed: Seed of the row order.
+        rank: Which process of a distributed training this is.
+        world_size: How many there are. Each serves its own rows, all in the same number of batches.
+
+    Raises:
+        SettingsError: ``rank`` is none of ``world_size``.
+    """
+
+    task: str = "binary_classification"
+    negative_sampling: float | None = None
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise SettingsError(
+                f"rank={self.rank!r} must be below world_size={self.world_size!r}, from 0"
+            )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the rows of a split are kept, and how far ahead batches are made of them.
+
+    Attributes:
+        storage: "memory", "stream", "gpu" (the whole split in the memory of ``gpu``), or "auto": of
+            a split within ``memory_budget``, on the GPU where it fits, else in memory.
+        memory_budget: Bytes up to which "auto" holds a split in memory.
+        gpu: Index of the GPU, -1 for none.
+        gpu_reserve: Bytes of the GPU's memory to leave free for the model.
+        prefetch: Batches made ahead by a thread; 0 makes them when asked for. None: 2 with a GPU,
+            which trains meanwhile, else 0, as the thread would take a core from training.
+        filled: Makes the tensor of the rows held in memory and lets it be filled: with
+            ``Ranks.once_a_host`` the ranks of a host hold them once.
+
+    Raises:
+        SettingsError: There is no such ``storage``.
+    """
+
+    storage: str = "auto"
+    memory_budget: int = MEMORY_BUDGET
+    gpu: int = -1
+    gpu_reserve: int = GPU_RESERVE
+    prefetch: int | None = None
+    filled: Filled = filled_here
+
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGES:
+            raise SettingsError(unknown("storage", self.storage, STORAGES))
+
+    def chosen(self, split: str, size: int, rows: int, device: torch.device) -> str:
+        """Choose where to keep a split's rows, of ``size`` bytes in all.
+
+        Raises:
+            SettingsError: They cannot be kept where they are wanted.
+        """
+        if self.storage == "auto" and size > self.memory_budget:
+            return "stream"  # on any device: the order of the rows follows from it
+        if self.storage in ("memory", "stream"):
+            return self.storage
+        if device.type == "cpu":
+            if self.storage == "gpu":
+                raise SettingsError(NO_GPU_STORAGE)
+            return "memory"
+        taken, free = size + 8 * rows, free_bytes(device)
+        missing = taken + self.gpu_reserve - free
+        if missing > 0 and self.storage == "gpu":
+            raise SettingsError(
+                f"storage: gpu: the {split} split takes {taken:,} bytes with its order, the "
+                f"model {self.gpu_reserve:,}, and {free:,} are free on {device}: {missing:,} are "
+                "missing; set storage: auto, or use_features or n_rows to keep less"
+            )
+        return "memory" if missing > 0 else "gpu"
+
+
 class H5DataLoader:
     """Serve one split of an encoded data set in batches.
 
@@ -67,22 +152,8 @@ class H5DataLoader:
         split: "train", "valid" or "test".
         batch_size: Rows per batch; the last batch holds what is left.
         shuffle: Whether to shuffle; heeded for "train" only.
-        seed: Seed of the row order.
-        task: FuxiCTR's task; labels must be 0 or 1 for "binary_classification".
-        negative_sampling: Share of the training rows with label 0 that are kept, drawn by ``seed``,
-            the same in each epoch. None: all.
-        storage: "memory", "stream", "gpu" (the whole split in the memory of ``gpu``), or "auto": of
-            a split within ``memory_budget``, on the GPU where it fits, else in memory.
-        memory_budget: Bytes up to which "auto" holds a split in memory.
-        gpu: Index of the GPU, -1 for none.
-        gpu_reserve: Bytes of the GPU's memory to leave free for the model.
-        prefetch: Batches made ahead by a thread; 0 makes them when asked for. None: 2 with a GPU,
-            which trains meanwhile, else 0, as the thread would take a core from training.
-        rank: Which process of a distributed training this is.
-        world_size: How many there are. Each serves its own rows, all in the same number of batches.
-        filled: Makes the tensor of the rows held in memory and lets it be filled: with
-            ``Ranks.once_a_host`` the ranks of a host hold them once.
-        **kwargs: FuxiCTR passes all its parameters; the others are not used.
+        **params: Settings by name, those of :class:`Selection` and :class:`Placement`; FuxiCTR
+            passes all its parameters, and the others are not used.
 
     Attributes:
         epoch: Number of the epoch the next iteration serves, from 0; set it to resume.
@@ -105,43 +176,33 @@ class H5DataLoader:
         split: str = "train",
         batch_size: int = 32,
         shuffle: bool = False,
-        seed: int = 0,
-        task: str = "binary_classification",
-        negative_sampling: float | None = None,
-        storage: str = "auto",
-        memory_budget: int = MEMORY_BUDGET,
-        gpu: int = -1,
-        gpu_reserve: int = GPU_RESERVE,
-        prefetch: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        filled: Filled = filled_here,
-        **kwargs: Any,
+        **params: Any,
     ) -> None:
-        _check(batch_size, storage, rank, world_size)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise SettingsError(f"batch_size={batch_size!r} must be an integer >= 1")
+        self._selection, placement = _named(Selection, params), _named(Placement, params)
         self.feature_map = feature_map
         self.split = split
         self.batch_size = batch_size
         self.shuffle = shuffle and split == "train"
-        self.seed = seed
         self.epoch = 0
         self.first_batch = 0
         files = part_files(data_path)
+        seed, share = self._selection.seed, self._selection.negative_sampling
         training = split == "train"
-        sample = training and negative_sampling is not None
         self._reader = BlockReader(
             files,
             feature_map,
-            binary=task == "binary_classification",
+            binary=self._selection.task == "binary_classification",
             training=training,
-            sampling=NegativeSampling(negative_sampling, seed) if sample else None,
+            sampling=NegativeSampling(share, seed) if training and share is not None else None,
         )
         self._all_rows = self._reader.rows
+        rank, world_size = self._selection.rank, self._selection.world_size
         if self._all_rows < world_size:
             raise DataError(
                 f"{data_path}: {self._all_rows} rows are too few for {world_size} ranks"
             )
-        self.rank, self.world_size = rank, world_size
         self.num_samples = len(range(rank, self._all_rows, world_size))
         self.num_blocks = len(files)
         # By the largest share, rank 0's: the smaller ones are at most one row short of it.
@@ -152,11 +213,12 @@ class H5DataLoader:
                 f"batch_size=1: {self._all_rows} rows cannot give {world_size} ranks as many "
                 "batches each; set batch_size to 2"
             )
-        self._device = device_of(gpu)
-        on_cpu = self._device.type == "cpu"
-        self.storage = self._storage(storage, memory_budget, gpu_reserve)
-        self._prefetch = (0 if on_cpu else 2) if prefetch is None else prefetch
-        self._held = None if self.storage == "stream" else self._reader.read(filled=filled)
+        self._device = device_of(placement.gpu)
+        self.storage = placement.chosen(split, self._reader.bytes, self._all_rows, self._device)
+        ahead = 0 if self._device.type == "cpu" else 2
+        self._prefetch = ahead if placement.prefetch is None else placement.prefetch
+        streams = self.storage == "stream"
+        self._held = None if streams else self._reader.read(filled=placement.filled)
         if self.storage == "gpu":
             self._held = self._held.to(self._device)
         LOG.info("%s: %d rows from %s (%s)", split, self.num_samples, data_path, self.storage)
@@ -175,7 +237,7 @@ class H5DataLoader:
         epoch, self.epoch = self.epoch, self.epoch + 1
         first, self.first_batch = self.first_batch, 0
         # NumPy's PCG64 gives the same stream on every platform; torch's depends on the device.
-        generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        generator = np.random.Generator(np.random.PCG64([self._selection.seed, epoch]))
         if self._held is not None:
             batches = self._chosen(generator, first)
         else:
@@ -188,38 +250,19 @@ class H5DataLoader:
     def _columns(self, rows: Rows) -> CheckedBatch:
         return CheckedBatch(self._reader.columns(rows), self.feature_map)
 
-    def _storage(self, wanted: str, memory_budget: int, gpu_reserve: int) -> str:
-        """Choose where to keep the rows, or find out that they cannot be kept where wanted."""
-        if wanted == "auto" and self._reader.bytes > memory_budget:
-            return "stream"  # on any device: the order of the rows follows from it
-        if wanted in ("memory", "stream"):
-            return wanted
-        if self._device.type == "cpu":
-            if wanted == "gpu":
-                raise SettingsError(NO_GPU_STORAGE)
-            return "memory"
-        rows, free = self._reader.bytes + 8 * self._all_rows, free_bytes(self._device)
-        missing = rows + gpu_reserve - free
-        if missing > 0 and wanted == "gpu":
-            raise SettingsError(
-                f"storage: gpu: the {self.split} split takes {rows:,} bytes with its order, the "
-                f"model {gpu_reserve:,}, and {free:,} are free on {self._device}: {missing:,} are "
-                "missing; set storage: auto, or use_features or n_rows to keep less"
-            )
-        return "memory" if missing > 0 else "gpu"
-
     def _chosen(self, generator: np.random.Generator, first_batch: int) -> Iterator[Rows]:
         """Cut batches out of the rows held in memory."""
+        rank, world_size = self._selection.rank, self._selection.world_size
         order = generator.permutation(self._all_rows) if self.shuffle else None
         if order is not None:
-            order = torch.from_numpy(order[self.rank :: self.world_size].copy())
+            order = torch.from_numpy(order[rank::world_size].copy())
             order = order.to(self._held.device)
         for start, stop in self._bounds()[first_batch:]:
             if order is not None:
                 yield self._held.take(order[start:stop])
             else:
-                first, last = (self.rank + at * self.world_size for at in (start, stop))
-                yield self._held[first : last : self.world_size]
+                first, last = (rank + at * world_size for at in (start, stop))
+                yield self._held[first:last:world_size]
 
     def _bounds(self) -> list[tuple[int, int]]:
         """First row of each batch, and the one after its last, among the rows of this rank."""
@@ -243,6 +286,7 @@ class H5DataLoader:
 
     def _buffers(self, generator: np.random.Generator) -> Iterator[tuple[Rows, Tensor]]:
         """Read some blocks at a time, with the numbers of this rank's rows in their order."""
+        rank, world_size = self._selection.rank, self._selection.world_size
         blocks = list(self._reader.blocks)
         size = 1
         if self.shuffle:
@@ -252,12 +296,7 @@ class H5DataLoader:
         for first in range(0, len(blocks), size):
             rows = self._reader.read(blocks[first : first + size])
             order = generator.permutation(len(rows)) if self.shuffle else np.arange(len(rows))
-            yield (
-                rows,
-                torch.from_numpy(
-                    order[(self.rank - seen) % self.world_size :: self.world_size].copy()
-                ),
-            )
+            yield rows, torch.from_numpy(order[(rank - seen) % world_size :: world_size].copy())
             seen += len(rows)
 
 
@@ -272,16 +311,15 @@ def free_bytes(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def _check(batch_size: Any, storage: Any, rank: Any, world_size: Any) -> None:
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise SettingsError(f"batch_size={batch_size!r} must be an integer >= 1")
-    if storage not in STORAGES:
-        raise SettingsError(unknown("storage", storage, STORAGES))
-    if not 0 <= rank < world_size:
-        raise SettingsError(f"rank={rank!r} must be below world_size={world_size!r}, from 0")
-
-
 T = TypeVar("T")
+
+
+def _named(cls: type[T], params: Mapping[str, Any]) -> T:
+    """Make an options' object of the parameters that bear the names of its fields."""
+    names = (each.name for each in fields(cls))
+    return cls(**{name: params[name] for name in names if name in params})
+
+
 _END = object()
 
 

@@ -17,9 +17,15 @@ from torch import Tensor
 
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.training.fast import EXACT, FastOptions, check_fast
+from fuxictr_tf4ctr.training.fast import (
+    EXACT,
+    FastOptions,
+    Forward,
+    arithmetic,
+    check_fast,
+    compiled_forward,
+)
 from fuxictr_tf4ctr.training.fast.cuda_graphs import GraphedStep
-from fuxictr_tf4ctr.training.fast.forward import Forward, arithmetic, compiled_forward
 from fuxictr_tf4ctr.training.fast.rows import (
     ClippedGradients,
     RowGradients,
