@@ -22,7 +22,10 @@ from fuxictr.pytorch.torch_utils import get_regularizer
 from torch import Tensor, nn
 
 # Order of the norm and strength of each regularization of a weight.
-Terms = tuple[tuple[int, float], ...]
+Term = tuple[int, float]
+Terms = tuple[Term, ...]
+# A term and the norm of weights it holds for, a scalar.
+Penalty = tuple[Term, Tensor]
 
 
 class Regularization:
@@ -33,16 +36,16 @@ class Regularization:
     """
 
     def __init__(self, terms: Mapping[nn.Parameter, Terms]) -> None:
-        weights: dict[tuple[int, float], list[nn.Parameter]] = {}
+        weights: dict[Term, list[nn.Parameter]] = {}
         for weight, own in terms.items():
             for term in own:
                 weights.setdefault(term, []).append(weight)
         self.groups = list(weights.items())
 
     @torch.no_grad()
-    def add_gradients(self, portion: float = 1.0) -> Tensor | float:
-        """Add this portion of the gradient to that of each weight, and return the whole loss."""
-        loss = 0.0
+    def add_gradients(self, portion: float = 1.0) -> list[Penalty]:
+        """Add this portion of the gradient to that of each weight; return the whole penalties."""
+        found = []
         for (order, strength), weights in self.groups:
             for weight in weights:
                 if weight.grad is None:
@@ -50,17 +53,28 @@ class Regularization:
             gradients = [weight.grad for weight in weights]
             slopes = weights if order == 2 else torch._foreach_sign(weights)
             torch._foreach_add_(gradients, slopes, alpha=strength * portion)
-            norms = torch.stack(torch._foreach_norm(weights, order))
-            loss = loss + strength / order * norms.pow(order).sum()
-        return loss
+            found += [((order, strength), norm) for norm in torch._foreach_norm(weights, order)]
+        return found
 
 
-def penalty(weights: Tensor, terms: Terms) -> Tensor | float:
-    """Return the loss of the terms of one tensor of weights."""
-    return sum(
-        strength / order * (squared_norm(weights) if order == 2 else weights.abs().sum())
-        for order, strength in terms
-    )
+def penalties(weights: Tensor, terms: Terms) -> list[Penalty]:
+    """Return the penalties of one tensor of weights."""
+    return [
+        (term, norm_of(weights) if term[0] == 2 else torch.linalg.vector_norm(weights, term[0]))
+        for term in terms
+    ]
+
+
+def added_up(found: Iterable[Penalty]) -> Tensor:
+    """Return the loss of all penalties, at least one; a scalar."""
+    norms: dict[Term, list[Tensor]] = {}
+    for term, norm in found:
+        norms.setdefault(term, []).append(norm)
+    losses = [
+        strength / order * torch.stack(each).pow(order).sum()
+        for (order, strength), each in norms.items()
+    ]
+    return sum(losses[1:], losses[0])
 
 
 def slope(weights: Tensor, terms: Terms, out: Tensor, portion: float = 1.0) -> None:
@@ -76,11 +90,11 @@ def slope(weights: Tensor, terms: Terms, out: Tensor, portion: float = 1.0) -> N
         out.add_(weights.sign(), alpha=strength[1])
 
 
-def squared_norm(values: Tensor) -> Tensor:
-    """Sum of the squares of all values; the sum of products uses all cores of a CPU."""
+def norm_of(values: Tensor) -> Tensor:
+    """Norm of all values together; the sum of products uses all cores of a CPU."""
     if values.device.type == "cpu" and values.is_contiguous():
-        return torch.dot(values.view(-1), values.view(-1))
-    return torch.linalg.vector_norm(values).square()
+        return torch.dot(values.view(-1), values.view(-1)).sqrt()
+    return torch.linalg.vector_norm(values)
 
 
 def regularized(model: BaseModel) -> dict[nn.Parameter, Terms]:

@@ -44,11 +44,12 @@ from fuxictr_tf4ctr.training.losses import (
 from fuxictr_tf4ctr.training.regularization import (
     Noise,
     Regularization,
+    added_up,
     fast_noise,
     faster_dropout,
     masks_agree,
+    norm_of,
     regularized,
-    squared_norm,
     torch_noise,
 )
 from fuxictr_tf4ctr.training.tables import (
@@ -167,6 +168,10 @@ class TrainingStep:
         self.terms = NO_TERMS
         self._nothing = torch.zeros((), device=model.device)
         use_fast_kernels(model.optimizer)
+        # On a CPU gradients below the limit are not scaled at all, which costs nothing.
+        fused = all(group.get("fused") for group in model.optimizer.param_groups)
+        on_cpu = model.device.type == "cpu"
+        self.scales_itself = fused and not on_cpu and not fast.sparse_embeddings
 
     def __call__(self, batch: Any) -> Tensor:
         """Train on a batch and return its loss, regularization included."""
@@ -183,20 +188,24 @@ class TrainingStep:
         portion = self.ranks.portion(len(y_true))
         loss.backward(torch.full_like(loss, portion))
         loss = loss.detach()
-        regularization = sum(tables.finish(portion) for tables in self.tables)
-        regularization = self._nothing + (
-            regularization + self.regularization.add_gradients(portion)
-        )
+        penalties = [each for tables in self.tables for each in tables.finish(portion)]
+        penalties += self.regularization.add_gradients(portion)
+        regularization = added_up(penalties) if penalties else self._nothing
         named = {"loss": loss}
         if not self.own_regularization:
             named = {**loss_terms(model, loss), "regularization": regularization}
-        values = torch.stack([loss + regularization, *named.values()]) * portion
+        values = torch.stack([loss + regularization, *named.values()])
+        if portion != 1:
+            values *= portion
         gradients = self._gradients()
         self.ranks.all_reduce([*gradients, values])
-        clip_gradients(gradients, model._max_gradient_norm)
-        for tables in self.tables:
-            tables.update()
-        model.optimizer.step()
+        if self.scales_itself:
+            step_clipped(model.optimizer, gradients, model._max_gradient_norm)
+        else:
+            clip_gradients(gradients, model._max_gradient_norm)
+            for tables in self.tables:
+                tables.update()
+            model.optimizer.step()
         self.terms = Terms(tuple(named), values[1:])
         return values[0]
 
@@ -229,13 +238,34 @@ def clip_gradients(gradients: Sequence[Tensor], max_norm: float) -> None:
         torch._foreach_mul_(gradients, scale)
 
 
+@torch.no_grad()
+def step_clipped(
+    optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor], max_norm: float
+) -> None:
+    """Make a step with gradients clipped as the optimizer reads them, without a pass of their own.
+
+    Args:
+        optimizer: One with fused kernels.
+        gradients: Gradients of all its weights; clipped afterwards.
+        max_norm: As for :func:`clip_gradients`.
+    """
+    if gradients:
+        # By this PyTorch's GradScaler lets them divide; float32 whatever the weights are.
+        excess = (_norm(gradients).float() + _CLIP_EPS) / max_norm
+        optimizer.grad_scale = excess.clamp(min=1.0)
+    try:
+        optimizer.step()
+    finally:
+        vars(optimizer).pop("grad_scale", None)
+
+
 def _norm(gradients: Sequence[Tensor]) -> Tensor:
     """Norm of all gradients together."""
     on_cpu = gradients[0].device.type == "cpu"
     large = [each for each in gradients if on_cpu and each.numel() > _LARGE]
     small = [each for each in gradients if not on_cpu or each.numel() <= _LARGE]
     norms = list(torch._foreach_norm(small)) if small else []
-    norms += [squared_norm(each).sqrt() for each in large]
+    norms += [norm_of(each) for each in large]
     return torch.linalg.vector_norm(torch.stack(norms))
 
 

@@ -17,7 +17,7 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr.datasets.loader import CheckedBatch
-from fuxictr_tf4ctr.training.regularization import Terms, penalty, slope
+from fuxictr_tf4ctr.training.regularization import Penalty, Terms, penalties, slope
 
 
 class TableGroup:
@@ -384,18 +384,18 @@ class DenseGradients:
         self.views = group.views(self.buffer)
 
     @torch.no_grad()
-    def finish(self, portion: float = 1.0) -> Tensor | float:
+    def finish(self, portion: float = 1.0) -> list[Penalty]:
         """Gather the gradient after a backward pass, this portion of the regularization's included.
 
         Returns:
-            Loss of the whole regularization.
+            Penalties of the whole regularization.
         """
         group = self.group
         looked_up = self.looked_up()
         # Where a model uses a weight beside its lookups, autograd left a gradient there.
         outside = [weight.grad for weight in group.members]
         if looked_up is None and not group.terms and all(each is None for each in outside):
-            return 0.0
+            return []
         slope(group.weights, group.terms, self.buffer, portion)
         if looked_up is not None:
             self.buffer.index_add_(0, *looked_up)
@@ -403,7 +403,7 @@ class DenseGradients:
             if more is not None:
                 view.add_(more)
             weight.grad = view
-        return penalty(group.weights, group.terms)
+        return penalties(group.weights, group.terms)
 
     def looked_up(self) -> tuple[Tensor, Tensor] | None:
         """Take the rows looked up, [N], and the gradients to add to them, [N, width]."""

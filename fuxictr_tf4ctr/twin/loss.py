@@ -38,18 +38,22 @@ def focus_weights(
     Source:
         TF4CTR, arXiv 2405.03167, Twin Focus Loss.
     """
-    p_t_simple = y_true * torch.sigmoid(logit_simple) + (1 - y_true) * torch.sigmoid(-logit_simple)
-    # 1 - p_t taken from the other tail of the sigmoid: no cancellation where p_t is close to 1.
-    miss_complex = y_true * torch.sigmoid(-logit_complex) + (1 - y_true) * torch.sigmoid(
-        logit_complex
-    )
+    return _weights(torch.stack([logit_simple, logit_complex]), y_true, c, gamma).unbind()
+
+
+def _weights(logits: Tensor, y_true: Tensor, c: float, gamma: float) -> Tensor:
+    """Return the weights [2, ...] of both encoders, from their logits [2, ...] and the labels."""
+    y_true = y_true.to(logits.dtype)
+    # p_t of the simple encoder and 1 - p_t of the complex one, the latter from the other tail of
+    # the sigmoid: no cancellation where p_t is close to 1.
+    classes = torch.stack([y_true, 1 - y_true])
+    shares = torch.lerp(torch.sigmoid(-logits), torch.sigmoid(logits), classes)
+    offsets = torch.linspace(c, 1 - c, 2, dtype=logits.dtype, device=logits.device)
+    bases = shares + offsets.view(-1, *[1] * y_true.ndim)
     if gamma == 1:
-        return c + p_t_simple, 1 - c + miss_complex
+        return bases
     # A base of exactly 0 (c = 0 or 1, saturated encoder) has an infinite slope for gamma < 1.
-    tiny = torch.finfo(p_t_simple.dtype).tiny
-    weight_simple = (c + p_t_simple).clamp_min(tiny).pow(gamma)
-    weight_complex = (1 - c + miss_complex).clamp_min(tiny).pow(gamma)
-    return weight_simple, weight_complex
+    return bases.clamp_min(torch.finfo(bases.dtype).tiny).pow(gamma)
 
 
 def twin_focus_loss(
@@ -98,27 +102,27 @@ def twin_focus_loss(
 
 def _stream_losses(
     logit_simple: Tensor, logit_complex: Tensor, y_true: Tensor, c: float, gamma: float
-) -> tuple[Tensor, Tensor]:
-    """Return L_simple and L_complex, sample by sample."""
+) -> Tensor:
+    """Return L_simple and L_complex, [2, ...], sample by sample."""
     if not logit_simple.shape == logit_complex.shape == y_true.shape:
         raise ValueError(
             "logit_simple, logit_complex and y_true must have one shape, not "
             f"{tuple(logit_simple.shape)}, {tuple(logit_complex.shape)}, {tuple(y_true.shape)}"
         )
-    y_true = y_true.to(logit_simple.dtype)
-    weight_simple, weight_complex = focus_weights(logit_simple, logit_complex, y_true, c, gamma)
-    bce_simple = F.binary_cross_entropy_with_logits(logit_simple, y_true, reduction="none")
-    bce_complex = F.binary_cross_entropy_with_logits(logit_complex, y_true, reduction="none")
-    return weight_simple * bce_simple, weight_complex * bce_complex
+    logits = torch.stack([logit_simple, logit_complex])
+    labels = y_true.to(logits.dtype).expand_as(logits)
+    bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return _weights(logits, y_true, c, gamma) * bce
 
 
-def _reduced(loss: Tensor, reduction: Reduction) -> Tensor:
+def _reduced(losses: Tensor, reduction: Reduction) -> Tensor:
+    """Reduce losses [2, ...] to [2]; "none" leaves them as they are."""
     if reduction == "mean":
-        return loss.mean()
+        return losses.reshape(2, -1).mean(1)
     if reduction == "sum":
-        return loss.sum()
+        return losses.reshape(2, -1).sum(1)
     if reduction == "none":
-        return loss
+        return losses
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
 
 
@@ -213,12 +217,12 @@ class TwinFocusLoss(nn.Module):
         """Return L_simple and L_complex, reduced; arguments as of :meth:`forward`."""
         losses = _stream_losses(logit_simple, logit_complex, y_true, self.c, self.gamma)
         if row_weight is not None:
-            losses = tuple(row_weight * loss for loss in losses)
-        return tuple(_reduced(loss, self.reduction) for loss in losses)
+            losses = row_weight * losses
+        return _reduced(losses, self.reduction).unbind()
 
     def combine(self, loss_simple: Tensor, loss_complex: Tensor) -> Tensor:
         """Return alpha * L_simple + (1 - alpha) * L_complex."""
-        return self.alpha * loss_simple + (1 - self.alpha) * loss_complex
+        return torch.lerp(loss_complex, loss_simple, self.alpha)
 
     def extra_repr(self) -> str:
         return f"c={self.c}, gamma={self.gamma}, alpha={self.alpha}"

@@ -11,6 +11,7 @@ import model_zoo
 from fuxictr_tf4ctr.training.step import (
     TrainingStep,
     clip_gradients,
+    step_clipped,
     training_step,
     use_fast_kernels,
 )
@@ -140,6 +141,24 @@ def test_a_models_own_step_and_optimizers_are_kept(tmp_path):
     model.optimizer = {"net": model.optimizer}
     with training_step(model) as step:
         assert step == model.train_step
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+@pytest.mark.parametrize("max_norm", [0.1, 1000.0])
+def test_a_step_that_clips_as_it_reads_is_clipping_and_a_step(name, max_norm):
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.ones(n, 3)) for n in (2, 7, 1)] for _ in range(2))
+    for mine, other in zip(ours[:2], theirs[:2], strict=True):
+        mine.grad = torch.randn(mine.shape)
+        other.grad = mine.grad.clone()
+    torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    getattr(torch.optim, name)(theirs, lr=0.1).step()
+    optimizer = getattr(torch.optim, name)(ours, lr=0.1, fused=True)
+    step_clipped(optimizer, [weight.grad for weight in ours[:2]], max_norm)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other)
+        torch.testing.assert_close(mine.grad, other.grad)
+    assert not hasattr(optimizer, "grad_scale")
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 5.0, 1000.0])

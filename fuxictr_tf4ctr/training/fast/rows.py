@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.training.regularization import Terms, penalty, slope
+from fuxictr_tf4ctr.training.regularization import Penalty, Terms, penalties, slope
 from fuxictr_tf4ctr.training.tables import DenseGradients, TableGroup
 
 Clip = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -70,14 +70,14 @@ class RowGradients:
         self.gradients = group.weights.new_zeros(0)
 
     @torch.no_grad()
-    def finish(self, portion: float = 1.0) -> Tensor | float:
+    def finish(self, portion: float = 1.0) -> list[Penalty]:
         """Gather the gradients after a backward pass, regularization of their rows included.
 
         Args:
             portion: As for :meth:`DenseGradients.finish`.
 
         Returns:
-            Loss of the regularization of these rows.
+            Penalties of the regularization of these rows.
         """
         if any(weight.grad is not None for weight in self.group.members):
             raise SettingsError(
@@ -87,13 +87,13 @@ class RowGradients:
         summed = summed_by_row(self.group, self.clip)
         if summed is None:
             self.rows = None
-            return 0.0
+            return []
         self.rows, gradients = summed
         weights = self.group.weights[self.rows]
         self.gradients = torch.empty_like(gradients)
         slope(weights, self.group.terms, self.gradients, portion)
         self.gradients.add_(gradients)
-        return penalty(weights, self.group.terms)
+        return penalties(weights, self.group.terms)
 
     def tensors(self) -> list[Tensor]:
         """Return what the norm of all gradients is taken over, and clipping scales."""
