@@ -148,17 +148,23 @@ def on_meta(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def as_on_gpu() -> Iterator[None]:
-    """Let the device ``meta`` have the kernels a GPU has: of dropout, and of the optimizers."""
+    """Let the device ``meta`` have the kernels a GPU has: of dropout, and of the optimizers.
+
+    Autocast casts nothing there.
+    """
     dropout, module = F.dropout, sys.modules["torch.optim.optimizer"]
+    autocast = torch.autocast
     devices = module._get_fused_kernels_supported_devices
     F.dropout = lambda x, p=0.5, training=True, inplace=False: (
         torch.native_dropout(x, p, training)[0] if training else x
     )
     module._get_fused_kernels_supported_devices = lambda: [*devices(), "meta"]
+    torch.autocast = lambda device, *_: nullcontext()
     try:
         yield
     finally:
         F.dropout, module._get_fused_kernels_supported_devices = dropout, devices
+        torch.autocast = autocast
 
 
 if __name__ == "__main__":

@@ -5,22 +5,23 @@ raises. There the step goes the way it goes on a GPU, with a GPU's kernels (``as
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import random_batch
+from helpers import make_feature_map, random_batch
 from tiny_model import EmbeddingMLP, build_batches, build_model
 from tiny_twins import build
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import model_zoo
 from fuxictr_tf4ctr.datasets.loader import CheckedBatch
-from fuxictr_tf4ctr.training import Averaging
+from fuxictr_tf4ctr.training import Averaging, FastOptions
 from fuxictr_tf4ctr.training.averaging import WeightAverages
-from fuxictr_tf4ctr.training.fast import EXACT
+from fuxictr_tf4ctr.training.fast import EXACT, cuda_graphs
 from fuxictr_tf4ctr.training.losses import Losses
-from fuxictr_tf4ctr.training.step import TrainingStep, training_step
+from fuxictr_tf4ctr.training.step import training_step
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from kernels import as_on_gpu, move, on_meta
@@ -35,6 +36,8 @@ class NothingRead(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if any(name == read or name.startswith(f"_{read}") for read in _READS):
             raise AssertionError(f"{func} waits for the device")
+        if func is torch.ops.aten._fused_adam_.tensor_lr:
+            return None  # in place, and without a kernel of that device
         result = func(*args, **(kwargs or {}))
         given = [each for each in args if isinstance(each, torch.Tensor)]
         if any(each.device.type == "meta" for each in given):
@@ -43,13 +46,23 @@ class NothingRead(TorchDispatchMode):
         return result
 
 
+class NoGraphs:
+    """Stands in for what records a step: replaying does nothing."""
+
+    def aside(self):
+        return nullcontext()
+
+    def record(self, make):
+        return make(), lambda: None
+
+
 def step_on_meta(model, batches, fast=EXACT):
-    """Make three steps of a model where nothing can be read; the last with nothing checked."""
+    """Make steps of a model where nothing can be read; from the third on with nothing checked."""
     move(model)
     model._max_gradient_norm = 10.0
     model.train()
     with as_on_gpu(), training_step(model, fast) as step:
-        assert isinstance(step, TrainingStep)
+        assert step != model.train_step
         losses, averages = Losses(model.device), WeightAverages(model, Averaging(0.9))
         for number, batch in enumerate(map(on_meta, batches), 1):
             checked = CheckedBatch(batch, model.feature_map) if number < 3 else batch
@@ -60,10 +73,35 @@ def step_on_meta(model, batches, fast=EXACT):
             assert loss.device.type == "meta"
 
 
+def batches_of(model, sizes=(6, 6, 6)):
+    return [random_batch(model.feature_map, rows, seed) for seed, rows in enumerate(sizes)]
+
+
 @pytest.mark.parametrize("name", [name for name in model_zoo.__all__ if name != "TF4CTR_Pair"])
 def test_no_step_of_a_twin_waits(name):
     model = build(name, net_dropout=0.1, embedding_regularizer=0.1)
-    step_on_meta(model, [random_batch(model.feature_map, rows=6, seed=s) for s in range(3)])
+    step_on_meta(model, batches_of(model))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("name", ["TF4CTR_DCNv2", "TF4CTR_AutoInt", "TF4CTR_Pair"])
+def test_no_fast_step_waits_recorded_or_replayed(name, precision, monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "CudaGraphs", NoGraphs)
+    model = pair() if name == "TF4CTR_Pair" else build(name, embedding_regularizer=0.1)
+    fast = FastOptions(precision, cuda_graphs=True)
+    step_on_meta(model, batches_of(model, (6, 6, 6, 6, 2, 6, 2, 2)), fast)
+
+
+def pair():
+    """Two models of the zoo as the streams of one."""
+    options = {"embedding_dim": 4, "complex_complex_hidden_units": [5], "net_dropout": 0.1}
+    models = {"simple_model": "TF4CTR_DeepFM", "complex_model": "TF4CTR_DCNv2"}
+    return model_zoo.TF4CTR_Pair(make_feature_map(), **models, **options)
+
+
+def test_no_step_of_a_pair_waits():
+    model = pair()
+    step_on_meta(model, batches_of(model))
 
 
 def test_no_step_of_a_fuxictr_model_waits(tmp_path):
