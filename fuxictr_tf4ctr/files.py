@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fuxictr_tf4ctr.errors import MemoryShortage, StorageError, UserError
+from fuxictr_tf4ctr.errors import DeviceError, MemoryShortage, StorageError, UserError
 
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _PARTIAL = re.compile(rf"\..+\.{_HOST}-(\d+)-\d+\.tmp")
@@ -274,6 +274,9 @@ def system_error(error: BaseException | None) -> UserError | None:
                 f"out of memory{': ' * bool(text)}{text[:200]}; make batch_size, embedding_dim or "
                 "the data smaller, or use a machine with more memory"
             )
+        if text.startswith("CUDA error:"):
+            said = text.splitlines()[0]
+            return DeviceError(f"the GPU failed: {said}; its memory is lost, look at nvidia-smi")
         number = error.errno if isinstance(error, OSError) else None
         if number is None and (found := _NUMBER.search(text)):
             number = int(found[1] or found[2])

@@ -161,6 +161,14 @@ class _Loop:
         except Terminated:
             self._save_state()
             raise
+        except torch.OutOfMemoryError as error:  # moving or evaluating rows
+            message = f"out of GPU memory after {_where(model)}: lower batch_size, or set storage"
+            raise SettingsError(f"{message}: memory{self._saved()}") from error
+        except torch.AcceleratorError as error:
+            raise DeviceError(
+                f"the GPU failed at {_where(model)}: {str(error).splitlines()[0]}; its memory "
+                "is lost: look at nvidia-smi, and go on from the last saved state with --resume"
+            ) from error
         return self.result
 
     def _train(self) -> None:
@@ -187,9 +195,9 @@ class _Loop:
                 model._batch_index = self.batches_done
                 model._total_steps += 1
                 loss = self._train_step(batch)
+                self.batches_done += 1
                 self.averages.after_step(model._total_steps)
                 self.losses.add(loss, getattr(self.step, "terms", NO_TERMS), _where(model))
-                self.batches_done += 1
                 bar.set_postfix(loss=self.losses.latest, refresh=False)
                 self._evaluate_if_due()
                 if model._stop_training:
@@ -226,11 +234,8 @@ class _Loop:
                 f"batch_size to {max(rows // 2, 1)}, or embedding_dim"
             )
             raise SettingsError(message + self._saved_before_step()) from error
-        except torch.AcceleratorError as error:
-            raise DeviceError(
-                f"the GPU failed at {_where(model)}: {str(error).splitlines()[0]}; its memory is "
-                "lost: look at nvidia-smi, and go on from the last saved state with --resume"
-            ) from error
+        except torch.AcceleratorError:
+            raise
         except RuntimeError as error:
             # Weights ruined by the step before show here first: cross-entropy refuses NaN.
             if all(torch.isfinite(weights).all() for weights in model.parameters()):
@@ -240,16 +245,20 @@ class _Loop:
             ) from error
 
     def _saved_before_step(self) -> str:
-        """Save the state of before a step that ran out of memory, and say so; alone and fused.
+        """Save the state of before a step that ran out of memory, and say so, if fused.
 
         A fused optimizer changes no weight before it has all the memory it needs.
         """
-        model = self.model
-        groups = getattr(getattr(model, "optimizer", None), "param_groups", [])
-        fused = bool(groups) and all(group.get("fused") for group in groups)
-        if self.watch.checkpoints is None or self.ranks.size > 1 or not fused:
+        groups = getattr(getattr(self.model, "optimizer", None), "param_groups", [])
+        if not groups or not all(group.get("fused") for group in groups):
             return ""
-        model._total_steps -= 1
+        self.model._total_steps -= 1
+        return self._saved()
+
+    def _saved(self) -> str:
+        """Save the state where memory ran out, and say so; several ranks cannot, one being lost."""
+        if self.watch.checkpoints is None or self.ranks.size > 1:
+            return ""
         self._save_state()
         return "; or free memory of the GPU and go on with --resume: the state is saved"
 

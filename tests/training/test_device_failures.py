@@ -5,7 +5,8 @@ import torch
 from tiny_model import EmbeddingMLP, build_batches, build_model
 
 from fuxictr_tf4ctr.errors import DeviceError, SettingsError
-from fuxictr_tf4ctr.training import Checkpoints, Data, FastOptions, Schedule, Watch, fast, fit
+from fuxictr_tf4ctr.files import system_error
+from fuxictr_tf4ctr.training import Checkpoints, Data, FastOptions, Schedule, Watch, fast, fit, loop
 from fuxictr_tf4ctr.training.step import TrainingStep
 
 DATA = Data(build_batches(1), build_batches(2))
@@ -51,6 +52,31 @@ def test_without_a_place_for_the_state_the_message_promises_none(tmp_path, fails
         train(tmp_path)
 
 
+def test_memory_that_runs_out_in_evaluation_leaves_a_state_to_go_on_from(tmp_path, monkeypatch):
+    def out_of_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    states = Checkpoints(tmp_path / "state")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", out_of_memory)
+        with pytest.raises(SettingsError, match=r"after epoch 1, step 10 .* --resume: the state"):
+            train(tmp_path, states)
+    ours, whole = train(tmp_path, states), train(tmp_path / "whole")
+    metrics = [[each["metrics"] for each in result.epochs] for result in (ours, whole)]
+    assert ours.steps == 20 and metrics[0] == metrics[1]
+
+
+def test_memory_that_runs_out_moving_a_batch_is_one_message(tmp_path):
+    class Short(list):
+        def __iter__(self):
+            yield from self[:2]
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    data = Data(Short(build_batches(1)), build_batches(2))
+    with pytest.raises(SettingsError, match=r"after epoch 1, step 2 .* storage: memory$"):
+        fit(build_model(tmp_path), data, Schedule(2))
+
+
 def test_a_driver_error_is_one_message(tmp_path, fails):
     fails(torch.AcceleratorError("CUDA error: an illegal memory access\nCompile with", 700))
     with pytest.raises(DeviceError, match=r"GPU failed at epoch 2, step 14 .*illegal memory") as e:
@@ -62,3 +88,8 @@ def test_a_gpu_too_old_for_bf16_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(fast, "too_old_for_bf16", lambda device: True)
     with pytest.raises(SettingsError, match=r"compute capability 8\.0"):
         fit(build_model(tmp_path, EmbeddingMLP), DATA, Schedule(1, fast=FastOptions("bf16")))
+
+
+def test_outside_training_a_driver_error_is_one_line_too():
+    said = system_error(torch.AcceleratorError("CUDA error: unspecified launch failure\nmore", 719))
+    assert isinstance(said, DeviceError) and str(said).count("\n") == 0
