@@ -78,7 +78,7 @@ def test_memory_that_runs_out_moving_a_batch_is_one_message(tmp_path):
 
 
 def test_a_driver_error_is_one_message(tmp_path, fails):
-    fails(torch.AcceleratorError("CUDA error: an illegal memory access\nCompile with", 700))
+    fails(torch.AcceleratorError("CUDA error: an illegal memory access\nCompile with"))
     with pytest.raises(DeviceError, match=r"GPU failed at epoch 2, step 14 .*illegal memory") as e:
         train(tmp_path, Checkpoints(tmp_path / "state"))
     assert "\n" not in str(e.value)
@@ -91,5 +91,5 @@ def test_a_gpu_too_old_for_bf16_is_named(tmp_path, monkeypatch):
 
 
 def test_outside_training_a_driver_error_is_one_line_too():
-    said = system_error(torch.AcceleratorError("CUDA error: unspecified launch failure\nmore", 719))
+    said = system_error(torch.AcceleratorError("CUDA error: unspecified launch failure\nmore"))
     assert isinstance(said, DeviceError) and str(said).count("\n") == 0
