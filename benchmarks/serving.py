@@ -1,8 +1,9 @@
-"""Latency and throughput of an exported model beside PyTorch eager, on TF4CTR_DCNv2_demo.
+"""Latency of an exported model, its tables in float32, fp16 and int8, beside PyTorch eager.
 
-The run is trained for one epoch: what is timed does not depend on the weights. Both sides get the
-same encoded rows of the demo's test split and take turns; the results, with machine and versions,
-go to ``benchmarks/results/serving.json``.
+All sides get the same encoded rows of the test split and take turns, on one thread. Times are those
+that the process had the processor for: what a call takes on a core of its own, also on a machine
+that others use. The results, with the AUC that each kind of tables gives, machine and versions, go
+to ``benchmarks/results/serving.json``.
 """
 
 import argparse
@@ -19,14 +20,14 @@ import onnxruntime
 import torch
 
 from fuxictr_tf4ctr import load, load_settings, run_experiment
+from fuxictr_tf4ctr.runs.loading import LoadedRun
 from fuxictr_tf4ctr.runs.records import machine, versions
-from fuxictr_tf4ctr.serving.export import export_run
-from fuxictr_tf4ctr.serving.graphs import ScoringGraph
+from fuxictr_tf4ctr.serving.export import Artefact, export_run
+from fuxictr_tf4ctr.serving.graphs import TABLES, ScoringGraph
 from fuxictr_tf4ctr.serving.score import Scorer
 
 RESULTS = Path(__file__).resolve().parent / "results" / "serving.json"
-EXPID = "TF4CTR_DCNv2_demo"
-LARGE = 1024
+LARGE = 1000
 # Calls of one side in a row, after some that are not timed: the other's turn leaves caches cold.
 TURN, WARM_UP = 200, 20
 
@@ -37,34 +38,36 @@ Score = Callable[[Columns], object]
 def main() -> None:
     """Train, export, time both sides and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=1, help="of either side (default: 1)")
-    parser.add_argument("--calls", type=int, default=2000, help="single rows timed (default: 2000)")
+    parser.add_argument("--calls", type=int, default=2000, help="of single rows (default: 2000)")
+    parser.add_argument("--expid", default="TF4CTR_DCNv2_demo", help="what is trained and served")
+    parser.add_argument("--epochs", type=int, default=10, help="at most (default: 10)")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         places = {"data_root": str(folder / "data"), "model_root": str(folder / "runs")}
-        record = run_experiment(
-            load_settings(EXPID, overrides=places | {"epochs": 1, "verbose": 0})
-        )
+        overrides = places | {"epochs": arguments.epochs, "verbose": 0}
+        record = run_experiment(load_settings(arguments.expid, overrides=overrides))
         run = load(record.folder)
-        exported = export_run(run, folder / "export")
+        exports = {each: export_run(run, folder / each, tables=each) for each in TABLES}
         rows = next(iter(run.loader("test", batch_size=4 * LARGE)))
-        sides = {
-            "pytorch": _eager(ScoringGraph(run.model)),
-            "onnxruntime": _onnx(exported.folder / "model.onnx", arguments.threads),
+        graph = ScoringGraph(run.model)
+        sides = {"pytorch": _eager(graph)} | {
+            f"onnxruntime {name}": _onnx(done.folder / "model.onnx")
+            for name, done in exports.items()
         }
-        columns = {name: column.numpy() for name, column in rows.items() if name != "label"}
+        columns = {name: rows[name].numpy() for name in graph.inputs}
         raw = _raw_rows(Path(run.settings["test_data"]), LARGE)
         results = {
-            "expid": EXPID,
+            "expid": arguments.expid,
             "parameters": record.parameters,
-            "threads": arguments.threads,
-            "max_difference": exported.difference,
-            "latency_one_row": _latency(sides, columns, arguments.calls),
-            f"throughput_batch_{LARGE}": _throughput(sides, columns, arguments.calls // 10),
-            "script_from_raw_rows": _script(Scorer(exported.folder), raw),
+            "rows": {
+                "1": _latency(sides, columns, 1, arguments.calls),
+                str(LARGE): _latency(sides, columns, LARGE, arguments.calls // 10),
+            },
+            "tables": {name: _tables(done, run) for name, done in exports.items()},
+            "script_from_raw_rows": _script(Scorer(exports["fp32"].folder), raw),
             "machine": machine(),
             "versions": versions(("onnx", "onnxscript", "onnxruntime")),
         }
@@ -80,45 +83,49 @@ def _eager(graph: ScoringGraph) -> Score:
     return score
 
 
-def _onnx(path: Path, threads: int) -> Score:
+def _onnx(path: Path) -> Score:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda columns: session.run(None, columns)
 
 
-def _latency(sides: dict[str, Score], columns: Columns, calls: int) -> dict[str, dict[str, float]]:
-    """Time single rows, a different one each call, in turns of some calls."""
+def _latency(
+    sides: dict[str, Score], columns: Columns, size: int, calls: int
+) -> dict[str, dict[str, float]]:
+    """Time batches, a different one each call, in turns of some calls."""
     count = len(next(iter(columns.values())))
-    rows = [{name: column[at : at + 1] for name, column in columns.items()} for at in range(count)]
+    batches = [
+        {name: column[at : at + size] for name, column in columns.items()}
+        for at in range(0, count - size + 1, size)
+    ]
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for first in range(0, calls, TURN):
+    turn = TURN if size == 1 else TURN // 10
+    for first in range(0, calls, turn):
         for name, score in sides.items():
-            for call in range(first - WARM_UP, first + TURN):
-                start = time.perf_counter()
-                score(rows[call % count])
+            for call in range(first - WARM_UP, first + turn):
+                start = time.process_time()
+                score(batches[call % len(batches)])
                 if call >= first:
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[name].append(time.process_time() - start)
     return {
-        name: {f"p{q}_ms": round(float(np.percentile(found, q)) * 1e3, 4) for q in (50, 99)}
+        name: {f"p{q}_ms": round(float(np.percentile(found, q)) * 1e3, 4) for q in (50, 95, 99)}
         for name, found in seconds.items()
     }
 
 
-def _throughput(
-    sides: dict[str, Score], columns: Columns, calls: int
-) -> dict[str, dict[str, float]]:
-    """Time batches; the median call says how many rows a second are scored."""
-    batch = {name: column[:LARGE] for name, column in columns.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(calls):
-        for name, score in sides.items():
-            start = time.perf_counter()
-            score(batch)
-            seconds[name].append(time.perf_counter() - start)
-    return {
-        name: {"rows_per_second": round(LARGE / float(np.median(found)))}
-        for name, found in seconds.items()
+def _tables(done: Artefact, run: LoadedRun) -> dict[str, float]:
+    """Say how large the tables of an export are, how near it is to its model, and its metrics."""
+    tables = [each.weight for each in run.model.modules() if type(each) is torch.nn.Embedding]
+    numbers = sum(table.numel() for table in tables)
+    size = {
+        "fp32": 4 * numbers,
+        "fp16": 2 * numbers,
+        "int8": numbers + 4 * sum(len(table) for table in tables),
+    }[done.tables]
+    metrics = done.metrics.get("rounded", run.record.test)
+    return {"table_bytes": size, "max_difference": done.difference} | {
+        name: metrics[name] for name in ("AUC", "logloss")
     }
 
 
@@ -131,13 +138,13 @@ def _script(scorer: Scorer, rows: list[dict[str, str]]) -> dict[str, float]:
     """Time the scoring script from texts to scores, encoding included."""
     one, many = [], []
     for row in rows[:500]:
-        start = time.perf_counter()
+        start = time.process_time()
         scorer.score([row])
-        one.append(time.perf_counter() - start)
+        one.append(time.process_time() - start)
     for _ in range(10):
-        start = time.perf_counter()
+        start = time.process_time()
         scorer.score(rows)
-        many.append(time.perf_counter() - start)
+        many.append(time.process_time() - start)
     return {
         "p50_ms": round(float(np.median(one)) * 1e3, 4),
         "rows_per_second": round(len(rows) / float(np.median(many))),

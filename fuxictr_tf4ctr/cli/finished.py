@@ -79,6 +79,15 @@ def _add_export(commands: Any) -> None:
         default=1e-5,
         help="largest difference allowed (default: 1e-5)",
     )
+    export.add_argument(
+        "--tables",
+        default="fp32",
+        choices=("fp32", "fp16", "int8"),
+        help="numbers of the embedding tables; smaller ones are measured (default: fp32)",
+    )
+    export.add_argument(
+        "--card", action="store_true", help="write a model card, README.md in Hugging Face's form"
+    )
     export.set_defaults(call=_export, gpu=-1)
 
 
@@ -120,11 +129,22 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.files import write_whole
+    from fuxictr_tf4ctr.runs.records import metrics_line
     from fuxictr_tf4ctr.serving.export import export_run
 
     run = given_run(arguments)
-    done = export_run(run, arguments.output, arguments.format, arguments.tolerance)
+    done = export_run(
+        run, arguments.output, arguments.format, arguments.tolerance, arguments.tables
+    )
+    if arguments.card:
+        from fuxictr_tf4ctr.serving.card import model_card
+
+        write_whole(done.folder / "README.md", model_card(run, done))
     print(f"{done.rows:,} rows scored alike: largest difference {done.difference:.3g}")
+    for name, metrics in done.metrics.items():
+        tables = done.tables if name == "rounded" else name
+        print(f"{tables:<7} {metrics_line(metrics)}")
     print(f"export  {done.folder} ({done.bytes / 1e6:.1f} MB)")
     return 0
 
@@ -172,11 +192,14 @@ def _add_explain(commands: Any) -> None:
 def _add_report(commands: Any) -> None:
     report = commands.add_parser(
         "report",
-        help="draw finished runs as one self-contained HTML page",
+        help="draw finished runs, or a sweep, as one self-contained HTML page",
         description="Draw finished runs as one self-contained HTML page. The first run is its "
-        "subject; the second, its base model, say, is what it is measured against.",
+        "subject; the second, its base model, say, is what it is measured against. Of a sweep: its "
+        "history, the importance of its keys, and its runs as parallel coordinates.",
     )
-    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    report.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; or one sweep's"
+    )
     report.add_argument(
         "--output",
         type=Path,
@@ -228,9 +251,15 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.analysis.report import write_report
+    from fuxictr_tf4ctr.analysis.report import write_page, write_report
 
-    write_report(arguments.runs, arguments.output, arguments.resamples, arguments.seed)
+    first = arguments.runs[0]
+    if (first / "sweep.json").is_file() and len(arguments.runs) == 1:
+        from fuxictr_tf4ctr.sweep.pictures import sweep_page
+
+        write_page(arguments.output, lambda: sweep_page(first))
+    else:
+        write_report(arguments.runs, arguments.output, arguments.resamples, arguments.seed)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1e3:,.0f} kB")
     return 0
 

@@ -4,14 +4,15 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from fuxictr_tf4ctr.datasets.fitted import read_encoder
@@ -21,7 +22,14 @@ from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.runs.loading import LoadedRun
 from fuxictr_tf4ctr.runs.records import plain, utc_now, versions
 from fuxictr_tf4ctr.serving import score
-from fuxictr_tf4ctr.serving.graphs import GRAPHS, ScoringGraph, weight_bytes
+from fuxictr_tf4ctr.serving.graphs import (
+    GRAPHS,
+    TABLES,
+    ScoringGraph,
+    weight_bytes,
+    with_small_tables,
+)
+from fuxictr_tf4ctr.training import evaluate
 
 
 def describe_features(run: LoadedRun) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
@@ -125,12 +133,18 @@ class Artefact:
         rows: How many rows both models scored.
         difference: The largest difference between their probabilities.
         bytes: Size of all files.
+        tables: Numbers of the embedding tables: "fp32", "fp16" or "int8".
+        metrics: Of small tables: metrics with the run's own, and with them, on its last split.
+        computed: Columns that raw rows must hold computed, as a function of training made them.
     """
 
     folder: Path
     rows: int
     difference: float
     bytes: int
+    tables: str = "fp32"
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    computed: Sequence[str] = ()
 
 
 def export_run(
@@ -138,6 +152,7 @@ def export_run(
     output: str | Path,
     kind: str = "onnx",
     tolerance: float = TOLERANCE,
+    tables: str = "fp32",
 ) -> Artefact:
     """Export the model of a run, with all it takes to score raw rows.
 
@@ -149,6 +164,9 @@ def export_run(
         output: The folder to make; it must not exist, or be empty.
         kind: "onnx" or "torch" (torch.export).
         tolerance: Largest difference allowed between two probabilities.
+        tables: Numbers of the embedding tables. "fp16" and "int8", with a scale for each row, take
+            less memory; the model that is exported has the rounded tables, and what they change is
+            measured on the run's last split.
 
     Raises:
         SettingsError: The folder is in use, the kind is unknown, or the extra is not installed.
@@ -157,8 +175,11 @@ def export_run(
     """
     if kind not in GRAPHS:
         raise SettingsError(unknown("format", kind, GRAPHS))
+    if tables not in TABLES:
+        raise SettingsError(unknown("tables", tables, TABLES))
     with _new_folder(Path(output), weight_bytes(run.model)) as folder:
-        graph = ScoringGraph(run.model)
+        model = run.model if tables == "fp32" else with_small_tables(run.model, tables)
+        graph = ScoringGraph(model)
         features, vocabularies = describe_features(run)
         batches = _real_rows(run, graph.inputs)
         exported = GRAPHS[kind](graph, folder)
@@ -168,10 +189,22 @@ def export_run(
         shutil.copyfile(score.__file__, folder / "score.py")
         manifest = _manifest(run, graph, kind)
         manifest["parity"] = {"rows": rows, "max_difference": difference, "tolerance": tolerance}
+        metrics = {} if model is run.model else _before_and_after(run, model)
+        manifest["tables"] = {"numbers": tables, "metrics": metrics}
         manifest["files"] = {path.name: _describe(path) for path in sorted(folder.iterdir())}
         _write_json(folder / "manifest.json", manifest)
         size = sum(path.stat().st_size for path in folder.iterdir())
-    return Artefact(Path(output), rows, difference, size)
+    computed = [column["name"] for column in features["columns"] if "preprocess" in column]
+    return Artefact(Path(output), rows, difference, size, tables, metrics, computed)
+
+
+def _before_and_after(run: LoadedRun, model: BaseModel) -> dict[str, dict[str, float]]:
+    """Return the metrics of the run's last split with its own tables, and with rounded ones."""
+    split = list(run.dataset.rows)[-1]
+    return {
+        name: evaluate(each, run.loader(split), run.metrics, progress=False)
+        for name, each in (("fp32", run.model), ("rounded", model))
+    }
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A model as a graph of its own: ONNX, or torch.export."""
 
+import copy
 import logging
 import re
 import warnings
@@ -17,6 +18,7 @@ from fuxictr_tf4ctr.datasets.feature_map import row_shape
 from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError
 from fuxictr_tf4ctr.files import storage_errors, system_error, whole_file
 
+TABLES = ("fp32", "fp16", "int8")
 SCORES = ("y_pred", "y_calibrated", "y_simple", "y_complex")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m|\[\d+m")
 Scorer = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
@@ -26,6 +28,38 @@ Scorer = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 _EXAMPLE_ROWS = 3
 # A protobuf message ends at 2 GiB; larger weights lie in a file beside it.
 _LARGEST_MESSAGE = 1_900_000_000
+
+
+class SmallTable(nn.Module):
+    """An embedding table [tokens, D] in fewer bytes, looked up as float32.
+
+    Args:
+        weight: The table.
+        numbers: "fp16", or "int8": each row its own scale, its largest number 127.
+    """
+
+    def __init__(self, weight: Tensor, numbers: str) -> None:
+        super().__init__()
+        largest = weight.abs().amax(1, keepdim=True)
+        scale = torch.where(largest > 0, largest, 1) / 127
+        table = weight.half() if numbers == "fp16" else (weight / scale).round().to(torch.int8)
+        self.register_buffer("table", table)
+        self.register_buffer("scale", None if numbers == "fp16" else scale)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look up ids of any shape: [..., D]."""
+        rows = nn.functional.embedding(ids, self.table).float()
+        return rows if self.scale is None else rows * nn.functional.embedding(ids, self.scale)
+
+
+def with_small_tables(model: BaseModel, numbers: str) -> BaseModel:
+    """Return a copy of a model whose embedding tables are :class:`SmallTable`, for scoring."""
+    small = copy.deepcopy(model)
+    for module in list(small.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Embedding:
+                setattr(module, name, SmallTable(child.weight.detach(), numbers))
+    return small.eval()
 
 
 class ScoringGraph(nn.Module):

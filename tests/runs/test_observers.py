@@ -89,9 +89,10 @@ def test_mlflow_has_a_run_of_each(tmp_path, monkeypatch):
 
 
 def test_wandb_writes_a_run_offline(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="the extra 'wandb' is not installed")
+    wandb = pytest.importorskip("wandb", reason="the extra 'wandb' is not installed")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     followed(observers.WandB(), finished(tmp_path))
+    wandb.teardown()
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     content = file.read_bytes()
     assert b"metrics/AUC" in content and b"test/NDCG" in content

@@ -1,6 +1,6 @@
 """``fuxictr report``: finished runs as one self-contained HTML page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fuxictr_tf4ctr.analysis.compare import (
@@ -38,11 +38,15 @@ def write_report(
         StorageError: The file cannot be written.
         DataError: The runs' test data are gone or differ.
     """
+    write_page(output, lambda: make_report(folders, resamples, seed))
+
+
+def write_page(output: str | Path, make: Callable[[], str]) -> None:
+    """Write a page that is made once it is known to have a place."""
     output = Path(output)
     if not output.parent.is_dir():
         raise SettingsError(f"--output {output}: the folder {output.parent} does not exist")
-    page = make_report(folders, resamples, seed)
-    write_whole(output, page)
+    write_whole(output, make())
 
 
 def make_report(folders: Sequence[str | Path], resamples: int = 1000, seed: int = 0) -> str:
