@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from fuxictr_tf4ctr import __version__
-from fuxictr_tf4ctr.cli import data, finished, listing, training
+from fuxictr_tf4ctr.cli import finished, preparing, training
 from fuxictr_tf4ctr.cli.options import zoo_for_all
 from fuxictr_tf4ctr.errors import Terminated, UserError
 from fuxictr_tf4ctr.files import system_error
@@ -22,7 +22,7 @@ from fuxictr_tf4ctr.fuxictr_imports import error_of_others
 from fuxictr_tf4ctr.stopping import end_with_parent, signals_raise
 
 # In the order of the help.
-_COMMANDS = (training, finished, data, listing)
+_COMMANDS = (training, finished, preparing)
 
 # A longer message is cut: its beginning says what matters.
 _LINES, _CHARACTERS = 40, 2000

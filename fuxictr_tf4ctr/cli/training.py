@@ -157,7 +157,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _run_on_ray(arguments: argparse.Namespace, overrides: dict[str, Any]) -> "RunRecord":
-    from fuxictr_tf4ctr.engines.ray.training import Request, train_on_ray
+    from fuxictr_tf4ctr.engines.ray.runs import Request, train_on_ray
 
     request = Request(arguments.expid, arguments.config, overrides, arguments.zoo, arguments.resume)
     workers = 1 if arguments.workers is None else arguments.workers
@@ -286,6 +286,6 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 
 def _ray_trials(address: str | None) -> Any:
-    from fuxictr_tf4ctr.engines.ray.sweeping import RayTrials
+    from fuxictr_tf4ctr.engines.ray.runs import RayTrials
 
     return partial(RayTrials, address=address)

@@ -19,7 +19,7 @@ from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.runs.loading import LoadedRun, load_run
 from fuxictr_tf4ctr.settings.reading import validated
-from fuxictr_tf4ctr.settings.starting import sized_to
+from fuxictr_tf4ctr.settings.writing import sized_to
 
 _EXPID = "estimator"
 
