@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,16 @@ def checkout(monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FUXICTR_HOME", str(home))
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     return home
+
+
+@pytest.fixture(scope="session")
+def site_without_us(tmp_path_factory):
+    """What is installed here as if we were not: links, so that it is FuxiCTR's own code."""
+    folder = tmp_path_factory.mktemp("site")
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if path.name != "model_zoo" and not path.name.startswith("fuxictr_tf4ctr"):
+            (folder / path.name).symlink_to(path)
+        elif path.name == "model_zoo":  # FuxiCTR's wheel has a part of it
+            (folder / "model_zoo").mkdir()
+            (folder / "model_zoo" / "LongCTR").symlink_to(path / "LongCTR")
+    return folder

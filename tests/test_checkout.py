@@ -1,17 +1,25 @@
-"""Every experiment of a FuxiCTR checkout's zoo, and pairs of its models, run by our command line.
+"""A FuxiCTR checkout: its experiments and pairs of its models by our command line, and its scripts.
 
 Slow, and run where there is a checkout: ``$FUXICTR_HOME``, or ``../shared/peers/FuxiCTR``. It is
-copied first: encoded data are written beside the raw ones.
+copied first: encoded data are written beside the raw ones. A stand-in of two models is always
+there.
 """
 
+import inspect
+import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import yaml
 from helpers import SHARED
+from trained_runs import OneStream
 
 import model_zoo
 from fuxictr_tf4ctr.cli import main
@@ -19,7 +27,7 @@ from fuxictr_tf4ctr.cli import main
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from zoo_exports import pair_params
 
-pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.get("FUXICTR_HOME") or SHARED / "peers" / "FuxiCTR")
 # Of FuxiCTR's main of June 2026: data sets that the configuration, or the checkout, lacks
 ABSENT = {"APG_DCNv2_test", "DeepFM_test", "FFMv2_test"}
@@ -44,6 +52,7 @@ def run(checkout, config, expid, output):
     return main([*command, "--output", str(output), "--set", "epochs=1", "--set", "verbose=0"])
 
 
+@pytest.mark.slow
 def test_every_test_experiment_of_the_zoo(checkout, tmp_path, capsys):
     status, messages = {}, {}
     for file in sorted(checkout.glob("model_zoo/**/config/model_config.yaml")):
@@ -79,6 +88,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("simple", "complex_"), PAIRS)
 def test_pairs_train_or_are_refused_in_a_message(
     simple, complex_, checkout, tmp_path, monkeypatch, capsys
@@ -101,3 +111,80 @@ def test_pairs_train_or_are_refused_in_a_message(
     told = capsys.readouterr().err.splitlines()
     assert not message or any(message in line for line in told[-4:])
     assert expected != 2 or not (tmp_path / "runs").exists()
+
+
+# As python SCRIPT does, after what fuxictr_tf4ctr.pth of an installation does, or not.
+RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+WITH_US = f"import sys; sys.path.append({str(ROOT)!r}); import fuxictr_tf4ctr_zoo; "
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(1, 10))
+def test_fuxictrs_scripts_say_the_same_with_and_without_us(
+    number, checkout, tmp_path, site_without_us
+):
+    """Demo examples 1 to 8 and the experiment script, by the checkout's own fuxictr."""
+    (tmp_path / "fuxictr").symlink_to(checkout / "fuxictr")
+    if not (site_without_us / "keras_preprocessing").exists():  # required, for raw sequences
+        (tmp_path / "keras_preprocessing").mkdir()
+        (tmp_path / "keras_preprocessing" / "sequence.py").write_text("pad_sequences = None\n")
+    script = next(checkout.glob(f"demo/example{number}_*.py"), checkout / "experiment/run_expid.py")
+    options = ["--config", "../model_zoo/DCN/config", "--expid", "DCN_test"] if number > 8 else []
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, site_without_us)))
+    }
+    said = []
+    for code in (RUN, WITH_US + RUN):
+        command = [sys.executable, "-S", "-c", code, script, *options]
+        done = subprocess.run(
+            command, cwd=script.parent, env=environment, capture_output=True, text=True, check=False
+        )
+        shown = re.findall(r"Total number .*|\[Metrics\] .*|^\w+Error: .*", done.stderr, re.M)
+        said.append((done.returncode, shown))
+    assert said[0] == said[1]
+    # The checkout of the reference material lacks the csv files.
+    assert done.returncode == 0 or "Invalid data path" in shown[-1], done.stderr
+
+
+MODEL = f"""
+from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
+from fuxictr.pytorch.models import BaseModel
+
+{inspect.getsource(OneStream)}
+"""
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "npz"])
+def test_a_stand_in_for_a_checkout(file_format, tmp_path, monkeypatch):
+    """As FuxiCTR lays them out: code and experiment of a model together, encoded data elsewhere."""
+    monkeypatch.setattr(model_zoo, "__path__", list(model_zoo.__path__))
+    data = tmp_path / "data" / "tiny"
+    data.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split in ("train", "valid"):
+        ids = rng.integers(1, 6, (2, 300))
+        columns = {"a": ids[0], "b": ids[1], "label": (ids.sum(0) % 2).astype(float)}
+        if file_format == "npz":
+            np.savez(data / f"{split}.npz", **columns)
+        else:
+            pl.DataFrame(columns).write_parquet(data / f"{split}.parquet")
+    spec = {"type": "categorical", "source": "", "padding_idx": 0, "vocab_size": 7}
+    content = {"dataset_id": "tiny", "labels": ["label"], "features": [{"a": spec}, {"b": spec}]}
+    (data / "feature_map.json").write_text(json.dumps(content))
+    files = {f"{s}_data": f"../../data/tiny/{s}.{file_format}" for s in ("train", "valid")}
+    datasets = {"tiny": {"data_root": "../../data/", "data_format": file_format, **files}}
+    names = [f"StandIn{file_format}{letter}" for letter in "AB"]
+    for name in names:
+        folder = tmp_path / "model_zoo" / name
+        (folder / "config").mkdir(parents=True)
+        (folder / "src").mkdir()
+        (folder / "src" / "__init__.py").write_text(f"from .{name} import *\n")
+        (folder / "src" / f"{name}.py").write_text(MODEL.replace("OneStream", name))
+        shared = {"dataset_id": "tiny", "batch_size": 100, "embedding_dim": 4, "num_workers": 3}
+        pair = {"model": "TF4CTR_Pair", "simple_model": names[0], "complex_model": names[1]}
+        sections = {"alone": shared | {"model": name}, "pair": shared | pair}
+        (folder / "config" / "model_config.yaml").write_text(yaml.safe_dump(sections))
+        (folder / "config" / "dataset_config.yaml").write_text(yaml.safe_dump(datasets))
+    for name, expid in ((names[0], "alone"), (names[1], "alone"), (names[0], "pair")):
+        config = tmp_path / "model_zoo" / name / "config"
+        assert run(tmp_path, config, expid, tmp_path / "runs") == 0

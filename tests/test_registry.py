@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import sysconfig
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -121,19 +120,6 @@ print(TF4CTR_DCN is model_zoo.TF4CTR_DCN)
 from fuxictr_tf4ctr.registry import find_model
 print(find_model("TF4CTR_DCNv2") is model_zoo.TF4CTR_DCNv2, find_model("LocalFMP").__name__)
 """
-
-
-@pytest.fixture(scope="session")
-def site_without_us(tmp_path_factory):
-    """What is installed here as if we were not: links, so that it is FuxiCTR's own code."""
-    folder = tmp_path_factory.mktemp("site")
-    for path in Path(sysconfig.get_path("purelib")).iterdir():
-        if path.name != "model_zoo" and not path.name.startswith("fuxictr_tf4ctr"):
-            (folder / path.name).symlink_to(path)
-        elif path.name == "model_zoo":  # FuxiCTR's wheel has a part of it
-            (folder / "model_zoo").mkdir()
-            (folder / "model_zoo" / "LongCTR").symlink_to(path / "LongCTR")
-    return folder
 
 
 @pytest.mark.parametrize("order", ["first", "last", "ours"])

@@ -251,6 +251,11 @@ def load_dataset_params(
 def _config_dirs(config_dir: str | os.PathLike[str] | None) -> list[Path]:
     if config_dir is not None:
         folder = Path(config_dir).expanduser().resolve()
+        if folder.is_file():
+            holds = folder.parents[folder.parent.name in ("model_config", "dataset_config")]
+            raise SettingsError(
+                f"{folder} is a file: give the folder of the configuration, {holds}"
+            )
         if not folder.is_dir():
             raise SettingsError(f"config folder {folder} does not exist")
         return [folder]

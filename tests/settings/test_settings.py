@@ -213,6 +213,12 @@ def test_missing_files_say_where_they_were_looked_for(folder, monkeypatch):
         assert str(folder / place / "train.csv") in text
 
 
+def test_a_file_given_as_the_folder_is_told(folder):
+    file = write(folder) / "model_config.yaml"
+    with pytest.raises(SettingsError, match=f"is a file: give the folder .*, {file.parent}$"):
+        load_settings("mine_exp", file)
+
+
 def test_data_may_lie_in_the_named_folder(folder, monkeypatch):
     monkeypatch.setenv("FUXICTR_DATA", str(folder / "raw"))
     settings = load_settings("mine_exp", write(folder, dataset={"train_data": "data/train.csv"}))
