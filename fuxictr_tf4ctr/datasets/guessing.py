@@ -151,6 +151,8 @@ def _are_ids(name: str, whole: pl.Series) -> bool:
 
 
 def _are_times(present: pl.Series) -> bool:
+    if not present.dtype.is_numeric() and present.dtype != pl.String:
+        return False
     texts = present.cast(pl.String, strict=False)
     if present.dtype.is_numeric() or texts.str.contains(r"^\d+$").all():
         if not texts.str.contains(r"^\d{8,17}$").all():
@@ -166,7 +168,7 @@ def _are_times(present: pl.Series) -> bool:
             for length, form, hours in ((8, "%Y%m%d", None), (6, "%y%m%d", 6))
         )
     try:
-        return present.dtype == pl.String and not present.str.to_datetime(strict=False).null_count()
+        return not present.str.to_datetime(strict=False).null_count()
     except pl.exceptions.ComputeError:  # no format is that of any value
         return False
 

@@ -9,7 +9,8 @@ import os
 import random
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,64 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_tf4ctr import files
-from fuxictr_tf4ctr.errors import DataError
+from fuxictr_tf4ctr.errors import DataError, UserError
+from fuxictr_tf4ctr.schema import ANYTHING, FLAG, TEXT, Key, Kind, ListOf, Record, whole
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
+_COUNT = whole(0)
+# Other than in JSON, infinite and no numbers count: nothing is better than the best metric yet.
+_NUMBER = Kind("a number", lambda value: isinstance(value, int | float), (int, float))
+_TENSORS = Record({}, others=Kind("a tensor", lambda value: isinstance(value, torch.Tensor)))
+_NUMBERS = ListOf(_NUMBER)
 # Where FuxiCTR keeps what its loop knows, beside weights and optimizer.
-_LOOP_ATTRIBUTES = (
-    "_best_metric",
-    "_stopping_steps",
-    "_stop_training",
-    "_total_steps",
-    "_batch_index",
-    "_epoch_index",
+_LOOP = {
+    "_best_metric": _NUMBER,
+    "_stopping_steps": _COUNT,
+    "_stop_training": FLAG,
+    "_total_steps": _COUNT,
+    "_batch_index": _COUNT,
+    "_epoch_index": _COUNT,
+}
+
+
+def _can_be_drawn_from(value: Any) -> bool:
+    try:
+        random.Random().setstate(value["python"])
+        name, keys, *rest = value["numpy"]
+        np.random.RandomState().set_state((name, np.array(keys, np.uint32), *rest))
+        torch.Generator().set_state(value["torch"])
+        return value["cuda"] is None or isinstance(value["cuda"], torch.Tensor)
+    except Exception:  # what generators raise depends on where the state is wrong
+        return False
+
+
+_RANDOM = Kind("states of random number generators", _can_be_drawn_from)
+_STATE = Record(
+    {
+        "format": whole(FORMAT, FORMAT),
+        "weights": _TENSORS,
+        "optimizers": Record({}, others=ANYTHING),
+        "gradients": _TENSORS,
+        "loop": Record(_LOOP),
+        "rng": ListOf(_RANDOM),
+        "epoch_start": Record({"loader_epoch": Key(_COUNT), "rng": _RANDOM}),
+        "batches_done": _COUNT,
+        "losses": Record({"seen": _NUMBERS, "sums": Record({}, others=_NUMBER)}),
+        "result": Record(
+            {
+                "epochs": ListOf(Record({"step": _COUNT}, others=ANYTHING)),
+                "best_metric": Key(_NUMBER),
+                "best_step": Key(_COUNT),
+                "stopped": TEXT,
+                "steps": _COUNT,
+                "train_seconds": _NUMBER,
+            }
+        ),
+        "seconds": _NUMBER,
+    },
+    others=Record({}, others=ANYTHING),
 )
 
 
@@ -113,8 +159,8 @@ def _read(path: Path) -> dict[str, Any]:
     if damaged is not None:
         raise ValueError(f"wrong checksum of {damaged}")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["format"] != FORMAT:
-        raise ValueError(f"of format {state['format']}, not {FORMAT}")
+    if problems := _STATE.problems(state):
+        raise ValueError(problems[0])
     return state
 
 
@@ -129,7 +175,7 @@ def model_state(model: BaseModel) -> dict[str, Any]:
             for name, weights in model.named_parameters()
             if weights.grad is not None and type(model).train_step is not BaseModel.train_step
         },
-        "loop": {name: getattr(model, name) for name in _LOOP_ATTRIBUTES},
+        "loop": {name: getattr(model, name) for name in _LOOP},
     }
 
 
@@ -139,19 +185,32 @@ def restore_model(model: BaseModel, state: dict[str, Any]) -> None:
     Raises:
         DataError: The state is one of another model.
     """
-    try:
+    with state_of_this_model():
         model.load_state_dict(state["weights"])
         for name, optimizer in _optimizers(model).items():
             optimizer.load_state_dict(state["optimizers"][name])
-    except (RuntimeError, KeyError, ValueError) as error:
+        for name, weights in model.named_parameters():
+            gradient = state["gradients"].get(name)
+            weights.grad = None if gradient is None else gradient.to(weights.device)
+    for name in _LOOP:
+        setattr(model, name, state["loop"][name])
+
+
+@contextmanager
+def state_of_this_model() -> Iterator[None]:
+    """Say so where a state cannot be gone on from, while in context.
+
+    Raises:
+        DataError: The state is one of another model.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # what optimizers and generators meet that are another model's
         raise DataError(
             f"the checkpoint does not belong to this model, start a new run: {error}"
         ) from error
-    for name, weights in model.named_parameters():
-        gradient = state["gradients"].get(name)
-        weights.grad = None if gradient is None else gradient.to(weights.device)
-    for name in _LOOP_ATTRIBUTES:
-        setattr(model, name, state["loop"][name])
 
 
 def _optimizers(model: BaseModel) -> dict[str, torch.optim.Optimizer]:

@@ -26,7 +26,13 @@ from fuxictr_tf4ctr.metrics.definitions import check_metric, needs_group
 from fuxictr_tf4ctr.stopping import sigterm_noted
 from fuxictr_tf4ctr.training import checkpoints
 from fuxictr_tf4ctr.training.averaging import WeightAverages
-from fuxictr_tf4ctr.training.checkpoints import model_state, restore_model, restore_rng, rng_state
+from fuxictr_tf4ctr.training.checkpoints import (
+    model_state,
+    restore_model,
+    restore_rng,
+    rng_state,
+    state_of_this_model,
+)
 from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
 from fuxictr_tf4ctr.training.losses import (
     NO_TERMS,
@@ -147,6 +153,7 @@ class _Loop:
         self.batches_done = 0
         self.epoch_start: dict[str, Any] = {}
         self.resumed: dict[str, Any] | None = None
+        self.first_step = nullcontext()
         self.training_since = time.perf_counter()
 
     def run(self) -> FitResult:
@@ -194,7 +201,9 @@ class _Loop:
             for batch in bar:
                 model._batch_index = self.batches_done
                 model._total_steps += 1
-                loss = self._train_step(batch)
+                with self.first_step:  # optimizers look at their state when they make a step
+                    loss = self._train_step(batch)
+                self.first_step = nullcontext()
                 self.batches_done += 1
                 self.averages.after_step(model._total_steps)
                 self.losses.add(loss, getattr(self.step, "terms", NO_TERMS), _where(model))
@@ -447,13 +456,15 @@ class _Loop:
         if state is None:
             return
         restore_model(self.model, state)
-        self.tables.restore(tables)
+        with state_of_this_model():
+            self.tables.restore(tables)
+            self.averages.restore(state.get("averages", {}))
         self.result = FitResult(**state["result"])
         self.losses.restore(state["losses"])
-        self.averages.restore(state.get("averages", {}))
         self.batches_done, self.epoch_start = state["batches_done"], state["epoch_start"]
         self.training_since = time.perf_counter() - state["seconds"]
         self.resumed = state
+        self.first_step = state_of_this_model()
         logger.info(f"Resume after {_where(self.model)}")
 
     def _latest_state(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:

@@ -32,6 +32,8 @@ _SHARES = {
     "parquet files": (_FILES, 0.04),
     "encoded files": (_FILES, 0.06),
 }
+# Cases of a kind that make a part of their own, with a seed of its own.
+_PIECE = 500
 # Seconds each: cut off more rarely, by this factor.
 _SLOW = {"tune": 2, "export": 4}
 
@@ -114,8 +116,11 @@ def _parts(arguments: argparse.Namespace) -> Iterator[Part]:
             points = -(-points // 2)
         yield Part(f"small files {name}", "full disks", points, partial(disks.small, name))
     for name, (group, share) in _SHARES.items():
-        run = partial(campaigns.generated, name, arguments.seed)
-        yield Part(name, group, round(arguments.cases * share), run)
+        count, piece = round(arguments.cases * share), 0
+        while count > 0:
+            run = partial(campaigns.generated, name, arguments.seed + piece)
+            yield Part(f"{name} {piece}" if piece else name, group, min(count, _PIECE), run)
+            count, piece = count - _PIECE, piece + 1
 
 
 def _memory() -> str | None:

@@ -102,6 +102,7 @@ def csv_files(draw: Callable, kept: Path) -> Case:
                 (*_SCORES, name), (*_SCORES, name, "--skip-bad-rows"),
                 ("evaluate", "--run", "done", "--input", name),
                 ("evaluate", "--run", "done", "--input", name, "--skip-bad-rows"),
+                ("init", name, "--label", "label", "--output", "begun"),
             ]
         )
     )  # fmt: skip
@@ -180,7 +181,7 @@ def parquet_files(draw: Callable, kept: Path) -> Case:
     files |= _dataset(data_format="parquet", **paths)
     commands = [("encode", *_DATA), ("describe", *_DATA), ("decode", *_DATA), project.RUN]
     commands += [(*_SCORES, name), (*_SCORES, name, "--skip-bad-rows")]
-    commands += [("evaluate", "--run", "done", "--input", name)]
+    commands += [("evaluate", "--run", "done", "--input", name), ("init", name, "--label", "label")]
     return Case("parquet file", draw(st.sampled_from(commands)), files)
 
 

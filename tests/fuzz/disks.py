@@ -39,7 +39,7 @@ def full(name: str, lent: Project, points: int, tally: Tally) -> None:
     with _mounted(lent.place):
         before = _used(scenario.prepared(lent))
         expected = scenario.expected(lent)
-        needs = (_used(lent.place) - before) // _PAGE
+        needs = 2 * (_used(lent.place) - before) // _PAGE  # what is replaced stays for the while
     for free in [-1, *_spread(needs + 2, points - 1)]:
         with _mounted(lent.place):
             folder = scenario.prepared(lent)

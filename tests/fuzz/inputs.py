@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
+from fuxictr_tf4ctr.settings.keys import KEYS
+
 from . import project
 
 # What stands where something else is meant.
@@ -39,29 +41,18 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 _KEYS = (
-    *project.MODEL, *project.DATASET, "inherits", "use_features", "optimizer", "loss", "task",
-    "monitor", "monitor_mode", "early_stop_patience", "eval_steps", "max_gradient_norm",
-    "embedding_regularizer", "net_regularizer", "net_dropout", "batch_norm", "hidden_activations",
-    "simple_hidden_activations", "complex_hidden_activations", "simple_encoder", "complex_encoder",
-    "gamma", "alpha", "twin_focus", "gm_hidden_units", "num_workers", "shuffle", "verbose", "gpu",
-    "model_root", "tensorboard", "fast", "precision", "compile", "cowclip", "checkpoint_minutes",
-    "table_sharding", "data_block_size", "num_buckets", "sep", "rebuild_dataset", "compression",
-    "test_size", "valid_size", "split_type", "pickle_feature_encoder", "oov_idx", "na_value",
-    "average_weights", "storage", "memory_budget", "net_dropuot", "new key", "num_heads",
-    "debug_mode", "buffer_size", "reduce_lr_on_plateau",
+    *KEYS, "inherits", "c", "gamma", "alpha", "twin_focus", "sample_selection", "fusion",
+    "simple_encoder", "complex_encoder", "simple_hidden_units", "complex_hidden_units",
+    "simple_hidden_activations", "complex_hidden_activations", "gm_hidden_units", "batch_norm",
+    "embedding_dim", "hidden_activations", "net_dropout", "num_heads", "num_workers", "oov_idx",
+    "na_value", "data_block_size", "pickle_feature_encoder", "debug_mode", "net_dropuot", "new key",
 )  # fmt: skip
 _COLUMN_KEYS = (
-    *("name", "active", "dtype", "type", "splitter", "max_len", "padding", "feature_encoder"),
-    *("share_embedding", "normalizer", "fill_na", "preprocess", "pretrained_emb", "freeze_emb"),
-    *(
-        "vocab_size",
-        "embedding_dim",
-        "num_buckets",
-        "category_processor",
-        "remap",
-        "min_categr_count",
-    ),
-)
+    "name", "active", "dtype", "type", "splitter", "max_len", "padding", "feature_encoder",
+    "share_embedding", "normalizer", "fill_na", "preprocess", "pretrained_emb", "freeze_emb",
+    "vocab_size", "embedding_dim", "num_buckets", "category_processor", "remap",
+    "min_categr_count",
+)  # fmt: skip
 # What may well be meant: half of all values, so that what lies behind the checks is met as well.
 _PLAUSIBLE = {
     "model": ("TF4CTR_DCNv2", "TF4CTR_DeepFM", "TF4CTR_FCN", "TF4CTR_DIN", "TF4CTR_AutoInt"),
@@ -79,11 +70,15 @@ _PLAUSIBLE = {
     "use_features": (["user"], ["user", "price"], []), "fast": (True,), "compression": ("gzip",),
     "early_stop_patience": (1,), "max_gradient_norm": (1e-9, 1), "seed": (0, 2**32 - 1),
     "checkpoint_steps": (1, 10**6), "checkpoint_minutes": (0, 0.001), "tensorboard": (True,),
-    "average_weights": (True, 0.9), "storage": ("memory", "disk"), "memory_budget": (1, 10**9),
+    "average_weights": (0.5, 0.9), "average_start": (0, 2), "trackers": (["tensorboard"],),
+    "weight_col": ("price", "user"), "pos_weight": (0.5, 3), "negative_sampling": (0.1, 0.5),
+    "calibration": ("isotonic", "temperature"),
+    "storage": ("memory", "disk"), "memory_budget": (1, 10**9),
     "min_categr_count": (0, 2, 100), "num_buckets": (2,), "sep": ("\t", ";"), "group_id": ("item",),
     "train_data": ("raw/valid.csv", "raw/*.csv", "raw", "tuner.yaml"), "valid_data": (None,),
     "test_data": (None, "raw/train.csv"), "data_format": ("parquet", "h5", "npz", "tfrecord"),
-    "valid_size": (0.1, 1, 59), "test_size": (0.1, 60), "split_type": ("random",),
+    "valid_size": (0.1, 1, 59), "test_size": (0.1, 60), "n_rows": (1, 3, 10**9),
+    "split_type": ("random", "time", "group"), "split_by": ("price", "user", "tags"),
     "label_col": ({"name": "price", "dtype": "float"}, {"name": "user", "dtype": "str"}),
     "type": ("categorical", "numeric", "sequence", "embedding", "meta"), "active": (False,),
     "dtype": ("str", "float", "int"), "max_len": (1, 100), "padding": ("pre", "post"),
@@ -238,7 +233,7 @@ def tuner_files(draw: Callable) -> Case:
 
 _WORDS = st.one_of(
     st.sampled_from(["1", "2", "0", "-1", "7", "0.5", "done", "out.csv", "config", "exp", "mine"]),
-    st.sampled_from(["item", "price", "user", "epochs=1", "seed=3", "valid", "markdown", "AUC"]),
+    st.sampled_from(["item", "price", "user", "epochs=1", "seed=3", "valid", "group:user", "AUC"]),
     st.sampled_from([str(number) for number in _NUMBERS]),
     st.sampled_from([text for text in _TEXTS if "\0" not in text]),
     st.sampled_from(
@@ -265,6 +260,7 @@ _COMMANDS = {
     ("report", "done", "--resamples", "9"): ("--output", "--resamples", "--seed"),
     ("results", "."): ("--where", "--sort", "--columns", "--format", "--compare", "--paired"),
     ("submit", "done"): ("--to", "--expid", "--contributor", "--draft"),
+    ("init", "raw/train.csv", "--label", "label"): ("--label", "--output", "--model", "--split"),
     ("list",): ("--config", "--zoo", "expids", "models", "encoders"),
     ("tune", "--config", "tuner.yaml"): (
         "--config", "--output", "--gpu", "--workers", "--resume", "--tag", "--exclude", "--seeds",

@@ -136,7 +136,12 @@ def _exported(folder: Path) -> object:
     return sorted(path.name for path in (folder / "served").iterdir()), manifest["outputs"]
 
 
+def _begun(folder: Path) -> object:
+    return {path.name: path.read_text() for path in (folder / "begun").glob("*.yaml")}
+
+
 SCENARIOS = {
+    "init": Scenario(("init", "raw/many.csv", "--label", "label", "--output", "begun"), _begun),
     "encode": Scenario(_ENCODE, _encoded, remove=("encoded",)),
     "run": Scenario(RUN, _runs, ((*RUN, "--resume"), RUN), ("checkpoints",)),
     "resume": Scenario(

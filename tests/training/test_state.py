@@ -1,5 +1,6 @@
 """Runs that are cut off and taken up again end bitwise as if nothing had been."""
 
+import io
 import logging
 import os
 import random
@@ -193,7 +194,16 @@ def test_two_states_are_kept_of_plain_content(start, tmp_path):
     assert not (tmp_path / "run" / "state").exists()
 
 
+def _another_type(content: bytes) -> bytes:
+    state = torch.load(io.BytesIO(content), weights_only=True)
+    state["epoch_start"]["rng"]["torch"] = "x"
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
 DAMAGE = {
+    "another type": _another_type,
     "empty": lambda content: b"",
     "cut": lambda content: content[: len(content) // 2],
     "text": lambda content: b"hello",
