@@ -126,12 +126,15 @@ def score_run(run: LoadedRun) -> RunScores:
 def refuse_other_rows(runs: Sequence[LoadedRun]) -> None:
     """Refuse runs whose encoded data differ, before any row is scored.
 
+    Data encoded with grown vocabularies differ and may hold the same rows: their labels will tell.
+
     Raises:
         DataError: Naming the first run that differs from the first of all.
     """
     first = runs[0]
     for other in runs[1:]:
-        if other.record.data["fingerprint"] != first.record.data["fingerprint"]:
+        grown = first.record.ancestor or other.record.ancestor
+        if not grown and other.record.data["fingerprint"] != first.record.data["fingerprint"]:
             raise DataError(
                 f"runs {first.folder} and {other.folder} were trained on different encoded data "
                 f"({_described(first)}; {_described(other)}): compare runs of one data set, "

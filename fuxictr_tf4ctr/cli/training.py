@@ -48,6 +48,12 @@ def add_commands(commands: Any) -> None:
         help="go on with an unfinished run: the folder given, or the expid's latest",
     )
     run.add_argument(
+        "--continue-from",
+        type=Path,
+        metavar="RUN",
+        help="train on from a finished run: its weights, its vocabularies grown by new values",
+    )
+    run.add_argument(
         "--workers",
         type=PROCESSES,
         metavar="N",
@@ -118,6 +124,8 @@ def _run(arguments: argparse.Namespace) -> int:
         overrides["gpu"] = arguments.gpu
     if arguments.output is not None:
         overrides["model_root"] = arguments.output
+    if arguments.continue_from is not None:
+        overrides["continue_from"] = str(arguments.continue_from.resolve())
     check_engine(arguments)
     if arguments.engine == "ray":
         _print(_run_on_ray(arguments, overrides))

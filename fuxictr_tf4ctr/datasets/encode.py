@@ -26,6 +26,7 @@ from fuxictr_tf4ctr.datasets import manifest
 from fuxictr_tf4ctr.datasets.feature_map import LABEL_DTYPE, column_dtype, row_shape
 from fuxictr_tf4ctr.datasets.fitted import column_encoders, save_encoder
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, empty_frame
+from fuxictr_tf4ctr.datasets.growing import Ancestor
 from fuxictr_tf4ctr.datasets.job import SPLITS, EncodingJob, plan_encoding
 from fuxictr_tf4ctr.datasets.splits import HERE, Passes, Split, open_splits, warn_of_missing_labels
 from fuxictr_tf4ctr.datasets.stored import SUFFIXES, H5Writer, count_rows, part_files
@@ -70,7 +71,9 @@ class EncodedDataset:
     rows: dict[str, int]
 
 
-def encode_dataset(params: Mapping[str, Any], passes: Passes = HERE) -> EncodedDataset:
+def encode_dataset(
+    params: Mapping[str, Any], passes: Passes = HERE, ancestor: Ancestor | None = None
+) -> EncodedDataset:
     """Make an encoded data set available: encode it, or find it encoded already.
 
     Files of ``data_format`` csv and parquet are encoded into ``data_root/dataset_id``; a later
@@ -86,17 +89,23 @@ def encode_dataset(params: Mapping[str, Any], passes: Passes = HERE) -> EncodedD
             a module with a CustomizedFeatureProcessor ("fuxictr.datasets.criteo") or
             "module:Class"; default is FuxiCTR's own.
         passes: Where the rows are counted and encoded.
+        ancestor: The run whose vocabularies are to be grown; a folder named after it in
+            ``data_root/dataset_id`` takes the encoding. None begins anew.
 
     Raises:
-        SettingsError: A setting is missing or not valid.
+        SettingsError: A setting is missing or not valid, or the ancestor has other columns.
         DataError: A file is missing, empty, unreadable or lacks a column.
         StorageError: The disk has no room for the encoding, or cannot be written.
     """
     encoded = _encoded_files(params, _data_dir(params))
+    if encoded is not None and ancestor is not None:
+        raise SettingsError("continue_from grows vocabularies: give raw csv or parquet data")
     if encoded is not None:
         return _encoded_already(_data_dir(params), encoded)
     data_dir = _own_dir(_data_dir(params))
-    job = plan_encoding(params, data_dir, _sources(params))
+    if ancestor is not None:
+        data_dir /= f"after-{ancestor.folder.parent.name}"
+    job = plan_encoding(params, data_dir, _sources(params), ancestor)
     if not _reasons_to_encode(job, manifest.read(data_dir)):
         LOG.info("Use the encoded data set %s", data_dir)
         sweep_up(data_dir)
@@ -328,7 +337,12 @@ def _fit(
     passes.count(job, splits, statistics, folder)
     if not statistics.rows:
         raise DataError(f"{job.patterns['train']}: the train split is empty, it has no rows")
-    processor.statistics = statistics.as_fuxictr()
+    kept: Mapping[str, Any] = {}
+    if job.ancestor is not None:
+        if not job.ancestor.add_counts(statistics):
+            LOG.info("No counts of rare values before: min_categr_count is counted over new rows")
+        kept = job.ancestor.normalizers()
+    processor.statistics = {**statistics.as_fuxictr(), **kept}
     try:
         processor.fit(
             empty_frame(job.features),
@@ -351,6 +365,9 @@ def _fit(
             f"{job.patterns['train']}: column {name!r}: no value occurs min_categr_count times; "
             "lower it, or drop the column"
         ) from error
+    statistics.save_rare(Path(processor.data_dir))
+    if job.ancestor is not None:
+        job.ancestor.grow(processor)
     return statistics.rows
 
 

@@ -219,7 +219,7 @@ def _vectors(values: pl.Series, width: int) -> np.ndarray:
 
 NAME = "encoder.json"
 _FORMAT = "fuxictr_tf4ctr encoder 1"
-_SPECIAL = ("__PAD__", "__OOV__")
+SPECIAL = ("__PAD__", "__OOV__")
 
 
 def _is_vocabulary(value: Any) -> bool:
@@ -298,7 +298,7 @@ def _describe_tokenizer(tokenizer: Tokenizer, in_vocab: bool) -> dict[str, Any]:
         "max_len": tokenizer.max_len,
         "padding": tokenizer.padding,
     }
-    types = {type(token) for token in tokenizer.vocab if token not in _SPECIAL}
+    types = {type(token) for token in tokenizer.vocab if token not in SPECIAL}
     for name, token_type in _TOKEN_TYPES.items():
         if in_vocab and types <= {token_type}:
             return described | {"tokens": name}
@@ -343,8 +343,8 @@ def _vocab(tokenizer: Mapping[str, Any], texts: Mapping[str, int]) -> dict[Any, 
         raise ValueError("tokens is missing, or vocab")
     else:
         restored = _TOKEN_TYPES[tokenizer["tokens"]]
-        vocab = {token if token in _SPECIAL else restored(token): i for token, i in texts.items()}
-    absent = [token for token in _SPECIAL if token not in vocab]
+        vocab = {token if token in SPECIAL else restored(token): i for token, i in texts.items()}
+    absent = [token for token in SPECIAL if token not in vocab]
     if absent:
         raise ValueError(f"its vocabulary lacks {' and '.join(absent)}")
     return vocab

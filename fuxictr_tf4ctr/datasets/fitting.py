@@ -30,6 +30,9 @@ else:
 
 __all__ = ["Normalizer", "Tokenizer"]  # beside what is defined here: FuxiCTR's, of either version
 
+RARE = "rare_tokens.parquet"
+"""Beside a vocabulary: column, token and count of the most frequent values too rare for an id."""
+_MOST_RARE = 100_000  # of each column
 QUANTILE_BUCKET, HASH_BUCKET = "quantile_bucket", "hash_bucket"
 # What FuxiCTR calls for each batch or column, and this package does in its place.
 _REPLACED = ("fit", "transform", "_collect_statistics", "fit_categorical_col", "fit_sequence_col")
@@ -177,6 +180,30 @@ class ColumnStatistics:
             self._numbers[name].take_in(moments)
         self.rows += other.rows
 
+    def add_counted(self, name: str, counts: pl.DataFrame) -> None:
+        """Add tokens of a column, as texts, that were counted in earlier rows."""
+        self._counts.add_counted(name, counts)
+
+    def add_known(self, name: str, tokens: list[Any]) -> None:
+        """Add tokens of a column that have an id, however often they occur in these rows."""
+        known = pl.Series("token", [str(token) for token in tokens], pl.String).to_frame()
+        least = self._least[name] if name not in self._meta else 1
+        count = pl.lit(least, pl.get_index_type()).alias("count")
+        self._counts.add_counted(name, known.with_columns(count))
+
+    def save_rare(self, folder: Path) -> None:
+        """Keep what is too rare for an id, if anything is, in :data:`RARE`."""
+        tables = [
+            self._counts.rare(name, self._least[name])
+            .sort("count", "token", descending=[True, False])
+            .head(_MOST_RARE)
+            .select(pl.lit(name).alias("column"), pl.col("token").cast(pl.String), "count")
+            for name in (*self._categories, *self._splitters)
+            if self._least[name] > 1 and name not in self._buckets
+        ]
+        if any(map(len, tables)):
+            pl.concat(tables).write_parquet(folder / RARE)
+
     def as_fuxictr(self) -> dict[str, dict[str, Any]]:
         """Return the statistics in the form FuxiCTR's ``_collect_statistics`` gives them.
 
@@ -261,23 +288,38 @@ class TokenCounts:
             self._spilled[name] += other._spilled[name]
         self._keep_small(list(self._tables))
 
+    def add_counted(self, name: str, counts: pl.DataFrame) -> None:
+        """Add counts of tokens, given as texts, of the type that the column's tokens have here."""
+        there = self._tables[name] or [self.frequent(name, 2**31)]
+        dtype = there[0].schema["token"]
+        if not dtype.is_(pl.Null):
+            counts = counts.with_columns(pl.col("token").cast(dtype, strict=False)).drop_nulls()
+        self._tables[name].append(counts.cast({"count": there[0].schema["count"]}))
+        self._keep_small([name])
+
     def frequent(self, name: str, least: int = 1) -> pl.DataFrame:
         """Return the tokens of a column that occurred at least so often.
 
         Returns:
             Columns token and count, in no particular order.
         """
-        rare = pl.col("count") < least
+        return self._those(name, pl.col("count") >= least)
+
+    def rare(self, name: str, least: int) -> pl.DataFrame:
+        """Return the tokens of a column that occurred less often; as :meth:`frequent`."""
+        return self._those(name, pl.col("count") < least)
+
+    def _those(self, name: str, wanted: pl.Expr) -> pl.DataFrame:
         if not self._spilled[name]:
             self._add_up([name])
             tables = self._tables[name]
-            return tables[0].filter(~rare) if tables else pl.DataFrame({"token": [], "count": []})
+            return tables[0].filter(wanted) if tables else pl.DataFrame({"token": [], "count": []})
         self._spill(name)
         parts = []
         for part in range(_PARTITIONS):
             files = [folder / f"{part}.parquet" for folder in self._spilled[name]]
             part_of = pl.concat([pl.read_parquet(file) for file in files])
-            parts.append(_summed(part_of.lazy()).filter(~rare).collect())
+            parts.append(_summed(part_of.lazy()).filter(wanted).collect())
         return pl.concat(parts)
 
     def _add_up(self, names: list[str]) -> None:

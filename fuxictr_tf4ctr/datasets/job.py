@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fuxictr
 from fuxictr.preprocess import FeatureProcessor
@@ -22,6 +22,9 @@ from fuxictr_tf4ctr.datasets.raw import SUFFIXES
 from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
+
+if TYPE_CHECKING:
+    from fuxictr_tf4ctr.datasets.growing import Ancestor
 
 # FuxiCTR's processor classes for known data sets.
 _FUXICTRS_PROCESSORS = tuple(f"fuxictr.datasets.{name}" for name in ("avazu", "criteo", "kkbox"))
@@ -50,6 +53,7 @@ class EncodingJob:
             ``split_by``, if any; empty where every split has its own files.
         compression: Of the h5 files, None for none.
         made_from: ``sources`` and ``settings``, for the manifest.
+        ancestor: The run whose vocabularies are grown, if any.
     """
 
     dataset_id: str
@@ -65,6 +69,7 @@ class EncodingJob:
     splitting: dict[str, Any]
     compression: str | None
     made_from: dict[str, Any]
+    ancestor: "Ancestor | None" = None
 
     def splits(self) -> list[str]:
         """List the splits the encoding will have."""
@@ -106,7 +111,10 @@ class EncodingJob:
 
 
 def plan_encoding(
-    params: Mapping[str, Any], data_dir: Path, sources: Mapping[str, str | Path]
+    params: Mapping[str, Any],
+    data_dir: Path,
+    sources: Mapping[str, str | Path],
+    ancestor: "Ancestor | None" = None,
 ) -> EncodingJob:
     """Check the settings and the raw files of an encoding.
 
@@ -114,9 +122,10 @@ def plan_encoding(
         params: FuxiCTR's parameters.
         data_dir: Where the encoding goes.
         sources: Split -> file, folder of files, or glob pattern.
+        ancestor: The run whose vocabularies are to be grown, if any.
 
     Raises:
-        SettingsError: A setting is missing or not valid.
+        SettingsError: A setting is missing or not valid, or the ancestor has other columns.
         DataError: A file is missing, empty or of another format.
     """
     features, labels = complete_columns(
@@ -152,6 +161,10 @@ def plan_encoding(
         "splitting": splitting,
         **reading,
     }
+    if ancestor is not None:
+        ancestor.check(features)
+        for group, more in zip((described, settings), ancestor.made_from(), strict=True):
+            group |= more
     return EncodingJob(
         dataset_id=str(params["dataset_id"]),
         data_dir=data_dir,
@@ -166,6 +179,7 @@ def plan_encoding(
         splitting=splitting,
         compression=compression,
         made_from={"sources": described, "settings": _as_json(settings)},
+        ancestor=ancestor,
     )
 
 

@@ -15,7 +15,10 @@ ENGINES = "fuxictr_tf4ctr.engines"
 SHARDINGS = ("row_wise", "table_wise", "auto")
 TABLE_OPTIMIZERS = ("sgd", "adagrad", "row_wise_adagrad")
 # They work on whole tables, or on the lookups that sharding replaces.
-_EXCLUDED = ("compile", "cuda_graphs", "sparse_embeddings", "cowclip")
+_EXCLUDED = (
+    *("compile", "cuda_graphs", "sparse_embeddings", "cowclip"),
+    *("continue_from", "keep_optimizer"),
+)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def _data_problems(run: RunRecord, protocol: Protocol) -> list[str]:
     settings, split = run.settings, protocol.split
     found = [
         f"{key} is {settings[key]}: BARS compares results on its own splits, whole"
-        for key in ("n_rows", "valid_size", "test_size")
+        for key in ("n_rows", "valid_size", "test_size", "continue_from")
         if settings.get(key)
     ]
     found += [

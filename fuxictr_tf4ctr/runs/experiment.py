@@ -38,6 +38,7 @@ from fuxictr_tf4ctr.metrics.calibration import (
     correct_sampling,
     fit_calibration,
 )
+from fuxictr_tf4ctr.runs.ancestry import parent_of
 from fuxictr_tf4ctr.runs.loading import WithinMemory, keep_schema
 from fuxictr_tf4ctr.runs.observers import Trackers, evaluation_row
 from fuxictr_tf4ctr.runs.records import RunRecord, logging_to, new_run, read_run, versions
@@ -85,6 +86,7 @@ def run_experiment(
     divides = ShardingOptions.from_params(settings.params) is not None
     if divides:  # found now, where TorchRec cannot be loaded
         table_engine()
+    parent = parent_of(settings)
     with _record(settings, resume, ranks) as record, sigterm_raises():
         if ranks.leads:
             ranks.remember("run", str(record.folder.resolve()))
@@ -105,7 +107,7 @@ def run_experiment(
             logging.info("Data: %s", "; ".join(settings.found) or settings["train_data"])
             seed_everything(settings["seed"])
             with _timed(record, "encode"):
-                dataset = encode_dataset(settings.params)
+                dataset = encode_dataset(settings.params, ancestor=parent and parent.encoder)
                 refuse_other_data(record, dataset)
                 feature_map = load_feature_map(dataset, settings.params)
             if settings.params.get("calibration") and dataset.valid is None:
@@ -121,6 +123,9 @@ def run_experiment(
             keep_schema(dataset, record)
             logging.info("Feature specs: %s", print_to_json(feature_map.features))
             model = build_model(settings, feature_map, record)
+            if parent is not None:
+                record.ancestor = parent.hand_over(model, feature_map)
+                logging.info("Continue from: %s", print_to_json(record.ancestor))
             if ranks.leads:
                 need_space(record.folder, _checkpoint_bytes(model))
             team = Team(ranks, _divided(model, settings, ranks))
@@ -137,6 +142,7 @@ def run_experiment(
                 _observer(record, trackers, on_evaluation),
                 None if settings["verbose"] and ranks.leads else False,
                 checkpoints if ranks.leads else None,
+                settings.params.get("keep_optimizer") is True,
             )
             with _timed(record, "train"):
                 fit(model, data, schedule, team, watch)

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from fuxictr_tf4ctr.datasets import (
     find_encoded,
     load_feature_map,
 )
+from fuxictr_tf4ctr.datasets.fitting import RARE
 from fuxictr_tf4ctr.datasets.new_rows import RowEncoder
 from fuxictr_tf4ctr.distributed.cost import machine_memory
 from fuxictr_tf4ctr.errors import DataError, SettingsError
@@ -55,7 +56,7 @@ _CALIBRATION = Record(
 )
 # What makes tensors of a size.
 _MAKING = {torch.ops.aten.empty, torch.ops.aten.zeros, torch.ops.aten.ones, torch.ops.aten.full}
-_SCHEMA_FILES = ("feature_map.json", "feature_vocab.json", "encoder.json")
+_SCHEMA_FILES = ("feature_map.json", "feature_vocab.json", "encoder.json", RARE)
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,17 @@ def load_run(
 
 
 load = load_run  # the public name: fuxictr_tf4ctr.load(run)
+
+
+def trained_model(settings: Settings, record: RunRecord) -> BaseModel:
+    """Return the model of other settings with weights and vocabularies of a run, on the CPU.
+
+    Raises:
+        DataError: The run has no weights, or they do not fit the model.
+    """
+    params = {**settings.params, "dataset_id": record.settings["dataset_id"], "gpu": -1}
+    settings = replace(settings, params=params)
+    return _model(settings, _feature_map(record, params), record)
 
 
 def keep_schema(dataset: EncodedDataset, record: RunRecord) -> None:

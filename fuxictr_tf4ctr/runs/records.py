@@ -41,6 +41,7 @@ from fuxictr_tf4ctr.schema import (
     read_json,
     whole,
 )
+from fuxictr_tf4ctr.training.checkpoints import optimizer_file
 
 RECORD_FORMAT = 1
 STATUSES = ("running", "finished", "interrupted", "failed")
@@ -84,6 +85,7 @@ _SCHEMA = Record(
         "versions": Record({}, others=TEXT),
         "machine": _NAMED,
         "data": _DATA,
+        "ancestor": Key(_NAMED, default={}),
         "parameters": Key(whole(0)),
         "evaluations": ListOf(_EVALUATION),
         "valid": _METRICS,
@@ -113,6 +115,7 @@ class RunRecord:
         versions: Versions of Python and of the packages that matter.
         machine: Processor, cores, memory, GPUs, CUDA.
         data: Fingerprint, row counts and folder of the encoded data set.
+        ancestor: The run it went on from, if any: folder, expid, started, new_values by column.
         parameters: Number of trainable parameters.
         evaluations: One entry per validation during training: epoch, step, train_loss, metrics, …
         valid: Final metrics of the best checkpoint on the validation data.
@@ -131,6 +134,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=lambda: versions())
     machine: dict[str, Any] = field(default_factory=lambda: machine())
     data: dict[str, Any] = field(default_factory=dict)
+    ancestor: dict[str, Any] = field(default_factory=dict)
     parameters: int | None = None
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     valid: dict[str, float] = field(default_factory=dict)
@@ -146,6 +150,11 @@ class RunRecord:
     def checkpoint(self) -> Path:
         """The best weights."""
         return self.folder / f"{self.expid}.model"
+
+    @property
+    def optimizer_file(self) -> Path:
+        """State of the optimizers at the best weights, if the settings keep it."""
+        return optimizer_file(self.checkpoint)
 
     @property
     def state_folder(self) -> Path:

@@ -178,6 +178,15 @@ TRAINING_KEYS: dict[str, Key] = {
     "calibration": Key(
         one_of(*METHODS), "Correct probabilities after training, on validation data: method or null"
     ),
+    "continue_from": Key(
+        PATH, "Finished run to train on from, its vocabularies grown by the new data's values"
+    ),
+    "refit_normalizers": Key(
+        FLAG, "With continue_from: normalise numbers by the new data, not as the run did"
+    ),
+    "keep_optimizer": Key(
+        FLAG, "Keep the optimizer's state with the weights; with continue_from, take over the run's"
+    ),
     "save_best_only": Key(FLAG, "Keep the best weights, not the last", True),
     "embedding_regularizer": Key(_REGULARIZER, "L1/L2 of embedding tables"),
     "net_regularizer": Key(_REGULARIZER, "L1/L2 of all other weights"),

@@ -300,3 +300,78 @@ def load_weights(model: BaseModel, path: str | os.PathLike[str]) -> None:
             f"checkpoint {path} does not belong to this model: its data set, vocabulary or "
             f"settings differ. {error}"
         ) from error
+
+
+def optimizer_file(checkpoint: str | os.PathLike[str]) -> Path:
+    """Return where the optimizers' state lies that goes with some weights."""
+    return Path(checkpoint).with_suffix(".optimizer")
+
+
+def save_optimizers(model: BaseModel) -> None:
+    """Write what the model's optimizers know of each weight, by its name, beside the checkpoint."""
+    content = {
+        name: {
+            weight: optimizer.state[parameter]
+            for weight, parameter in model.named_parameters()
+            if parameter in optimizer.state
+        }
+        for name, optimizer in _optimizers(model).items()
+    }
+    write_whole(content, optimizer_file(model.checkpoint))
+
+
+def read_optimizers(path: Path) -> dict[str, Any]:
+    """Read what :func:`save_optimizers` wrote.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        raise DataError(f"{path}: cannot be read, leave keep_optimizer out: {error}") from error
+
+
+@torch.no_grad()
+def take_over(model: BaseModel, ancestor: BaseModel, optimizers: Mapping[str, Any] | None) -> None:
+    """Give a model the weights of another on smaller vocabularies; the rows beyond stay as drawn.
+
+    Args:
+        model: The model, its tables as long as the other's or longer.
+        ancestor: The other, of the same class and settings.
+        optimizers: Its optimizers' state, as :func:`read_optimizers` returned it; rows beyond get
+            zeros, as before a first step. None lets the optimizers begin anew.
+
+    Raises:
+        DataError: Another weight than a table differs in its shape, or the optimizers differ.
+    """
+    weights, own = ancestor.state_dict(), model.state_dict()
+    for name, new in own.items():
+        if new.is_floating_point():  # whole numbers are places, which follow from the vocabularies
+            _first_rows(new, weights[name], name)
+    parameters = dict(model.named_parameters())
+    for name, states in (optimizers or {}).items():
+        optimizer = _optimizers(model).get(name)
+        for weight, state in states.items():
+            if optimizer is None or weight not in parameters:
+                raise DataError(f"the ancestor's optimizer knows {weight}, which is not there")
+            parameter, old = parameters[weight], weights[weight]
+            optimizer.state[parameter] = {
+                key: _grown(value, old, parameter) for key, value in state.items()
+            }
+
+
+def _grown(value: Any, old: torch.Tensor, parameter: torch.Tensor) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.to(parameter.device)
+    if value.shape != old.shape:  # a count of steps
+        return value
+    return _first_rows(torch.zeros_like(parameter, dtype=value.dtype), value, "state")
+
+
+def _first_rows(new: torch.Tensor, old: torch.Tensor, name: str) -> torch.Tensor:
+    if new.shape[1:] != old.shape[1:] or new.shape[:1] < old.shape[:1]:
+        raise DataError(f"{name}: {tuple(old.shape)} cannot be grown to {tuple(new.shape)}")
+    (new[: len(old)] if new.dim() else new).copy_(old)
+    return new

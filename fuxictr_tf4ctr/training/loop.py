@@ -397,6 +397,8 @@ class _Loop:
         with self.tables.gathered():
             if self.ranks.leads:
                 _save(self.model)
+                if self.watch.keep_optimizer:
+                    checkpoints.save_optimizers(self.model)
 
     def _save_epoch(self) -> None:
         """End an epoch without validation data."""

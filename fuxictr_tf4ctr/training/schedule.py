@@ -127,11 +127,13 @@ class Watch:
             after a resume, again with those that come after the state it went on from.
         progress: Show a progress bar on stderr. None: if stderr is a terminal.
         checkpoints: Where to keep the full state, and when; of the first rank alone. None: nowhere.
+        keep_optimizer: Whether to keep the optimizers' state beside the best weights.
     """
 
     on_evaluation: Callable[[dict[str, Any]], None] = field(default=lambda record: None)
     progress: bool | None = None
     checkpoints: Checkpoints | None = None
+    keep_optimizer: bool = False
 
 
 UNWATCHED = Watch()
