@@ -1,8 +1,8 @@
 """Every command and every Python block of the guides is run, page by page, in its order.
 
 A block may be left out by a comment before it that says why: ``<!-- not run: … -->``. What stands
-for a run's folder in a page, RUN and BASE_RUN (or RUN_A and RUN_B), is the first run and the one
-after it. Pages about finished runs begin with two. Frappe's files are rows made up in its form.
+for a run's folder in a page, RUN and BASE_RUN (or RUN_A and RUN_B, or RUN, TONIGHT and SCRATCH), is
+the first run and those after it. Pages about finished runs begin with two. Frappe's files are rows made up in its form.
 """
 
 import logging
@@ -21,7 +21,7 @@ import pytest
 from fuxictr_tf4ctr.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-FIRST = ("quickstart", "cookbook", "writing_a_twin")
+FIRST = ("quickstart", "cookbook", "writing_a_twin", "nightly")
 BEGINNINGS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in FIRST)]
 ABOUT_RUNS = [ROOT / "docs" / f"{name}.md" for name in ("serving", "report", "sweeps", "scaling")]
 LONG = {"scaling.md"}  # starts Ray and ranks
@@ -99,7 +99,7 @@ def runs(folder: Path, dataset: str) -> list[Path]:
     return [file.parent for file in sorted(found, key=lambda file: file.stat().st_mtime)]
 
 
-RUN_NAMES = ("RUN", "RUN_A"), ("BASE_RUN", "RUN_B")
+RUN_NAMES = ("RUN", "RUN_A"), ("BASE_RUN", "RUN_B", "TONIGHT"), ("SCRATCH",)
 
 
 class Page:
