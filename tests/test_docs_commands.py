@@ -2,7 +2,8 @@
 
 A block may be left out by a comment before it that says why: ``<!-- not run: … -->``. What stands
 for a run's folder in a page, RUN and BASE_RUN (or RUN_A and RUN_B, or RUN, TONIGHT and SCRATCH), is
-the first run and those after it. Pages about finished runs begin with two. Frappe's files are rows made up in its form.
+the first run and those after it. Pages about finished runs begin with two. Frappe's files are rows
+made up in its form.
 """
 
 import logging
