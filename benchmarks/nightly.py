@@ -23,7 +23,7 @@ import polars as pl
 from fuxictr_tf4ctr import load_settings, run_experiment
 from fuxictr_tf4ctr.datasets.guessing import guess_columns
 from fuxictr_tf4ctr.runs.records import machine, versions
-from fuxictr_tf4ctr.settings.starting import sized_to
+from fuxictr_tf4ctr.settings.writing import sized_to
 
 RESULT = Path(__file__).resolve().parent / "results" / "nightly.json"
 DAYS, EPOCHS, SEED = 10, 2, 2023
