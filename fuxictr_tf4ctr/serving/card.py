@@ -6,11 +6,13 @@ from typing import Any
 import yaml
 
 from fuxictr_tf4ctr.runs.loading import LoadedRun
+from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.serving.export import Artefact
 from fuxictr_tf4ctr.settings.keys import DATASET_KEYS
 
 # Of this machine, or told elsewhere on the card.
-_LEFT_OUT = {"gpu", "verbose", "model_root", "metrics", "trackers", "tensorboard", *DATASET_KEYS}
+_LEFT_OUT = {"gpu", "verbose", "model_root", "metrics", "trackers", "tensorboard"}
+_LEFT_OUT |= DATASET_KEYS.keys() - {"min_categr_count", "weight_col"}
 # Names under which the hub compares models.
 _HUB_METRICS = {"AUC": "roc_auc", "logloss": "log_loss", "binary_crossentropy": "log_loss"}
 _TASK = {"type": "tabular-classification", "name": "Click-through rate prediction"}
@@ -51,7 +53,7 @@ Metrics of the best weights, as the run measured them in float32.
 {_table(["metric", *_splits(record)], _metric_rows(record))}
 
 The exported model scored {exported.rows:,} rows beside the run's; two probabilities differ by
-{exported.difference:.2g} at most. Its tables are {exported.tables}.
+{exported.difference:.2g} at most. {_rounding(exported)}
 
 ## Data
 
@@ -80,32 +82,44 @@ Trained {record.started[:10]} with {", ".join(f"{k} {v}" for k, v in record.vers
 """
 
 
+def _rounding(exported: Artefact) -> str:
+    """Say what the rounding of tables does to the metrics, if they are rounded."""
+    if not exported.metrics:
+        return "Its embedding tables are float32."
+    before, after = exported.metrics["fp32"], exported.metrics["rounded"]
+    rows = [[name, f"{before[name]:.6f}", f"{after[name]:.6f}"] for name in before]
+    header = ["metric", "float32 tables", f"{exported.tables} tables"]
+    return f"Its embedding tables are rounded to {exported.tables}:\n\n{_table(header, rows)}"
+
+
 def _front_matter(run: LoadedRun) -> dict[str, Any]:
     record, params = run.record, run.settings.params
-    split = _splits(record)[-1]
-    dataset = {"name": params["dataset_id"], "type": params["dataset_id"], "split": split}
-    metrics = [
-        {"type": _HUB_METRICS.get(name, name), "name": name, "value": value}
-        for name, value in getattr(record, split).items()
-    ]
-    result = {"task": _TASK, "dataset": dataset, "metrics": metrics}
+    results = []
+    for split in _splits(record)[-1:]:
+        dataset = {"name": params["dataset_id"], "type": params["dataset_id"], "split": split}
+        metrics = [
+            {"type": _HUB_METRICS.get(name, name), "name": name, "value": value}
+            for name, value in getattr(record, split).items()
+        ]
+        results.append({"task": _TASK, "dataset": dataset, "metrics": metrics})
     return {
         "library_name": "fuxictr",
         "pipeline_tag": _TASK["type"],
         "tags": ["ctr-prediction", "recommendation", params["model"]],
-        "metrics": list(dict.fromkeys(metric["type"] for metric in metrics)),
-        "model-index": [{"name": record.expid, "results": [result]}],
+        "model-index": [{"name": record.expid, "results": results}],
     }
 
 
-def _splits(record: Any) -> list[str]:
+def _splits(record: RunRecord) -> list[str]:
     return [split for split in ("valid", "test") if getattr(record, split)]
 
 
-def _metric_rows(record: Any) -> list[list[str]]:
+def _metric_rows(record: RunRecord) -> list[list[str]]:
     splits = [getattr(record, split) for split in _splits(record)]
+    names = dict.fromkeys(name for split in splits for name in split)
     return [
-        [name, *(f"{split.get(name, float('nan')):.6f}" for split in splits)] for name in splits[-1]
+        [name, *(f"{split[name]:.6f}" if name in split else "" for split in splits)]
+        for name in names
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fuxictr_tf4ctr.analysis.report.page import Figure, Section, render_page, table, tiles
-from fuxictr_tf4ctr.analysis.report.plot import Plot, element, extent, number
+from fuxictr_tf4ctr.analysis.report.plot import WIDTH, Plot, element, extent, number
 from fuxictr_tf4ctr.errors import DataError
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.schema import is_number
@@ -163,6 +163,10 @@ def _value(settings: Mapping[str, Any], record: RunRecord) -> float | None:
     return best((value for value in found if value is not None), default=None)
 
 
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: max(room - 1, 1)]}…"
+
+
 def _written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -263,7 +267,9 @@ def _parallel(
     axes = [_Axis([trial.values[key] for trial in ranked]) for key in keys]
     axes.append(_Axis([trial.value for trial in ranked]))
     names = [*keys, name]
-    plot = Plot((0, len(names) - 1), (-0.09, 1.09), height=300, x_names=names, y_names=[], left=34)
+    room = int((WIDTH - 54) / len(keys) / 6)  # a letter is about six pixels wide
+    written = [_cut(each, room) for each in names]
+    plot = Plot((0, len(keys)), (-0.09, 1.09), height=300, x_names=written, y_names=[])
     columns = [axis.shares() for axis in axes]
     best = max(1, len(ranked) // 10)
     for at in range(len(ranked)):
@@ -274,7 +280,9 @@ def _parallel(
         plot.rule((place, 0), (place, 1))
         anchor = "end" if place == len(axes) - 1 else "start" if place == 0 else "middle"
         for y, text in zip((-0.08, 1.04), axis.ends(), strict=True):
-            plot.note(place, y, text, anchor)
+            plot.note(place, y, _cut(text, room), anchor)
+    ends = (axis.ends() for axis in axes)
+    plot.tell([(at, f"{names[at]}: {low} to {high}") for at, (low, high) in enumerate(ends)])
     return Section(
         "parallel",
         "What the best runs share",

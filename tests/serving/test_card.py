@@ -88,7 +88,13 @@ def test_the_card_holds_what_the_hub_reads(run, tmp_path, capsys):
     assert result["dataset"] == {"name": "demo", "type": "demo", "split": "test"}
     values = {metric["type"]: metric["value"] for metric in result["metrics"]}
     assert values == {"roc_auc": run.record.test["AUC"], "log_loss": run.record.test["logloss"]}
-    for said in (run.record.data["fingerprint"], "`job`", "embedding_dim: 4", "score.py", "fp16"):
+    for said in (
+        run.record.data["fingerprint"],
+        "`job`",
+        "embedding_dim: 4",
+        "score.py",
+        "| fp16 tables |",
+    ):
         assert said in body
     assert str(run.record.data["folder"]) not in text and "data_root" not in text
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
