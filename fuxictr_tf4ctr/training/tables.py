@@ -192,7 +192,7 @@ class _Layout:
 
 
 class FusedLookups:
-    """The lookups of all FuxiCTR embedding layers of a model, fused.
+    """The lookups of all FuxiCTR embedding layers of a model, fused, and those of single tables.
 
     Layers are called as before and return what they returned before. One with other features
     beside plain tables (numbers, pretrained embeddings) fuses the plain ones.
@@ -219,6 +219,8 @@ class FusedLookups:
                 self._patch(module, self._dict_forward)
             elif type(module) is FeatureEmbedding:
                 self._patch(module, self._flat_forward)
+            elif self._place_of(module) is not None:
+                self._patch(module, self._table_forward)
             elif isinstance(module, BaseModel) and not compiled:
                 self._pass_mark_on(module)
 
@@ -328,6 +330,18 @@ class FusedLookups:
                 outputs[name] = embedded[name]
         return outputs
 
+    def _table_forward(self, table: nn.Embedding, plain: Callable, ids: Tensor) -> Tensor:
+        """Look up ids [B] or [B, L] for a model that asks a table itself.
+
+        The table's own gradient would be dense, and of many ids no CUDA graph can hold it
+        (pytorch#82886).
+        """
+        place = self._place_of(table)
+        if place is None or ids.ndim not in (1, 2):
+            return plain(ids)
+        found = self._layout([("ids", place)], {"ids": ids}).look_up(place.group, {"ids": ids})
+        return found.squeeze(1) if ids.ndim == 1 else found
+
     def _layout(
         self, fields: Sequence[tuple[str, _Place]], inputs: Mapping[str, Tensor]
     ) -> _Layout:
@@ -342,7 +356,9 @@ class FusedLookups:
         """Find the table of a field of ids; None where it has none of a group."""
         if name not in tables.embedding_layers:
             return None
-        table = tables.embedding_layers[name]
+        return self._place_of(tables.embedding_layers[name])
+
+    def _place_of(self, table: nn.Module) -> _Place | None:
         place = self._places.get(table.weight) if is_plain(table) else None
         if place is None or table.padding_idx is None:
             return place

@@ -105,3 +105,28 @@ def test_tables_that_do_more_than_look_up_are_left_alone():
     )
     model[2].weight.requires_grad_(False)
     assert group_tables(model, {}) == []
+
+
+@pytest.mark.parametrize("padding", [None, 0])
+@pytest.mark.parametrize("shape", [(9,), (9, 4), (3, 4, 2)])
+def test_a_table_that_a_model_asks_itself_gives_and_learns_the_same(padding, shape):
+    tables = nn.ModuleList(nn.Embedding(7, 3, padding_idx=padding) for _ in range(2))
+    ids = torch.randint(0, 7, shape)
+    expected = tables[1](ids)
+    (expected**2).sum().backward()
+    gradient, tables[1].weight.grad = tables[1].weight.grad, None
+    (group,) = groups = group_tables(tables, {})
+    lookups = FusedLookups(tables, groups)
+    found = tables[1](ids)
+    assert torch.equal(found, expected)
+    (found**2).sum().backward()
+    looked_up = group.take()
+    if len(shape) == 3:  # left to the table
+        assert looked_up is None
+    else:
+        buffer = torch.zeros_like(group.weights).index_add_(0, *looked_up)
+        torch.testing.assert_close(group.views(buffer)[1], gradient)
+        assert tables[1].weight.grad is None
+        with pytest.raises(IndexError, match="out of range"):
+            tables[1](ids + 7)
+    lookups.release()
