@@ -1,5 +1,317 @@
-"""Hyper-parameter sweeps: FuxiCTR's tuner files, run in parallel child processes."""
+"""Hyper-parameter sweeps: a tuner file of FuxiCTR, runs in parallel child processes, a ranking."""
 
-from fuxictr_tf4ctr.sweep.runner import SweepOptions, SweepResult, run_sweep
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-__all__ = ["SweepOptions", "SweepResult", "run_sweep"]
+from fuxictr_tf4ctr.analysis.results import as_csv, as_markdown
+from fuxictr_tf4ctr.datasets import encode_dataset
+from fuxictr_tf4ctr.errors import SettingsError, UserError
+from fuxictr_tf4ctr.runs.records import RunRecord
+from fuxictr_tf4ctr.stopping import sigterm_raises
+from fuxictr_tf4ctr.sweep.folder import SweepFolder, ranking, seed_table
+from fuxictr_tf4ctr.sweep.plan import (
+    Children,
+    FixedPlan,
+    Job,
+    Outcome,
+    Plan,
+    Progress,
+    carry_out,
+    check_devices,
+)
+from fuxictr_tf4ctr.sweep.points import Point, grid, grid_size
+from fuxictr_tf4ctr.sweep.tuner_file import Tuner, read_tuner
+
+Carrier = Callable[[Plan, Progress, bool], list[Outcome]]
+"""Runs all jobs of a plan and shows them; the flag says whether to stop hopeless ones."""
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How to sweep.
+
+    Attributes:
+        file: The tuner file, or a folder of experiments.
+        expid: The experiment to vary; None for the file's ``base_expid``.
+        output: Folder of the sweep; None for ``sweeps/<name of the file>``, the name of an
+            ``expid`` before it.
+        devices: GPU indices, -1 for the CPU.
+        workers: Runs at once; None for one per device.
+        resume: Go on with the sweep in the folder.
+        tags: Only expids with one of these parts; none for all.
+        excluded: No expids with one of these parts.
+        max_points: A larger grid is refused.
+        search: "grid", "tpe" or "random".
+        trials: Points a search tries.
+        prune: Whether a search stops hopeless runs.
+        seeds: Seeds under which the best settings run in the end; 1 for no repetition.
+        best: How many settings that are.
+        checkout: Root of a FuxiCTR checkout whose models may be named.
+        carrier: Checks the devices and returns what runs the jobs, as child processes of this
+            machine where None.
+    """
+
+    file: str | os.PathLike[str]
+    expid: str | None = None
+    output: str | os.PathLike[str] | None = None
+    devices: Sequence[int] = (-1,)
+    workers: int | None = None
+    resume: bool = False
+    tags: Sequence[str] = ()
+    excluded: Sequence[str] = ()
+    max_points: int = 300
+    search: str = "grid"
+    trials: int = 30
+    prune: bool = True
+    seeds: int = 1
+    best: int = 1
+    checkout: str | os.PathLike[str] | None = None
+    carrier: "Callable[[Tuner, SweepFolder, SweepOptions], Carrier] | None" = None
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep found.
+
+    Attributes:
+        folder: Its folder.
+        ranking: One row per finished run, best first.
+        seeds: One row per setting that ran under several seeds.
+        failures: Expid -> why it did not finish.
+    """
+
+    folder: SweepFolder
+    ranking: list[dict[str, Any]]
+    seeds: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def run_sweep(options: SweepOptions) -> SweepResult:
+    """Run a sweep, or what is missing of one, and rank its runs.
+
+    Args:
+        options: The tuner file and how to run it.
+
+    Raises:
+        SettingsError: The tuner file or an option is not valid, the folder is in use, or no point
+            can run.
+        DataError: A record in the folder is another version's.
+        KeyboardInterrupt, Terminated: The sweep was asked to end; ``resume`` goes on with it.
+    """
+    tuner = read_tuner(options.file, options.checkout, options.expid)
+    if tuner.listed and (options.search != "grid" or options.expid is not None):
+        raise SettingsError(f"{tuner.file} lists its experiments: neither --search nor --expid")
+    if min(options.seeds, options.best, options.trials) < 1:
+        raise SettingsError("--seeds, --best and --trials must be at least 1")
+    points = _grid_points(tuner, options) if options.search == "grid" else []
+    name = "_".join(filter(None, (options.expid, tuner.name)))
+    folder = SweepFolder(Path(options.output or Path("sweeps", name)), name)
+    carrier = (options.carrier or _children)(tuner, folder, options)
+    with sigterm_raises(), folder.begun(tuner, options.resume):
+        sweep = _Sweep(tuner, folder, options, carrier)
+        if options.search == "grid":
+            sweep.run_grid(points)
+        else:
+            sweep.run_search()
+        sweep.run_seeds()
+        return sweep.result()
+
+
+def _grid_points(tuner: Tuner, options: SweepOptions) -> list[Point]:
+    size = grid_size(tuner)
+    if size > options.max_points:
+        raise SettingsError(
+            f"{tuner.file}: the grid has {size:,} points, more than {options.max_points:,}; if all "
+            f"are meant, say so by --max-points {size}"
+        )
+    points = [
+        point
+        for point in grid(tuner)
+        if (not options.tags or _matches(point.expid, options.tags))
+        and not _matches(point.expid, options.excluded)
+    ]
+    if not points:
+        raise SettingsError("--tag and --exclude leave no point of the grid")
+    if all(point.problem for point in points):
+        raise SettingsError(f"no point of the grid can run, the first because {points[0].problem}")
+    return points
+
+
+def _matches(expid: str, parts: Iterable[str]) -> bool:
+    """Whether one of the texts is a whole part of the expid: 019 is not found in a hash."""
+    return any(f"_{part.strip('_')}_" in f"_{expid}_" for part in parts)
+
+
+def _children(tuner: Tuner, folder: SweepFolder, options: SweepOptions) -> Carrier:
+    """Check the devices, and return what runs jobs as child processes there."""
+    workers = len(options.devices) if options.workers is None else options.workers
+    check_devices(options.devices, workers)
+    children = Children(folder, options.devices, workers, options.checkout)
+    return lambda plan, progress, _: carry_out(plan, children, progress)
+
+
+class _Sweep:
+    """One sweep in its folder."""
+
+    def __init__(
+        self, tuner: Tuner, folder: SweepFolder, options: SweepOptions, carrier: Carrier
+    ) -> None:
+        self.folder = folder
+        self.options = options
+        self.tuner = tuner
+        self.points: dict[str, Point] = {}
+        self.pruned: list[str] = []
+        self.failures: dict[str, str] = {}
+        self.seed_runs: dict[str, list[RunRecord]] = {}
+        self._encoded: dict[str, str | None] = {}  # data set id -> why it cannot be encoded
+        self._carrier = carrier
+
+    def run_grid(self, points: Iterable[Point]) -> None:
+        """Run all points of a grid that are not finished."""
+        self.points = {point.expid: point for point in points}
+        self.folder.write_config(self.points.values())
+        self._write_json()
+        ready = [point for point in self.points.values() if self._ready(point)]
+        self._carry_out(job for job in map(_job, ready) if not self._finished(job))
+
+    def run_search(self) -> None:
+        """Run what Optuna asks for."""
+        from fuxictr_tf4ctr.sweep.search import Search
+
+        def on_point(point: Point) -> None:
+            self.points[point.expid] = point
+            self.folder.write_config(self.points.values())
+            self._write_json()
+            self._ready(point)
+
+        options = self.options
+        search = Search(
+            self.tuner, self.folder, options.search, options.trials, options.prune, on_point
+        )
+        self.points = dict(search.points)
+        progress = Progress(options.trials)
+        outcomes = self._carrier(search, progress, options.prune)
+        progress.close()
+        self._take_in(outcomes)
+        self.pruned = search.pruned()
+        for expid in self.pruned:
+            self._drop_states(self.points[expid])
+
+    def run_seeds(self) -> None:
+        """Repeat the best settings under further seeds."""
+        if self.options.seeds == 1:
+            return
+        jobs: list[Job] = []
+        best = self._ranking()[: self.options.best]
+        for row in best:
+            first = _job(self.points[row["expid"]])
+            seeds = range(first.seed, first.seed + self.options.seeds)
+            jobs += [Job(first.expid, first.dataset_id, seed) for seed in seeds]
+        self._carry_out(job for job in jobs if not self._finished(job))
+        self.seed_runs = {row["expid"]: [] for row in best}
+        for job in jobs:
+            record = self._finished(job)
+            if record is not None:
+                self.seed_runs[job.expid].append(record)
+
+    def result(self) -> SweepResult:
+        """Write and return what was found."""
+        rows, seeds = self._ranking(), seed_table(self.seed_runs)
+        if rows:
+            self.folder.write("ranking.csv", as_csv(rows))
+            self.folder.write("ranking.md", as_markdown(rows))
+        if seeds:
+            self.folder.write("seeds.csv", as_csv(seeds))
+            self.folder.write("seeds.md", as_markdown(seeds))
+        lines = [record.csv_line() for _, record in self._finished_runs()]
+        self.folder.write(self.folder.lines.name, "".join(lines))
+        self._write_json()
+        return SweepResult(self.folder, rows, seeds, self.failures)
+
+    def _ready(self, point: Point) -> bool:
+        """Encode the point's data set before its children would, all at once."""
+        problem = point.problem
+        if problem is None:
+            if point.dataset_id not in self._encoded:
+                self._encoded[point.dataset_id] = _encoding_problem(point)
+            problem = self._encoded[point.dataset_id]
+        if problem is not None:
+            self.failures[point.expid] = problem
+            print(f"{point.expid} cannot run: {problem}", file=sys.stderr)
+        return problem is None
+
+    def _carry_out(self, jobs: Iterable[Job]) -> None:
+        jobs = list(jobs)
+        progress = Progress(len(jobs))
+        outcomes = self._carrier(FixedPlan(jobs), progress, False)
+        if jobs:
+            progress.close()
+        self._take_in(outcomes)
+
+    def _take_in(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            if outcome.failure is not None:
+                name = outcome.job.expid
+                if outcome.job.seed != self.points[name].settings["seed"]:
+                    name += f" seed {outcome.job.seed}"
+                self.failures[name] = outcome.failure
+
+    def _record(self, job: Job) -> RunRecord | None:
+        return self.folder.latest(job.dataset_id, job.expid, job.seed)
+
+    def _finished(self, job: Job) -> RunRecord | None:
+        record = self._record(job)
+        return record if record is not None and record.status == "finished" else None
+
+    def _finished_runs(self) -> list[tuple[Point, RunRecord]]:
+        runs = []
+        for point in self.points.values():
+            record = self._finished(_job(point)) if point.settings is not None else None
+            if record is not None:
+                runs.append((point, record))
+        return runs
+
+    def _ranking(self) -> list[dict[str, Any]]:
+        return ranking(self._finished_runs(), self.tuner.shared)
+
+    def _drop_states(self, point: Point) -> None:
+        """Remove the checkpoints of a pruned run, which will not go on."""
+        record = self._record(_job(point))
+        if record is not None:
+            for state in record.state_folder.glob("step-*.state"):
+                state.unlink()
+
+    def _write_json(self) -> None:
+        self.folder.write_json(
+            {
+                "base_expid": self.tuner.base_expid,
+                "dataset_id": self.tuner.dataset_id,
+                "search": self.options.search,
+                "points": [
+                    {"expid": p.expid, "dataset_id": p.dataset_id, "values": p.values}
+                    for p in self.points.values()
+                ],
+                "seeds": {
+                    expid: [record.settings["seed"] for record in records]
+                    for expid, records in self.seed_runs.items()
+                },
+                "pruned": self.pruned,
+                "failures": self.failures,
+            }
+        )
+
+
+def _job(point: Point) -> Job:
+    return Job(point.expid, point.dataset_id, point.settings["seed"])
+
+
+def _encoding_problem(point: Point) -> str | None:
+    try:
+        encode_dataset(point.settings.params)
+    except UserError as error:
+        return str(error)
+    return None

@@ -117,6 +117,6 @@ def _stop_after_training() -> None:
 
 
 def _encode_alone() -> None:
-    from fuxictr_tf4ctr.sweep import runner
+    from fuxictr_tf4ctr import sweep
 
-    runner.Children.start = lambda *_: (_ for _ in ()).throw(EngineError("encoded"))
+    sweep.Children.start = lambda *_: (_ for _ in ()).throw(EngineError("encoded"))

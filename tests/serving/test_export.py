@@ -1,9 +1,11 @@
-"""An export scores as the run does: every twin as a graph, raw rows by the script alone."""
+"""An export scores as the run does: every part as a graph, raw rows by the script alone."""
 
 import json
 import shutil
 import subprocess
 import sys
+from functools import partial
+from itertools import cycle, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from fuxictr_tf4ctr.serving import export
 from fuxictr_tf4ctr.serving.export import export_run
 from fuxictr_tf4ctr.serving.graphs import GRAPHS, ScoringGraph, _export_errors
 from fuxictr_tf4ctr.serving.score import Scorer
+from fuxictr_tf4ctr.twin import ENCODERS, FUSIONS, SAMPLE_SELECTIONS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from zoo_exports import build, experiments
@@ -46,16 +49,26 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def tiny(name):
-    if name != "TF4CTR_Pair":
-        return tiny_twin(name, batch_norm=True)
+def pair():
     params = {"simple_model": "TF4CTR_DeepFM", "complex_model": "TF4CTR_DCN", "embedding_dim": 4}
     return model_zoo.TF4CTR_Pair(make_feature_map(ALL_KINDS), **params)
 
 
-@pytest.mark.parametrize("name", model_zoo.__all__)
-def test_every_twin_scores_alike_in_onnx(name, tmp_path):
-    model = tiny(name).eval()
+def twins_of_all_parts():
+    """Twins that have every encoder, sample selection and fusion among them; and a pair."""
+    names = list(ENCODERS)
+    encoders = zip_longest(names[::2], names[1::2], fillvalue="mlp")
+    for parts in zip(encoders, cycle(SAMPLE_SELECTIONS), cycle(FUSIONS), strict=False):
+        (simple, complex_), selection, fusion = parts
+        params = {"simple_encoder": simple, "complex_encoder": complex_, "batch_norm": True}
+        params |= {"sample_selection": selection, "fusion": fusion}
+        yield pytest.param(partial(tiny_twin, "TF4CTR", **params), id=f"{simple}-{complex_}")
+    yield pytest.param(pair, id="pair")
+
+
+@pytest.mark.parametrize("build", list(twins_of_all_parts()))
+def test_every_part_of_a_twin_scores_alike_in_onnx(build, tmp_path):
+    model = build().eval()
     for buffer in model.buffers():  # as if trained: a BatchNorm that does something
         if buffer.is_floating_point() and buffer.ndim == 1:
             buffer.add_(0.1)

@@ -140,11 +140,11 @@ def test_one_sweep_per_folder(folder, capsys):
 
 
 def test_a_record_of_another_version_stops_the_sweep(folder, capsys, monkeypatch):
-    from fuxictr_tf4ctr.sweep import runner
+    from fuxictr_tf4ctr import sweep
     from fuxictr_tf4ctr.sweep.points import grid
     from fuxictr_tf4ctr.sweep.tuner_file import read_tuner
 
-    monkeypatch.setattr(runner, "encode_dataset", lambda params: None)
+    monkeypatch.setattr(sweep, "encode_dataset", lambda params: None)
     file = write_tuner(folder, {"c": [0.5]})
     point = next(grid(read_tuner(file)))
     run = folder / "sweeps" / "grid" / "runs" / point.dataset_id / point.expid / "20200101-000000"
@@ -157,7 +157,7 @@ def test_a_record_of_another_version_stops_the_sweep(folder, capsys, monkeypatch
 
 
 def test_tags_and_exclusions_are_whole_parts(folder):
-    from fuxictr_tf4ctr.sweep.runner import SweepOptions, _grid_points
+    from fuxictr_tf4ctr.sweep import SweepOptions, _grid_points
     from fuxictr_tf4ctr.sweep.tuner_file import read_tuner
 
     tuner = read_tuner(write_tuner(folder, {"c": GOOD}))

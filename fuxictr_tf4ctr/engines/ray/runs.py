@@ -21,9 +21,9 @@ from fuxictr_tf4ctr.errors import EngineError, SettingsError, Terminated, UserEr
 from fuxictr_tf4ctr.runs.experiment import check_workers, run_as_rank, run_experiment
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.settings.reading import load_settings
+from fuxictr_tf4ctr.sweep import SweepOptions
 from fuxictr_tf4ctr.sweep.folder import SweepFolder, monitored, more_is_better
 from fuxictr_tf4ctr.sweep.plan import Job, Outcome, Plan, Progress
-from fuxictr_tf4ctr.sweep.runner import SweepOptions
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
 
