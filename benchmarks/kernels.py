@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from training_speed import CRITEO_VOCABULARY, _made
+from training_speed import CRITEO_VOCABULARY, FRAPPE_VOCABULARY, _made
 
 import model_zoo
 from fuxictr_tf4ctr.datasets import H5DataLoader, encode_dataset, load_feature_map
@@ -34,7 +34,7 @@ from fuxictr_tf4ctr.training.step import training_step
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
 VOCABULARIES = {
-    "frappe": [942, 4084, 9, 9, 4, 5, 4, 11, 82, 233],
+    "frappe": FRAPPE_VOCABULARY,
     "criteo": [max(size // 100, 4) for size in CRITEO_VOCABULARY],  # 39 fields
 }
 SHAPES = ("demo", *VOCABULARIES)

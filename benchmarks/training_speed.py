@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,13 +31,19 @@ from fuxictr_tf4ctr.runs.records import machine, versions
 from fuxictr_tf4ctr.settings.reading import load_settings
 from fuxictr_tf4ctr.training import Data, FastOptions, Schedule, Watch, evaluate, fit
 from fuxictr_tf4ctr.training.fast import EXACT
+from fuxictr_tf4ctr.training.step import training_step
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MONITOR = {"AUC": 1, "logloss": -1, "gAUC": 1}
 # 39 fields whose tokens add up to those of Criteo_x4 at min_categr_count 10, about 0.9 million.
 CRITEO_VOCABULARY = [int(n) for n in np.geomspace(8, 230_000, 39)]
+FRAPPE_VOCABULARY = [942, 4084, 9, 9, 4, 5, 4, 11, 82, 233]
 
 GPU = 0 if torch.cuda.is_available() else -1
+TWIN = {
+    "embedding_dim": 16, "simple_hidden_units": [400] * 2, "complex_hidden_units": [400] * 3,
+    "embedding_regularizer": 1e-5, "learning_rate": 1e-3, "net_dropout": 0.1, "gpu": GPU,
+}  # fmt: skip
 FAST_MODE = FastOptions.from_params({"fast": True, "gpu": GPU, "batch_size": 4096})
 MODES = {"exact": EXACT, "fast": FAST_MODE}
 
@@ -80,11 +88,7 @@ def criteo(folder: Path, repeats: int, modes: Mapping[str, FastOptions] | None =
     """Training steps of TF4CTR on rows of Criteo's shape, batch 4,096."""
     rows, batch_size = 8 * 4096, 4096
     feature_map, path = _made(folder, rows, CRITEO_VOCABULARY)
-    params = {
-        "embedding_dim": 16, "simple_hidden_units": [400] * 2, "complex_hidden_units": [400] * 3,
-        "embedding_regularizer": 1e-5, "learning_rate": 1e-3, "net_dropout": 0.1, "gpu": GPU,
-        "model_root": str(folder),
-    }  # fmt: skip
+    params = {**TWIN, "model_root": str(folder)}
     data = {"train": path, "valid": None}
     result = _compared(_sides(feature_map, params, data, batch_size, modes or MODES), repeats)
     for side, times in result["seconds"].items():
@@ -107,6 +111,45 @@ def switches(folder: Path, repeats: int) -> dict:
         single["tf32"] = FastOptions(precision="tf32")
         del single["fast_dropout"]
     return criteo(folder, repeats, {"exact": EXACT} | single)
+
+
+def bf16(folder: Path, repeats: int) -> dict:
+    """Processor time of a step of 4,096 rows in exact and fast mode, in float32 and bfloat16.
+
+    It does not depend on what else the machine does, so that a busy one will do.
+    """
+    modes = {"exact": EXACT, "fast": FAST_MODE}
+    modes |= {f"{name} bf16": replace(fast, precision="bf16") for name, fast in modes.items()}
+    found = {}
+    folder.mkdir()
+    for shape, sizes in {"frappe": FRAPPE_VOCABULARY, "criteo": CRITEO_VOCABULARY}.items():
+        feature_map, path = _made(folder / shape, 2 * 4096, sizes)
+        params = {**TWIN, "model_root": str(folder)}
+        batches = list(H5DataLoader(feature_map, path, batch_size=4096))
+        with ExitStack() as stack:
+            models = {name: _ready(_model(feature_map, params)) for name in ("fuxictr", *modes)}
+            steps = {"fuxictr": models["fuxictr"].train_step}
+            steps |= {
+                name: stack.enter_context(training_step(models[name], fast))
+                for name, fast in modes.items()
+            }
+            sides = {name: partial(_processor, step, batches) for name, step in steps.items()}
+            found[shape] = _compared(sides, repeats) | {"unit": "seconds of processor time a step"}
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    known = ("avx512_bf16", "amx_bf16")
+    return found | {"cpu_flags": [each for each in known if each in flags]}
+
+
+def _ready(model):
+    model._max_gradient_norm = 10.0
+    return model.train()
+
+
+def _processor(step: Callable, batches: list) -> float:
+    start = time.process_time()
+    for batch in batches:
+        step(batch)
+    return (time.process_time() - start) / len(batches)
 
 
 def evaluation(folder: Path, repeats: int) -> dict:
@@ -151,6 +194,7 @@ BENCHMARKS = {
     "evaluation": evaluation,
     "criteo": criteo,
     "switches": switches,
+    "bf16": bf16,
     "frappe": frappe,
 }
 

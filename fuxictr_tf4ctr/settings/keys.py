@@ -219,7 +219,7 @@ FAST_KEYS: dict[str, Key] = {
         FLAG, "Update and regularise only the embeddings a batch has, by lazy Adam"
     ),
     "compile": Key(FLAG, "Compile the forward pass with torch.compile"),
-    "cuda_graphs": Key(FLAG, "Record a step on a GPU once, and replay it"),
+    "cuda_graphs": Key(FLAG, "Record a step on a GPU once, and replay it; not measured on one yet"),
     "cowclip": Key(FLAG, "Clip embedding gradients row by row, for large batches"),
     "cowclip_batch_size": Key(
         whole(1),

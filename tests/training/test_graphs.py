@@ -8,6 +8,7 @@ import torch
 from helpers import make_feature_map, random_batch
 
 import model_zoo
+from fuxictr_tf4ctr.training.fast import EXACT, FastOptions
 from fuxictr_tf4ctr.training.fast.cuda_graphs import GraphedStep
 from fuxictr_tf4ctr.training.step import training_step
 
@@ -64,15 +65,17 @@ def as_matrices(batch):
     return whole
 
 
-@pytest.mark.parametrize("form", [dict, as_matrices])
-def test_replayed_steps_are_the_plain_ones_through_smaller_batches_and_another_rate(form):
+@pytest.mark.parametrize(
+    ("form", "fast"), [(dict, EXACT), (as_matrices, EXACT), (as_matrices, FastOptions("bf16"))]
+)
+def test_replayed_steps_are_the_plain_ones_through_smaller_batches_and_another_rate(form, fast):
     plain, graphed = twin(), twin()
     sizes = [12, 12, 12, 12, 5, 12, 12, 5, 12, 5]
     batches = [
         form(random_batch(plain.feature_map, rows=rows, seed=seed))
         for seed, rows in enumerate(sizes)
     ]
-    with training_step(plain) as step, training_step(graphed) as own:
+    with training_step(plain, fast) as step, training_step(graphed, fast) as own:
         graphs = StandIn(graphed)
         replayed = GraphedStep(graphed, own, graphs)
         for number, batch in enumerate(batches):
@@ -89,3 +92,14 @@ def test_replayed_steps_are_the_plain_ones_through_smaller_batches_and_another_r
     assert graphs.replayed == 6
     for name, weight in plain.state_dict().items():
         torch.testing.assert_close(graphed.state_dict()[name], weight, rtol=1e-6, atol=1e-8)
+
+
+def test_a_state_of_a_cpu_that_is_taken_up_can_be_recorded_too():
+    model, before = twin(), twin()
+    with training_step(before) as step:
+        step(random_batch(before.feature_map))
+    with training_step(model) as own:
+        replayed = GraphedStep(model, own, StandIn(model))
+        model.optimizer.load_state_dict(before.optimizer.state_dict())
+        replayed(random_batch(model.feature_map))
+    assert all(group["capturable"] for group in model.optimizer.param_groups)

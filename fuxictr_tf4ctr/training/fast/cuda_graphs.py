@@ -65,11 +65,11 @@ class GraphedStep:
         self._seen: set[tuple] = set()
         self._records: dict[tuple, _Record] = {}
         self._rates: list[Tensor] = []
-        for group in model.optimizer.param_groups:
-            group["capturable"] = True
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Train on a batch and return its loss, regularization included."""
+        for group in self.model.optimizer.param_groups:
+            group["capturable"] = True  # again: a state taken up, a CPU's say, brings its own
         rates = self._rates_on_device()
         form = (*_form(batch), *rates)
         if self._warmed_up < _WARM_UP or form not in self._seen:
