@@ -23,8 +23,13 @@ from fuxictr.features import FeatureMap
 
 import model_zoo
 from fuxictr_tf4ctr.distributed import joined_ranks
-from fuxictr_tf4ctr.distributed.cost import Workload, data_parallel, divided_tables
-from fuxictr_tf4ctr.distributed.sharding import ShardingOptions, table_engine
+from fuxictr_tf4ctr.distributed.cost import (
+    ShardingOptions,
+    Workload,
+    data_parallel,
+    divided_tables,
+    table_engine,
+)
 from fuxictr_tf4ctr.runs.records import machine, versions
 from fuxictr_tf4ctr.training.step import training_step
 

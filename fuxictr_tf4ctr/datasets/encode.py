@@ -26,8 +26,8 @@ from fuxictr_tf4ctr.datasets import manifest
 from fuxictr_tf4ctr.datasets.feature_map import LABEL_DTYPE, column_dtype, row_shape
 from fuxictr_tf4ctr.datasets.fitted import column_encoders, save_encoder
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, empty_frame
-from fuxictr_tf4ctr.datasets.growing import Ancestor
 from fuxictr_tf4ctr.datasets.job import SPLITS, EncodingJob, plan_encoding
+from fuxictr_tf4ctr.datasets.new_rows import Ancestor
 from fuxictr_tf4ctr.datasets.splits import HERE, Passes, Split, open_splits, warn_of_missing_labels
 from fuxictr_tf4ctr.datasets.stored import SUFFIXES, H5Writer, count_rows, part_files
 from fuxictr_tf4ctr.errors import DataError, SettingsError

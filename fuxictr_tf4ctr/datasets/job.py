@@ -24,7 +24,7 @@ from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
 
 if TYPE_CHECKING:
-    from fuxictr_tf4ctr.datasets.growing import Ancestor
+    from fuxictr_tf4ctr.datasets.new_rows import Ancestor
 
 # FuxiCTR's processor classes for known data sets.
 _FUXICTRS_PROCESSORS = tuple(f"fuxictr.datasets.{name}" for name in ("avazu", "criteo", "kkbox"))

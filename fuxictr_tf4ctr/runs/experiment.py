@@ -24,7 +24,7 @@ from fuxictr_tf4ctr.distributed import (
     check_agreement,
     synchronise_batch_norm,
 )
-from fuxictr_tf4ctr.distributed.sharding import (
+from fuxictr_tf4ctr.distributed.cost import (
     WHOLE,
     ShardingOptions,
     Tables,
@@ -38,11 +38,10 @@ from fuxictr_tf4ctr.metrics.calibration import (
     correct_sampling,
     fit_calibration,
 )
-from fuxictr_tf4ctr.runs.ancestry import parent_of
 from fuxictr_tf4ctr.runs.loading import WithinMemory, keep_schema
 from fuxictr_tf4ctr.runs.observers import Trackers, evaluation_row
 from fuxictr_tf4ctr.runs.records import RunRecord, logging_to, new_run, read_run, versions
-from fuxictr_tf4ctr.runs.resume import refuse_other_data, resumed_run
+from fuxictr_tf4ctr.runs.resume import parent_of, refuse_other_data, resumed_run
 from fuxictr_tf4ctr.settings.keys import wanted_trackers
 from fuxictr_tf4ctr.settings.reading import Settings
 from fuxictr_tf4ctr.stopping import sigterm_raises

@@ -17,8 +17,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fuxictr_tf4ctr.datasets import find_encoded, load_feature_map
-from fuxictr_tf4ctr.distributed.cost import Cost, Workload, data_parallel, divided_tables
-from fuxictr_tf4ctr.distributed.sharding import ShardingOptions
+from fuxictr_tf4ctr.distributed.cost import (
+    Cost,
+    ShardingOptions,
+    Workload,
+    data_parallel,
+    divided_tables,
+)
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.settings.reading import Settings
 

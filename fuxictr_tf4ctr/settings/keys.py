@@ -13,7 +13,7 @@ import torch
 from fuxictr_tf4ctr.datasets.job import SPLIT_TYPES
 from fuxictr_tf4ctr.datasets.loader import MEMORY_BUDGET, STORAGES
 from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
-from fuxictr_tf4ctr.distributed.sharding import SHARDINGS, TABLE_OPTIMIZERS
+from fuxictr_tf4ctr.distributed.cost import SHARDINGS, TABLE_OPTIMIZERS
 from fuxictr_tf4ctr.metrics.calibration import METHODS
 from fuxictr_tf4ctr.metrics.definitions import check_metric
 from fuxictr_tf4ctr.schema import (

@@ -19,7 +19,7 @@ from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from fuxictr_tf4ctr.datasets.feature_specs import complete_columns, label_entries
 from fuxictr_tf4ctr.datasets.job import check_preprocess, find_processor_class
 from fuxictr_tf4ctr.datasets.loader import NO_GPU_STORAGE
-from fuxictr_tf4ctr.distributed.sharding import sharding_problems
+from fuxictr_tf4ctr.distributed.cost import sharding_problems
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.metrics.definitions import needs_group, no_weights, split_stream
 from fuxictr_tf4ctr.names import nearest, shown, unknown

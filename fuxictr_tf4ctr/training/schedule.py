@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from fuxictr_tf4ctr.distributed.cost import WHOLE, Tables
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
-from fuxictr_tf4ctr.distributed.sharding import WHOLE, Tables
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.training.averaging import Averaging
 from fuxictr_tf4ctr.training.checkpoints import Checkpoints

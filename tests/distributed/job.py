@@ -21,7 +21,7 @@ from fuxictr_tf4ctr.distributed import (  # noqa: E402
     joined_ranks,
     synchronise_batch_norm,
 )
-from fuxictr_tf4ctr.distributed.sharding import WHOLE  # noqa: E402
+from fuxictr_tf4ctr.distributed.cost import WHOLE  # noqa: E402
 from fuxictr_tf4ctr.engines.torchrec.rows import Piece, gather, scatter  # noqa: E402
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError  # noqa: E402
 from fuxictr_tf4ctr.metrics.definitions import Columns  # noqa: E402

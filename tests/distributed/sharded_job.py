@@ -10,7 +10,7 @@ from fuxictr.pytorch.models import BaseModel
 from job import TinyMLP, build, error_of, train_model, twin
 
 from fuxictr_tf4ctr.distributed import Ranks, joined_ranks
-from fuxictr_tf4ctr.distributed.sharding import ShardingOptions
+from fuxictr_tf4ctr.distributed.cost import ShardingOptions
 from fuxictr_tf4ctr.engines.torchrec.sharded_tables import ShardedTables
 
 # The gradient of divided tables is in no norm.

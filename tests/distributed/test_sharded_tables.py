@@ -10,7 +10,7 @@ from programs import Program
 from test_ranks import environment, free_port
 
 from fuxictr_tf4ctr.distributed import ALONE, Ranks
-from fuxictr_tf4ctr.distributed.sharding import WHOLE, sharding_problems
+from fuxictr_tf4ctr.distributed.cost import WHOLE, sharding_problems
 from fuxictr_tf4ctr.engines import torchrec as torchrec_engine
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.runs.experiment import check_workers, run_experiment

@@ -21,8 +21,8 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_tf4ctr.distributed.cost import ShardingOptions, Tables
 from fuxictr_tf4ctr.distributed.ranks import JoinedRanks
-from fuxictr_tf4ctr.distributed.sharding import ShardingOptions, Tables
 from fuxictr_tf4ctr.engines.torchrec.rows import Piece, UnmadeTable, gather, scatter, tables_unmade
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.training.tables import check_range, is_plain
