@@ -6,7 +6,7 @@ from functools import partial
 from .forking import run_at_once
 from .project import Project
 from .scenarios import SCENARIOS
-from .verdicts import Tally, judge
+from .verdicts import Failure, Tally, judge
 
 # Kind of case -> scenario, how many of it, whether all must succeed.
 TOGETHER = {
@@ -36,10 +36,11 @@ def campaign(name: str, lent: Project, rounds: int, tally: Tally) -> None:
         ends = run_at_once([(scenario.argv, wait) for wait in waits], folder)
         case = f"{name}, each {late * _LATER_SECONDS:.2f} s later"
         failures = [failure for ended in ends for failure in judge(ended, case)]
-        worst = max(ends, key=lambda ended: ended.status)
-        best = min(ends, key=lambda ended: ended.status)
+        judged = (max if all_succeed else min)(ends, key=lambda ended: ended.status)
+        if judged.status != 0:
+            failures.append(Failure("status", f"{judged.status}", case, judged.errors[-3000:]))
         tally.add(
             name,
-            best.status,
-            failures or scenario.settled(folder, worst if all_succeed else best, expected, case),
+            judged.status,
+            failures or scenario.settled(folder, judged, expected, case),
         )
