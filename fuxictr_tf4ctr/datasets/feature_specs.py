@@ -165,8 +165,9 @@ def complete_columns(
     labels = label_col if isinstance(label_col, list) else [label_col]
     labels = _one_entry_per_name(labels, "label_col", problems)
     for column in features:
-        if column.get("normalizer", "") is None:  # which FuxiCTR would take for a name
-            del column["normalizer"]
+        for key in ("normalizer", "embedding_dim", "emb_output_dim"):
+            if column.get(key, "") is None:  # which FuxiCTR would take for a name or a number
+                del column[key]
     times = Counter(column["name"] for column in features + labels)
     problems += [
         f"column {name!r} is listed twice in feature_cols, label_col and weight_col"

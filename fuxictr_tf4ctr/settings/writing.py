@@ -232,7 +232,10 @@ class _Table:
             DataError: A label is not 0 or 1, or all are the same.
         """
         counts = self._read(self._frame.group_by(label).len())
-        numbers = counts[label].cast(pl.Float64, strict=False)
+        try:
+            numbers = counts[label].cast(pl.Float64, strict=False)
+        except pl.exceptions.PolarsError:  # of lists, or bytes
+            numbers = pl.Series([None], dtype=pl.Float64)
         if numbers.null_count() or not numbers.is_in([0.0, 1.0]).all():
             there = [shown(value) for value in counts[label].head(5)]
             raise DataError(

@@ -175,3 +175,9 @@ def test_a_processor_of_the_users_own_may_read_further_keys():
 def test_a_sequence_may_say_none_for_no_encoder():
     features, _ = complete_columns([column(type="sequence", feature_encoder="none")], LABEL)
     assert features[0]["feature_encoder"] == "none"
+
+
+def test_null_is_no_normalizer_and_no_dim_of_a_columns_own():
+    nulls = dict.fromkeys(("normalizer", "embedding_dim", "emb_output_dim"))
+    (found,), _ = complete_columns([column() | nulls], {"name": "y", "dtype": "float"})
+    assert not nulls.keys() & found.keys()

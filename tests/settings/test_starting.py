@@ -146,3 +146,12 @@ def test_gzipped_files_are_read(data):
         file.write((data / "mine.csv").read_bytes())
     (data / "mine.csv").unlink()
     assert main(["init", "mine.csv.gz", "--label", "click"]) == 0
+
+
+def test_parquet_columns_of_lists_and_bytes(data, frame, capsys):
+    frame = frame.with_columns(raw=pl.lit(b"\xff"), lists=pl.concat_list("click"))
+    frame.write_parquet("mine.parquet")
+    assert main(["init", "mine.parquet", "--label", "lists"]) == 2
+    assert "write 0 and 1" in capsys.readouterr().err
+    assert main(["init", "mine.parquet", "--label", "click"]) == 0
+    assert "raw" in capsys.readouterr().out
