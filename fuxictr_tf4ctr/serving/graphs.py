@@ -161,6 +161,9 @@ def to_onnx(graph: ScoringGraph, folder: Path) -> Scorer:
             output_names=graph.outputs,
             external_data=weight_bytes(graph) > _LARGEST_MESSAGE,
             verbose=False,
+            # It takes FuxiCTR's 1e-12 for 0, and an empty sequence's average for 0 / 0; the runtime
+            # optimizes for itself.
+            optimize=False,
         )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda columns: session.run(graph.outputs, dict(columns))

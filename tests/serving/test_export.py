@@ -85,6 +85,17 @@ def test_every_part_of_a_twin_scores_alike_in_onnx(build, tmp_path):
             np.testing.assert_allclose(scores, expected[output][:, 0], atol=5e-6)
 
 
+def test_an_empty_sequence_scores_alike_in_onnx(tmp_path):
+    features = {name: ALL_KINDS[name] for name in ("user", "item", "bought")}
+    model = model_zoo.TF4CTR_DeepFM(make_feature_map(features), embedding_dim=4).eval()
+    batch = random_batch(model.feature_map, 5)
+    batch["bought"][0] = 0
+    graph = ScoringGraph(model)
+    scores = GRAPHS["onnx"](graph, tmp_path)({name: batch[name].numpy() for name in graph.inputs})
+    with torch.no_grad():
+        np.testing.assert_allclose(scores[0], model(batch)["y_pred"][:, 0], atol=5e-6)
+
+
 def test_what_a_constant_mask_selects_is_exported_alone_and_in_a_pair(tmp_path):
     feature_map = make_feature_map(ALL_KINDS)
     both = {f"{role}_model": "foreign_models:Triangle" for role in ("simple", "complex")}
