@@ -34,7 +34,7 @@ def test_the_schema_stays_when_the_encoded_data_go(mixed_run, tmp_path):
     run = fuxictr_tf4ctr.load(folder)
     names = {path.name for path in (folder / "schema").iterdir()}
     expected = {"feature_map.json", "feature_vocab.json", "encoder.json"}
-    assert names == expected | {"pretrained_user_again.h5"}
+    assert names == expected | {"pretrained_user_again.h5", "rare_tokens.parquet"}
     assert all(
         torch.equal(value, mixed_run.model.state_dict()[key])
         for key, value in run.model.state_dict().items()
