@@ -162,6 +162,7 @@ def validated(
         + (_tracker_problems(params) if runs_here else [])
         + list(sharding_problems(params, runs_here))
         + list(averaging_problems(params))
+        + _ancestor_problems(params)
         + fast_problems(params, model_class)
     )
     params, absent, found = located(params, config_dir)
@@ -420,6 +421,12 @@ def _tracker_problems(params: Mapping[str, Any]) -> list[str]:
         for name in wanted_trackers(params)
         if importlib.util.find_spec(name) is None
     ]
+
+
+def _ancestor_problems(params: Mapping[str, Any]) -> list[str]:
+    if params.get("refit_normalizers") and not params.get("continue_from"):
+        return ["refit_normalizers is for continue_from: set that too, or leave it out"]
+    return []
 
 
 def _device_problems(params: Mapping[str, Any]) -> list[str]:

@@ -113,6 +113,10 @@ def test_inheritance(tmp_path):
 
 
 MISTAKES = {
+    "numbers of no ancestor": (
+        {"refit_normalizers": True},
+        "refit_normalizers is for continue_from",
+    ),
     "unknown key": (
         {"learning_rat": 1},
         "'learning_rat'; did you mean 'learning_rate'",
