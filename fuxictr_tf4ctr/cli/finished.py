@@ -14,6 +14,7 @@ def add_commands(commands: Any) -> None:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_export(commands)
+    _add_merge(commands)
     _add_compare(commands)
     _add_explain(commands)
     _add_report(commands)
@@ -146,6 +147,27 @@ def _export(arguments: argparse.Namespace) -> int:
         tables = done.tables if name == "rounded" else name
         print(f"{tables:<7} {metrics_line(metrics)}")
     print(f"export  {done.folder} ({done.bytes / 1e6:.1f} MB)")
+    return 0
+
+
+def _add_merge(commands: Any) -> None:
+    merge = commands.add_parser(
+        "merge",
+        help="put a run's divided tables into one file, which FuxiCTR reads",
+        description="Put the tables that table_sharding divided into the file of the run's other "
+        "weights, which FuxiCTR reads then. It takes memory for the other weights alone, and disk "
+        "for the tables twice. Other commands read divided tables too.",
+    )
+    merge.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    merge.set_defaults(call=_merge)
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from fuxictr_tf4ctr.runs.loading import merge_run
+
+    path, divided = merge_run(arguments.run)
+    done = "merged" if divided else "whole already"
+    print(f"{path}: {done}, {path.stat().st_size / 1e6:,.1f} MB")
     return 0
 
 

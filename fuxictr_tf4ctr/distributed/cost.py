@@ -8,12 +8,10 @@ algorithms for clusters of workstations", 2009).
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from fuxictr_tf4ctr.errors import SettingsError
 
@@ -83,22 +81,29 @@ def sharding_problems(params: Mapping[str, Any], runs_here: bool = True) -> Iter
 
 
 class Tables:
-    """Embedding tables that every rank has whole: nothing to gather or scatter."""
+    """Embedding tables that every rank has whole: they are among a model's weights."""
 
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """While in context, rank 0's ``state_dict`` has whole tables; all ranks enter it."""
-        yield
+    def save(self, path: Path | None, step: int, optimizer: bool) -> dict[str, Any]:
+        """Write the rows of divided tables that this rank has; all ranks call this.
 
-    def scatter(self) -> None:
-        """Give every rank its part of the tables that rank 0 has loaded; all ranks call this."""
+        Args:
+            path: File beside which they go, which is written after; that of rank 0 counts.
+            step: Training steps done.
+            optimizer: Whether what the optimizer knows of them is written too.
 
-    def state(self) -> dict[str, Any]:
-        """Return weights and optimizer state of divided tables on rank 0; all ranks call this."""
+        Returns:
+            What the file has to say of them; nothing where tables are whole.
+        """
         return {}
 
-    def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Give every rank its part of a :meth:`state` that rank 0 has; all ranks call this."""
+    def load(self, path: Path | None, kept: Mapping[str, Any], optimizer: bool) -> None:
+        """Read the rows of divided tables that this rank has; all ranks call this.
+
+        Args:
+            path: The file; that of rank 0 counts, as does what it says.
+            kept: What it says of them.
+            optimizer: As it was in :meth:`save`, or less.
+        """
 
 
 WHOLE = Tables()

@@ -56,6 +56,7 @@ from fuxictr_tf4ctr.training import (
     training_bytes,
 )
 from fuxictr_tf4ctr.training.evaluation import labels_and_scores
+from fuxictr_tf4ctr.training.shards import UnmadeTable
 
 
 def run_experiment(
@@ -126,7 +127,7 @@ def run_experiment(
                 record.ancestor = parent.hand_over(model, feature_map)
                 logging.info("Continue from: %s", print_to_json(record.ancestor))
             if ranks.leads:
-                need_space(record.folder, _checkpoint_bytes(model))
+                need_space(record.folder, _checkpoint_bytes(model, settings))
             team = Team(ranks, _divided(model, settings, ranks))
             schedule = Schedule.from_params(settings.params)
             with _timed(record, "load"):
@@ -233,12 +234,16 @@ def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) 
     return model
 
 
-def _checkpoint_bytes(model: BaseModel) -> int:
+def _checkpoint_bytes(model: BaseModel, settings: Settings) -> int:
     """Return about how many bytes the best weights and the states of a run take on the disk."""
-    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    sizes = [(each, each.numel() * each.element_size()) for each in model.parameters()]
+    tables = sum(size for each, size in sizes if isinstance(each, UnmadeTable))
+    others = sum(size for _, size in sizes) - tables
     moments = 2 if "betas" in model.optimizer.defaults else 0
-    # The oldest state goes when the next is written.
-    return weights + (Checkpoints.kept + 1) * (1 + moments) * weights
+    sums = 1 if settings.params.get("table_optimizer") == "adagrad" else 0
+    # The oldest state, and the weights before, go when the next are written.
+    states = (Checkpoints.kept + 1) * ((1 + moments) * others + (1 + sums) * tables)
+    return others + 2 * tables + states
 
 
 def _divided(model: BaseModel, settings: Settings, ranks: Ranks) -> Tables:

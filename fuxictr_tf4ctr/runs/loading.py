@@ -26,7 +26,7 @@ from fuxictr_tf4ctr.datasets.fitting import RARE
 from fuxictr_tf4ctr.datasets.new_rows import RowEncoder
 from fuxictr_tf4ctr.distributed.cost import machine_memory
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.files import whole_file
+from fuxictr_tf4ctr.files import held, whole_file
 from fuxictr_tf4ctr.metrics.calibration import (
     METHODS,
     Calibration,
@@ -40,6 +40,8 @@ from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.model_keys import understood
 from fuxictr_tf4ctr.settings.reading import Settings
 from fuxictr_tf4ctr.training import load_weights
+from fuxictr_tf4ctr.training.checkpoints import merge_weights
+from fuxictr_tf4ctr.training.shards import UnmadeTable, tables_unmade
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,6 +203,32 @@ def load_run(
 load = load_run  # the public name: fuxictr_tf4ctr.load(run)
 
 
+def merge_run(folder: Path) -> tuple[Path, bool]:
+    """Put the divided tables of a finished run into the file of its other weights.
+
+    Args:
+        folder: The folder of the run.
+
+    Returns:
+        The file, and whether tables were divided.
+
+    Raises:
+        SettingsError: The run is not finished, or another process works on it.
+        DataError: There is no such run, or its weights are damaged.
+        StorageError: The disk is too full.
+    """
+    record = read_run(folder)
+    if record.status != "finished":
+        raise SettingsError(
+            f"{folder}: the run is {record.status}, and would miss its divided tables; finish it "
+            "by fuxictr run --resume"
+        )
+    with held(folder / ".lock") as ours:
+        if not ours:
+            raise SettingsError(f"{folder}: another process works on the run")
+        return record.checkpoint, merge_weights(record.checkpoint)
+
+
 def trained_model(settings: Settings, record: RunRecord) -> BaseModel:
     """Return the model of other settings with weights and vocabularies of a run, on the CPU.
 
@@ -296,12 +324,16 @@ def _feature_map(record: RunRecord, params: dict[str, Any]) -> FeatureMap:
 
 
 def _model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> BaseModel:
-    # Weights are drawn at random, then replaced: the caller's random numbers are not touched.
-    with torch.random.fork_rng(), WithinMemory():
+    # Weights are drawn at random, then replaced: the caller's random numbers are not touched. Of
+    # tables that were divided, none is drawn, nor read before its rows are asked for.
+    divided = record.settings.get("table_sharding") is not None
+    with torch.random.fork_rng(), tables_unmade(noted=False) if divided else WithinMemory():
         model = settings.model_class(feature_map, **settings.params)
+    unmade = [name for name, each in model.named_parameters() if isinstance(each, UnmadeTable)]
     model.model_dir, model.checkpoint = str(record.folder), str(record.checkpoint)
     load_weights(model, record.checkpoint)
-    broken = [name for name, each in model.state_dict().items() if not each.isfinite().all()]
+    made = {name: each for name, each in model.state_dict().items() if name not in unmade}
+    broken = [name for name, each in made.items() if not each.isfinite().all()]
     if broken:
         raise DataError(
             f"{record.checkpoint}: {broken[0]} holds numbers that are not finite, of "

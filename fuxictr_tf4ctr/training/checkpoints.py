@@ -1,12 +1,14 @@
 """What a training run keeps on disk: a model's weights, and the full state to go on from.
 
 Both are tensors and plain Python containers: ``torch.load(weights_only=True)`` reads them, FuxiCTR
-reads the weights. A file appears whole or not at all, and the one before it stays until then.
+reads the weights. A file appears whole or not at all, and the one before it stays until then. Where
+tables are divided, it names the shards that hold them.
 """
 
 import logging
 import os
 import random
+import shutil
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,8 +21,10 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_tf4ctr import files
-from fuxictr_tf4ctr.errors import DataError, UserError
-from fuxictr_tf4ctr.schema import ANYTHING, FLAG, TEXT, Key, Kind, ListOf, Record, whole
+from fuxictr_tf4ctr.distributed.cost import machine_memory
+from fuxictr_tf4ctr.errors import DataError, MemoryShortage, UserError
+from fuxictr_tf4ctr.schema import ANYTHING, FLAG, TEXT, AnyOf, Key, Kind, ListOf, Record, whole
+from fuxictr_tf4ctr.training.shards import KEPT, Shards, UnmadeTable, end_save, write_merged
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +57,12 @@ def _can_be_drawn_from(value: Any) -> bool:
 
 
 _RANDOM = Kind("states of random number generators", _can_be_drawn_from)
+_DIVIDED = Record({"weights": _TENSORS, "shards": KEPT})
 _STATE = Record(
     {
         "format": whole(FORMAT, FORMAT),
         "weights": _TENSORS,
+        "shards": Key(AnyOf(KEPT, Record({})), default={}),
         "optimizers": Record({}, others=ANYTHING),
         "gradients": _TENSORS,
         "loop": Record(_LOOP),
@@ -117,10 +123,19 @@ class Checkpoints:
             state: Tensors and plain Python containers.
             step: Training steps done.
         """
-        write_whole({"format": FORMAT, **state}, self.folder / f"step-{step:012d}.state")
+        path = self.file(step)
+        write_whole({"format": FORMAT, **state}, path)
+        end_save(path, state.get("shards", {}))
         for old in self._files()[: -self.kept]:
-            old.unlink()
+            self._remove(old)
+        for left in self.folder.glob("step-*.shards"):  # of a save that was cut off
+            if not left.with_suffix(".state").exists():
+                shutil.rmtree(left, ignore_errors=True)
         self._saved_at = time.monotonic()
+
+    def file(self, step: int) -> Path:
+        """Return where the state after a training step lies."""
+        return self.folder / f"step-{step:012d}.state"
 
     def latest(self) -> dict[str, Any] | None:
         """Read the newest state that is whole, None where there is none.
@@ -144,9 +159,15 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove all states: the run is done."""
         for path in self._files():
-            path.unlink()
+            self._remove(path)
+        for left in self.folder.glob("step-*.shards"):
+            shutil.rmtree(left, ignore_errors=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+    def _remove(self, path: Path) -> None:
+        path.unlink()
+        end_save(path, {})
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.state"))
@@ -240,14 +261,20 @@ def restore_rng(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def save_weights(model: BaseModel, path: str | os.PathLike[str]) -> None:
+def save_weights(
+    model: BaseModel, path: str | os.PathLike[str], divided: Mapping[str, Any] | None = None
+) -> None:
     """Write the model's ``state_dict``; an interrupted write leaves the previous file as it was.
 
     Args:
         model: Model whose weights to write.
         path: File to write; its folder is created if missing.
+        divided: What ``Tables.save`` returned, where tables are divided: they are in shards, and
+            FuxiCTR reads the file after :func:`merge_weights`.
     """
-    write_whole(model.state_dict(), path)
+    weights = model.state_dict()
+    write_whole({"weights": weights, "shards": dict(divided)} if divided else weights, path)
+    end_save(Path(path), divided or {})
 
 
 def write_whole(content: Any, path: str | os.PathLike[str]) -> None:
@@ -279,6 +306,9 @@ def _bytes(content: Any) -> int:
 def load_weights(model: BaseModel, path: str | os.PathLike[str]) -> None:
     """Read a ``state_dict`` into the model, on the model's own device.
 
+    Divided tables are put together in the place of the model's own. Where those were not made, they
+    are memory then, or of a merged file on the CPU pages that are read when their rows are needed.
+
     Args:
         model: Model that receives the weights.
         path: File written by :func:`save_weights` or by FuxiCTR.
@@ -286,15 +316,100 @@ def load_weights(model: BaseModel, path: str | os.PathLike[str]) -> None:
     Raises:
         DataError: The file is missing, not a checkpoint, or not one of this model.
     """
+    model.to(model.device)
+    own = model.state_dict()
+    unmade = any(isinstance(each, UnmadeTable) for each in own.values())
+    weights, divided = _read_weights(path, mapped=unmade)
+    if divided:
+        weights |= _whole_tables(Shards(Path(path), divided), own, path)
+    _fill(model, weights, path, assign=unmade)
+    model.to(model.device)
+
+
+def _whole_tables(
+    shards: Shards, own: Mapping[str, torch.Tensor], path: str | os.PathLike[str]
+) -> dict[str, torch.Tensor]:
+    """Put tables together in the place of a model's own, or where those were not made."""
+    needs = sum(shape.numel() * dtype.itemsize for shape, dtype in shards.tables.values())
+    if needs > machine_memory():
+        raise MemoryShortage(
+            f"{path}: its tables take {needs / 2**30:,.0f} GiB, this machine has "
+            f"{machine_memory() / 2**30:,.0f}: fuxictr merge makes one file of them, whose rows "
+            "are read when they are needed"
+        )
+    found: dict[str, torch.Tensor] = {}
+    for name, table in shards.names.items():
+        shape, dtype = shards.tables[table]
+        if name not in own or own[name].shape != shape:
+            raise DataError(
+                f"checkpoint {path} does not belong to this model: it has {name} of "
+                f"{shape[0]} rows, {tuple(shape[1:])} each"
+            )
+        if table not in found:
+            made = not isinstance(own[name], UnmadeTable)
+            found[table] = own[name] if made else torch.empty(shape, dtype=dtype)
+            shards.read(table, 0, found[table])
+    return {name: found[table] for name, table in shards.names.items()}
+
+
+def load_undivided(model: BaseModel, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read all but the divided tables, and return what the file says of them.
+
+    Args:
+        model: Model that receives the weights, its tables divided if they were when it was saved.
+        path: File written by :func:`save_weights`.
+
+    Raises:
+        DataError: As for :func:`load_weights`.
+    """
+    weights, divided = _read_weights(path)
+    model.to(model.device)
+    _fill(model, weights, path)
+    return divided
+
+
+def merge_weights(path: str | os.PathLike[str]) -> bool:
+    """Put divided tables into the file of the other weights, which FuxiCTR reads then.
+
+    It takes memory for the other weights and a few megabytes, and twice the disk for a while.
+
+    Args:
+        path: File written by :func:`save_weights`.
+
+    Returns:
+        Whether tables were divided.
+
+    Raises:
+        DataError: The file is missing or damaged, or a shard is.
+        StorageError: The disk is too full.
+    """
+    weights, divided = _read_weights(path)
+    if divided:
+        write_merged(Path(path), weights, Shards(Path(path), divided))
+    end_save(Path(path), {})
+    return bool(divided)
+
+
+def _read_weights(
+    path: str | os.PathLike[str], mapped: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read weights, at first use where they are ``mapped``, and what is said of divided tables."""
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise DataError(f"checkpoint {path} does not exist: train the model first") from None
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         raise DataError(f"checkpoint {path} cannot be read, train again: {error}") from error
-    model.to(model.device)
+    if not _DIVIDED.problems(content):
+        return content["weights"], content["shards"]
+    return content, {}
+
+
+def _fill(
+    model: BaseModel, weights: dict[str, Any], path: str | os.PathLike[str], assign: bool = False
+) -> None:
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=assign)
     except (RuntimeError, TypeError) as error:
         raise DataError(
             f"checkpoint {path} does not belong to this model: its data set, vocabulary or "

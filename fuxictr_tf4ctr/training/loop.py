@@ -10,7 +10,7 @@ on a GPU no step waits for the device.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -303,10 +303,9 @@ class _Loop:
         if model.valid_gen is not None:
             logger.info(f"Load best model: {model.checkpoint}")
         if model.valid_gen is not None or self.averages.begun:
-            if self.ranks.leads:
-                _load(model)
+            divided = _load(model) if self.ranks.leads else {}
             self.ranks.broadcast_model(model)
-            self.tables.scatter()
+            self.tables.load(Path(model.checkpoint), divided, optimizer=False)
 
     def _recorded(self) -> bool:
         """Whether the last step has been evaluated."""
@@ -394,11 +393,12 @@ class _Loop:
             self._save_weights()
 
     def _save_weights(self) -> None:
-        with self.tables.gathered():
-            if self.ranks.leads:
-                _save(self.model)
-                if self.watch.keep_optimizer:
-                    checkpoints.save_optimizers(self.model)
+        model = self.model
+        divided = self.tables.save(Path(model.checkpoint), model._total_steps, optimizer=False)
+        if self.ranks.leads:
+            _save(model, divided)
+            if self.watch.keep_optimizer:
+                checkpoints.save_optimizers(model)
 
     def _save_epoch(self) -> None:
         """End an epoch without validation data."""
@@ -436,12 +436,14 @@ class _Loop:
         """Save all that decides how the run goes on, with the generators of every rank."""
         model = self.model
         generators = self.ranks.all_gather(rng_state(model.device))
-        tables = self.tables.state()
-        if self.watch.checkpoints is None:
+        kept = self.watch.checkpoints
+        path = None if kept is None else kept.file(model._total_steps)
+        divided = self.tables.save(path, model._total_steps, optimizer=True)
+        if kept is None:
             return
         state = {
             **model_state(model),
-            "tables": tables,
+            "shards": divided,
             "rng": generators,
             "epoch_start": self.epoch_start,
             "batches_done": self.batches_done,
@@ -450,16 +452,18 @@ class _Loop:
             "result": asdict(self.result),
             "seconds": time.perf_counter() - self.training_since,
         }
-        self.watch.checkpoints.save(state, model._total_steps)
+        kept.save(state, model._total_steps)
 
     def _resume(self) -> None:
         """Go on from the last state there is, if any."""
-        state, tables = self._latest_state()
+        kept = self.watch.checkpoints
+        state = self.ranks.broadcast(lambda: None if kept is None else kept.latest())
         if state is None:
             return
         restore_model(self.model, state)
+        path = None if kept is None else kept.file(self.model._total_steps)
+        self.tables.load(path, state.get("shards", {}), optimizer=True)
         with state_of_this_model():
-            self.tables.restore(tables)
             self.averages.restore(state.get("averages", {}))
         self.result = FitResult(**state["result"])
         self.losses.restore(state["losses"])
@@ -468,19 +472,6 @@ class _Loop:
         self.resumed = state
         self.first_step = state_of_this_model()
         logger.info(f"Resume after {_where(self.model)}")
-
-    def _latest_state(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """Read what all ranks go on from, and the divided tables, which rank 0 alone gets."""
-        tables: dict[str, Any] = {}
-
-        def read() -> dict[str, Any] | None:
-            checkpoints = self.watch.checkpoints
-            state = None if checkpoints is None else checkpoints.latest()
-            if state is not None:
-                tables.update(state.pop("tables", {}))
-            return state
-
-        return self.ranks.broadcast(read), tables
 
 
 class _Watched:
@@ -592,16 +583,17 @@ def _improves(model: BaseModel, value: float, best: float | None) -> bool:
     return value >= best + _MIN_DELTA
 
 
-def _save(model: BaseModel) -> None:
+def _save(model: BaseModel, divided: Mapping[str, Any]) -> None:
     Path(model.checkpoint).parent.mkdir(parents=True, exist_ok=True)
     if overrides(model, "save_weights"):
         model.save_weights(model.checkpoint)
     else:
-        checkpoints.save_weights(model, model.checkpoint)
+        checkpoints.save_weights(model, model.checkpoint, divided)
 
 
-def _load(model: BaseModel) -> None:
+def _load(model: BaseModel) -> dict[str, Any]:
+    """Load the best weights, and return what their file says of divided tables."""
     if overrides(model, "load_weights"):
         model.load_weights(model.checkpoint)
-    else:
-        checkpoints.load_weights(model, model.checkpoint)
+        return {}
+    return checkpoints.load_undivided(model, model.checkpoint)

@@ -22,7 +22,6 @@ from fuxictr_tf4ctr.distributed import (  # noqa: E402
     synchronise_batch_norm,
 )
 from fuxictr_tf4ctr.distributed.cost import WHOLE  # noqa: E402
-from fuxictr_tf4ctr.engines.torchrec.rows import Piece, gather, scatter  # noqa: E402
 from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError  # noqa: E402
 from fuxictr_tf4ctr.metrics.definitions import Columns  # noqa: E402
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_spread  # noqa: E402
@@ -143,25 +142,6 @@ def steps_refused(folder: Path, ranks: Ranks) -> list[str]:
     ]
 
 
-def pieces_of(whole: torch.Tensor, ranks: Ranks) -> list[Piece]:
-    """Rows by ranks in turns of 2, and the whole for the last rank; some of them empty."""
-    last = ranks.rank == ranks.size - 1
-    return [
-        *(
-            Piece("rows", start, whole[start : start + 2])
-            for start in range(2 * ranks.rank, len(whole) + 1, 2 * ranks.size)
-        ),
-        Piece("table", 0, whole[: 3 if last else 0]),
-    ]
-
-
-def scattered_and_gathered(ranks: Ranks) -> dict[str, torch.Tensor]:
-    whole = torch.arange(22.0).view(11, 2) if ranks.leads else torch.zeros(11, 2)
-    mine = pieces_of(torch.zeros(11, 2), ranks)
-    scatter({"rows": whole, "table": whole}, mine, ranks)
-    return gather(mine, ranks)
-
-
 def exchanged(ranks: Ranks) -> list[int]:
     """Send the number n of a row to rank n mod size, but none to rank 1."""
     numbers = torch.arange(9) + 100 * ranks.rank
@@ -260,7 +240,6 @@ def main(folder: Path) -> None:
             "weighted": weighted_among(ranks),
             "exchanged": exchanged(ranks),
             "diverged": error_of(lambda: evaluate_diverged(folder, ranks)),
-            "pieces": scattered_and_gathered(ranks),
             "agree": error_of(lambda: check_agreement(ranks, {"lr": 1, "data": "a"})),
             "differ": error_of(lambda: check_agreement(ranks, {"lr": ranks.rank, "data": "a"})),
             "refused": steps_refused(folder, ranks),

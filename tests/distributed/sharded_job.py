@@ -1,7 +1,10 @@
-"""What a rank with divided tables does in the tests: ``sharded_job.py FOLDER``."""
+"""What a rank with divided tables does in the tests: ``sharded_job.py FOLDER JOB``."""
 
+import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import torch
 from fuxictr.features import FeatureMap
@@ -12,18 +15,20 @@ from job import TinyMLP, build, error_of, train_model, twin
 from fuxictr_tf4ctr.distributed import Ranks, joined_ranks
 from fuxictr_tf4ctr.distributed.cost import ShardingOptions
 from fuxictr_tf4ctr.engines.torchrec.sharded_tables import ShardedTables
+from fuxictr_tf4ctr.training.checkpoints import merge_weights, save_weights
+from fuxictr_tf4ctr.training.shards import shards_folder
 
 # The gradient of divided tables is in no norm.
 UNCLIPPED = 1e9
 WITHOUT = {"embedding_regularizer": 0, "net_regularizer": 0}
 # For divided tables, their optimizer is named as PyTorch's is for whole ones.
 CASES = {
-    ("twin", "row_wise", "sgd"): {"optimizer": "SGD", "learning_rate": 0.5},
-    ("twin", "table_wise", "adagrad"): {
+    ("twin", "row_wise", "adagrad"): {
         "optimizer": "Adagrad",
         "learning_rate": 0.05,
         "batch_norm": False,
     },
+    ("twin", "table_wise", "sgd"): {"optimizer": "SGD", "learning_rate": 0.5},
     ("fuxictr", "auto", "sgd"): {"optimizer": "SGD", "learning_rate": 0.5},
 }
 
@@ -49,8 +54,18 @@ def train_divided(case, folder: Path, ranks: Ranks, epochs: int, state: Path | N
     model = unmade(make, name, folder, **CASES[case])
     tables = divided(model, ranks, sharding, optimizer)
     evaluations = train_model(model, tables, folder, ranks, epochs, state, UNCLIPPED)
-    with tables.gathered():
-        return evaluations, dict(model.state_dict())
+    return evaluations, merged(model, tables, ranks)
+
+
+def merged(model: BaseModel, tables: ShardedTables, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The weights of a model in the file that its ranks wrote, on rank 0."""
+    path = Path(model.checkpoint).with_name("merged.model")
+    divided = tables.save(path, 1, optimizer=False)
+    if not ranks.leads:
+        return {}
+    save_weights(model, path, divided)
+    assert merge_weights(path) and not shards_folder(path).exists()
+    return torch.load(path)
 
 
 class Lookups(BaseModel):
@@ -107,14 +122,13 @@ def look_up(folder: Path, ranks: Ranks, optimizer: str, width: int) -> dict:
     outputs = step(model, batch)
     outside = {name: column + 100 for name, column in batch.items()}
     elsewhere = model.embedding_layer.embedding_layer.embedding_layers["item"]
-    with tables.gathered():
-        return {
-            "outputs": outputs,
-            "weights": dict(model.state_dict()),
-            "parameters": sum(weights.numel() for weights in model.parameters()),
-            "outside": isinstance(error_in(lambda: model(outside)), IndexError),
-            "beside": error_of(lambda: elsewhere(batch["item"] * 0)),
-        }
+    return {
+        "outputs": outputs,
+        "weights": merged(model, tables, ranks),
+        "parameters": sum(weights.numel() for weights in model.parameters()),
+        "outside": isinstance(error_in(lambda: model(outside)), IndexError),
+        "beside": error_of(lambda: elsewhere(batch["item"] * 0)),
+    }
 
 
 def error_in(call) -> Exception | None:
@@ -132,19 +146,49 @@ def tied(feature_map: FeatureMap, **kwargs) -> BaseModel:
     return model
 
 
-def main(folder: Path) -> None:
-    first = next(iter(CASES))
+class OwnFiles(TinyMLP):
+    def save_weights(self, checkpoint):
+        super().save_weights(checkpoint)
+
+
+def refusal(model_class, folder: Path, ranks: Ranks, context=None) -> str:
+    model = unmade(build, model_class, folder, **WITHOUT)
+    with context or nullcontext():
+        return error_of(lambda: divided(model, ranks, "auto", "sgd"))
+
+
+FIRST = next(iter(CASES))
+
+
+def work_of_two(folder: Path, ranks: Ranks) -> dict:
+    result = {case: train_divided(case, folder, ranks, 2) for case in CASES}
+    result["whole run"] = train_divided(FIRST, folder, ranks, 4)
+    train_divided(FIRST, folder, ranks, 2, folder / "state")
+    if ranks.leads:
+        three = shutil.copytree(folder, folder.with_name("three"))
+        lost = shutil.copytree(folder / "state", three / "lost")
+        next(lost.glob("step-*12.shards/*/rank-00001.*")).unlink()
+    result["resumed"] = train_divided(FIRST, folder, ranks, 4, folder / "state")
+    result["tied"] = refusal(tied, folder, ranks)
+    result["own files"] = refusal(OwnFiles, folder, ranks)
+    unseen = mock.patch.object(Path, "is_dir", lambda path: ranks.leads)
+    result["not seen"] = refusal(TinyMLP, folder, ranks, unseen)
+    for optimizer, width in (("sgd", 6), ("row_wise_adagrad", 4)):
+        result[optimizer] = look_up(folder, ranks, optimizer, width)
+    return result
+
+
+def work_of_three(folder: Path, ranks: Ranks) -> dict:
+    """Go on with what two ranks began."""
+    lost = error_of(lambda: train_divided(FIRST, folder, ranks, 4, folder / "lost"))
+    return {"lost": lost, "moved": train_divided(FIRST, folder, ranks, 4, folder / "state")}
+
+
+def main(folder: Path, job: str) -> None:
     with joined_ranks(on_gpu=False, seconds=60) as ranks:
-        result = {case: train_divided(case, folder, ranks, 2) for case in CASES}
-        result["whole run"] = train_divided(first, folder, ranks, 4)
-        train_divided(first, folder, ranks, 2, folder / "state")
-        result["resumed"] = train_divided(first, folder, ranks, 4, folder / "state")
-        again = unmade(build, tied, folder)
-        result["tied"] = error_of(lambda: divided(again, ranks, "auto", "sgd"))
-        for optimizer, width in (("sgd", 6), ("row_wise_adagrad", 4)):
-            result[optimizer] = look_up(folder, ranks, optimizer, width)
-    torch.save(result, folder / f"rank{ranks.rank}.pt")
+        result = globals()[job](folder, ranks)
+    torch.save(result, folder / f"{job}{ranks.rank}.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -105,9 +105,6 @@ def test_what_ranks_do_together(together):
         assert "OwnStep has a training step or optimizers of its own" in own_step
         assert "sparse_embeddings sees the batch of one process" in switch
     assert together[0]["rows"] == list(range(11))
-    first, *others = [rank["pieces"] for rank in together]
-    assert first["rows"].flatten().tolist() == list(range(22)) and not any(others)
-    assert first["table"].flatten().tolist() == list(range(6))
 
 
 @pytest.mark.parametrize("case", ["plain", "ties", "one score", "few"])

@@ -24,18 +24,26 @@ def needs_torchrec():
     return pytest.importorskip("torchrec", exc_type=(ImportError, OSError))
 
 
+def results_of(job: str, size: int, folder: Path) -> list[dict]:
+    """Let so many ranks do a job, and return what each returned."""
+    port = free_port()
+    processes = [
+        Program(JOB, folder, job, cwd=folder, **environment(rank, size, port))
+        for rank in range(size)
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, errors
+    return [torch.load(folder / f"{job}{rank}.pt") for rank in range(size)]
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """The folder of the data, and what each of two ranks returned."""
     needs_torchrec()
-    folder, port = tmp_path_factory.mktemp("sharded"), free_port()
+    folder = tmp_path_factory.mktemp("sharded") / "two"
+    folder.mkdir()
     write_data(folder)
-    processes = [
-        Program(JOB, folder, cwd=folder, **environment(rank, 2, port)) for rank in range(2)
-    ]
-    errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    return folder, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    return folder, results_of("work_of_two", 2, folder)
 
 
 @pytest.mark.slow
@@ -48,15 +56,18 @@ def test_losses_metrics_and_weights_are_those_of_whole_tables(ranks, number):
     case = list(CASES)[number]
     model = make(case[0], folder, **CASES[case])
     expected = train_model(model, WHOLE, folder, ALONE, 2, None, UNCLIPPED)
-    for evaluations, _ in (result[case] for result in results):
-        for ours, theirs in zip(evaluations, expected, strict=True):
+    check_alike([result[case] for result in results], (expected, model.state_dict()))
+
+
+def check_alike(results, expected):
+    for evaluations, _ in results:
+        for ours, theirs in zip(evaluations, expected[0], strict=True):
             assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
             assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=2e-4)
             assert ours["best"] == theirs["best"]
-    weights = results[0][case][1]
-    assert weights.keys() == model.state_dict().keys()
-    for name, whole in model.state_dict().items():
-        torch.testing.assert_close(weights[name], whole, rtol=1e-3, atol=1e-4)
+    assert results[0][1].keys() == expected[1].keys()
+    for name, whole in expected[1].items():
+        torch.testing.assert_close(results[0][1][name], whole, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -66,6 +77,16 @@ def test_a_resumed_training_ends_as_one_that_was_not_cut_off(ranks):
     assert evaluations == first["whole run"][0]
     for name, whole in first["whole run"][1].items():
         assert torch.equal(weights[name], whole)
+
+
+@pytest.mark.slow
+def test_more_ranks_go_on_with_what_two_began(ranks):
+    folder, results = ranks[0].with_name("three"), ranks[1]
+    moved = results_of("work_of_three", 3, folder)
+    check_alike([result["moved"] for result in moved], results[0]["whole run"])
+    for result in moved:
+        assert "rank-00001.safetensors: is missing" in result["lost"]
+        assert f"remove {folder / 'lost' / 'step-'}" in result["lost"]
 
 
 def plain_step(folder: Path, width: int):
@@ -86,6 +107,8 @@ def test_lookups_of_shared_tables_sequences_and_padding(ranks):
     for name, whole in model.state_dict().items():
         torch.testing.assert_close(results[0]["sgd"]["weights"][name], whole)
     for result in results:
+        assert "OwnFiles writes its weights its own way" in result["own files"]
+        assert "model.shards: not seen on" in result["not seen"]
         assert result["sgd"]["parameters"] == 0  # all are divided, none is left beside
         assert result["sgd"]["outside"]
         assert "beside FuxiCTR's embedding layers" in result["sgd"]["beside"]

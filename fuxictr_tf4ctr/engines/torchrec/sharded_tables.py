@@ -9,10 +9,12 @@ has the gradient of a table. Gradients are added up over ranks as those of the o
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +23,20 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_tf4ctr import files
 from fuxictr_tf4ctr.distributed.cost import ShardingOptions, Tables
 from fuxictr_tf4ctr.distributed.ranks import JoinedRanks
-from fuxictr_tf4ctr.engines.torchrec.rows import Piece, UnmadeTable, gather, scatter, tables_unmade
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.training.evaluation import overrides
+from fuxictr_tf4ctr.training.shards import (
+    Piece,
+    Shards,
+    UnmadeTable,
+    begin_save,
+    shards_folder,
+    tables_unmade,
+    write_shard,
+)
 from fuxictr_tf4ctr.training.tables import check_range, is_plain
 
 # They warn of what is meant for TorchRec's own developers.
@@ -159,8 +171,8 @@ class ShardedTables(Tables):
     """The tables of FuxiCTR's embedding layers of a model, divided among ranks.
 
     Pretrained embeddings, and tables beside those layers, stay whole on every rank. The model's
-    ``state_dict`` lacks the divided tables but on rank 0 while :meth:`gathered`;
-    ``load_state_dict`` takes them on rank 0, until :meth:`scatter`.
+    ``state_dict`` lacks the divided tables: each rank writes and reads the rows it has, beside the
+    file of the other weights.
 
     Args:
         model: Compiled model, built while :meth:`unmade`, from the same seed on every rank;
@@ -169,13 +181,18 @@ class ShardedTables(Tables):
         options: How to divide, and to update.
 
     Raises:
-        SettingsError: The model has optimizers of its own or no table to divide, or TorchRec finds
-            no room for the tables.
+        SettingsError: The model has optimizers or files of its own or no table to divide, TorchRec
+            finds no room for the tables, or a rank does not see the folder of the run.
     """
 
     def __init__(self, model: BaseModel, ranks: JoinedRanks, options: ShardingOptions) -> None:
         self.ranks = ranks
-        self._whole: dict[str, Tensor] = {}
+        if overrides(model, "save_weights") or overrides(model, "load_weights"):
+            raise SettingsError(
+                f"{type(model).__name__} writes its weights its own way, which would miss the "
+                "tables: leave table_sharding out"
+            )
+        self._check_folder(Path(model.checkpoint))
         unmade: dict[str, UnmadeTable] = {}
         optimizer = getattr(model, "optimizer", None)
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -202,40 +219,65 @@ class ShardedTables(Tables):
         for piece in self._weights():
             unmade[piece.name].make_rows(piece.start, piece.rows)
         model.to(model.device)
-        # PyTorch marks the first hook, which a bound method would not allow.
-        model.register_state_dict_post_hook(partial(self._add_whole))
-        model.register_load_state_dict_pre_hook(self._take_whole)
 
     @staticmethod
     def unmade() -> AbstractContextManager[None]:
         """While in context, no table of a model that is built takes memory."""
         return tables_unmade()
 
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        self._whole = self._gathered_weights()
-        try:
-            yield
-        finally:
-            self._whole = {}
+    def save(self, path: Path | None, step: int, optimizer: bool) -> dict[str, Any]:
+        folder = self.ranks.broadcast(lambda: begin_save(path, step))
+        pieces = self.pieces() if optimizer else self._weights()
+        self._by_all(lambda: write_shard(folder, self.ranks.rank, pieces))
+        tables = {name: names[0] for names in self._names() for name in names}
+        return {"save": folder.name, "ranks": self.ranks.size, "tables": tables}
 
-    def scatter(self) -> None:
-        scatter(self._whole, list(self._weights()), self.ranks)
-        self._whole = {}
+    def load(self, path: Path | None, kept: Mapping[str, Any], optimizer: bool) -> None:
+        path, kept = self.ranks.broadcast(lambda: (path, kept))
+        if not kept:
+            raise DataError(f"{path}: holds no divided tables: train again")
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        return {
-            "weights": self._gathered_weights(),
-            "optimizer": gather(list(self._optimizer_state()), self.ranks),
-        }
+        def read() -> None:
+            shards = Shards(path, kept)
+            for piece in self.pieces() if optimizer else self._weights():
+                if len(piece.rows):
+                    shards.read(piece.name, piece.start, piece.rows)
 
-    def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        scatter(state.get("weights", {}), list(self._weights()), self.ranks)
-        scatter(state.get("optimizer", {}), list(self._optimizer_state()), self.ranks)
+        self._by_all(read)
 
     def pieces(self) -> list[Piece]:
         """Return the rows and the optimizer state that this rank has, not copied."""
         return [*self._weights(), *self._optimizer_state()]
+
+    def _by_all(self, work: Callable[[], Any]) -> list[Any]:
+        """Let every rank do its part, and return all results; what one raises, all raise."""
+        try:
+            result = work(), None
+        except Exception as error:
+            result = None, error
+        results = self.ranks.all_gather(result)
+        for _, error in results:
+            if error is not None:
+                raise error
+        return [value for value, _ in results]
+
+    def _check_folder(self, checkpoint: Path) -> None:
+        """Refuse a folder of a run that not all hosts see, before training."""
+
+        def make() -> Path:
+            folder = shards_folder(checkpoint).absolute()
+            with files.storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            return folder
+
+        folder = self.ranks.broadcast(make)
+        seen = self._by_all(lambda: (folder.is_dir(), socket.gethostname()))
+        hosts = sorted({host for there, host in seen if not there})
+        if hosts:
+            raise SettingsError(
+                f"{folder}: not seen on {', '.join(hosts)}; each rank writes the rows it has "
+                "there: give model_root (--output) a folder that all hosts share"
+            )
 
     def _take_over(
         self,
@@ -329,25 +371,6 @@ class ShardedTables(Tables):
         """Names of the same weights, table by table."""
         for collection in self._collections:
             yield from collection.members.values()
-
-    def _gathered_weights(self) -> dict[str, Tensor]:
-        whole = gather(list(self._weights()), self.ranks)
-        return whole and {name: whole[names[0]] for names in self._names() for name in names}
-
-    def _add_whole(
-        self, model: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any
-    ) -> None:
-        state |= {prefix + name: weights for name, weights in self._whole.items()}
-
-    def _take_whole(
-        self, model: nn.Module, state: dict[str, Tensor], prefix: str, *others: Any
-    ) -> None:
-        names = [name for names in self._names() for name in names]
-        missing = [name for name in names if prefix + name not in state]
-        if self.ranks.leads and len(missing) < len(names):
-            if missing:
-                raise DataError(f"no table {missing[0]} among the weights")
-            self._whole = {name: state.pop(prefix + name) for name in names}
 
 
 def _look_up(
