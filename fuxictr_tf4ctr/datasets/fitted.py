@@ -124,7 +124,9 @@ class TokenIds:
         texts = {token: i for token, i in vocab.items() if isinstance(token, str)}
         numbers = {token: i for token, i in vocab.items() if not isinstance(token, str)}
         oov = vocab["__OOV__"]
-        self.texts = pl.Enum(pl.Series(list(texts), dtype=pl.String))
+        enum = pl.Enum(pl.Series(list(texts), dtype=pl.String))
+        # Given a type anew, polars hashes all its texts; an expression keeps what it was made of.
+        self._places = pl.col("token").cast(enum, strict=False).to_physical().cast(pl.UInt32)
         self._text_ids = np.array([*texts.values(), oov], dtype=dtype)
         keys = np.array(list(numbers)) if numbers else np.zeros(0)
         order = np.argsort(keys, kind="stable")
@@ -134,7 +136,7 @@ class TokenIds:
     def __call__(self, tokens: pl.Series) -> np.ndarray:
         if tokens.dtype.is_numeric() or tokens.dtype == pl.Boolean:
             return self._of_numbers(tokens)
-        places = tokens.cast(self.texts, strict=False).to_physical().cast(pl.UInt32)
+        places = tokens.alias("token").to_frame().select(self._places).to_series()
         return self._text_ids[places.fill_null(len(self._text_ids) - 1).to_numpy()]
 
     def _of_numbers(self, tokens: pl.Series) -> np.ndarray:
