@@ -2,10 +2,10 @@
 
     FUXICTR_DATA=../shared/data python benchmarks/scaling.py
 
-Each case is a ``fuxictr run`` of TF4CTR_frappe; the seconds of an epoch are the median over its
-epochs but the first, evaluation left out. ``benchmarks/results/scaling.json`` has them, with the
-numbers that a step adds up over the ranks, and what the network carried of them: bytes that the
-loopback device of a network namespace counted (needs root) beside ``cost_model.py``'s.
+Each case is a ``fuxictr run`` of TF4CTR_frappe_published; the seconds of an epoch are the median
+over its epochs but the first, evaluation left out. ``benchmarks/results/scaling.json`` has them,
+with the numbers that a step adds up over the ranks, and what the network carried of them: bytes
+that the loopback device of a network namespace counted (needs root) beside ``cost_model.py``'s.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> None:
 def measured(folder: Path, threads: int, options: list[str], epochs: int, batch_size: int) -> dict:
     """Run one case in a process, or several."""
     settings = (f"epochs={epochs}", f"batch_size={batch_size}", "early_stop_patience=99")
-    command = [sys.executable, "-m", "fuxictr_tf4ctr", "run", "--expid", "TF4CTR_frappe"]
+    command = [sys.executable, "-m", "fuxictr_tf4ctr", "run", "--expid", "TF4CTR_frappe_published"]
     command += [word for setting in settings for word in ("--set", setting)]
     subprocess.run(
         command + options,

@@ -54,7 +54,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 TIMED_EPOCHS = 3
-# As in ``fuxictr tune``: trials that end, and evaluations of each, before one can be pruned.
+# As in ``fuxictr tune``: trials that end, and evaluations of each, before one can be pruned; TPE
+# draws by what it knows from then on.
 FULL_TRIALS_FIRST, EVALUATIONS_FIRST = 4, 1
 
 
@@ -426,7 +427,9 @@ def replayed(search: Search, trials: list[dict[str, Any]], space: Space) -> optu
     study = optuna.create_study(
         direction="maximize",
         # A search that goes on must not draw again what it drew before.
-        sampler=optuna.samplers.TPESampler(seed=search.seed + len(trials)),
+        sampler=optuna.samplers.TPESampler(
+            n_startup_trials=FULL_TRIALS_FIRST, seed=search.seed + len(trials)
+        ),
         pruner=optuna.pruners.MedianPruner(FULL_TRIALS_FIRST, EVALUATIONS_FIRST),
     )
     for past in trials:

@@ -74,7 +74,8 @@ def main() -> None:
 def frappe(folder: Path, repeats: int) -> dict:
     """One epoch and its evaluation on Frappe_x1, TF4CTR with SER and WSF, batch 10,000."""
     settings = load_settings(
-        "TF4CTR_frappe", overrides={"data_root": str(folder), "batch_size": 10_000, "gpu": GPU}
+        "TF4CTR_frappe_published",
+        overrides={"data_root": str(folder), "batch_size": 10_000, "gpu": GPU},
     )
     dataset = encode_dataset(settings.params)
     feature_map = load_feature_map(dataset, settings.params)

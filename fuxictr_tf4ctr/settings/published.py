@@ -45,7 +45,7 @@ _DATA = {
     "criteo_10": "criteo",
     "criteo": "criteo",
     "avazu": "avazu",
-    "frappe": "frappe",
+    "frappe": "frappe_published",
     "movielens": "movielens",
     "movielenslatest": "movielens",
     "kkbox": "kkbox",

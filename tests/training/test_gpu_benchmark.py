@@ -25,7 +25,7 @@ def test_the_command_runs_every_part_on_a_cpu(tmp_path):
     assert results["profile"]["microseconds_of_4_steps"]
     lines = gpu.table(results).splitlines()
     assert len([line for line in lines if line[:1] == "|"]) == 2 + len(results["speed"]["batch 64"])
-    assert [line for line in lines if line.startswith("TF4CTR_frappe, fast: ")]
+    assert [line for line in lines if line.startswith("TF4CTR_frappe_published, fast: ")]
 
 
 def test_without_a_gpu_it_says_so(tmp_path):
