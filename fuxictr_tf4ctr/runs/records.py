@@ -1,8 +1,8 @@
 """What a run leaves: a folder of its own with log, checkpoint and run.json, and FuxiCTR's csv line.
 
 ``<model_root>/<dataset_id>/<expid>/<time>/`` holds ``<expid>.log``, ``<expid>.model``,
-``<expid>.shards/`` where tables were divided, ``run.json``, ``schema/``, ``calibration.json`` if asked
-for and, until the run is finished, the checkpoints in ``state/``;
+``<expid>.shards/`` where tables were divided, ``run.json``, ``schema/``, ``calibration.json`` if
+asked for and, until the run is finished, the checkpoints in ``state/``;
 ``<model_root>/results.csv`` gets one line per finished run. Nothing of an earlier run is ever
 overwritten.
 """
