@@ -82,7 +82,7 @@ class Rows:
 
     def pinned(self) -> "Rows":
         """Return the rows in memory that a device reads without this process."""
-        return Rows(self.words.pin_memory())
+        return Rows(self.words.contiguous().pin_memory())  # those with gaps go another way
 
     def to(self, device: torch.device) -> "Rows":
         """Return the rows in the memory of a device, not waiting for those that are pinned."""

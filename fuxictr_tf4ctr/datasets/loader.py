@@ -90,8 +90,8 @@ class Placement:
         memory_budget: Bytes up to which "auto" holds a split in memory.
         gpu: Index of the GPU, -1 for none.
         gpu_reserve: Bytes of the GPU's memory to leave free for the model.
-        prefetch: Batches made ahead by a thread; 0 makes them when asked for. None: 2 with a GPU,
-            which trains meanwhile, else 0, as the thread would take a core from training.
+        prefetch: Batches made ahead by a thread; 0 makes them when asked for. None: 2 where they
+            are moved to a GPU, which trains meanwhile, else 0: the thread would slow training.
         filled: Makes the tensor of the rows held in memory and lets it be filled: with
             ``Ranks.once_a_host`` the ranks of a host hold them once.
 
@@ -215,7 +215,8 @@ class H5DataLoader:
             )
         self._device = device_of(placement.gpu)
         self.storage = placement.chosen(split, self._reader.bytes, self._all_rows, self._device)
-        ahead = 0 if self._device.type == "cpu" else 2
+        # Those cut on a GPU are a few kernels: a thread would only take turns with training's.
+        ahead = 0 if self._device.type == "cpu" or self.storage == "gpu" else 2
         self._prefetch = ahead if placement.prefetch is None else placement.prefetch
         streams = self.storage == "stream"
         self._held = None if streams else self._reader.read(filled=placement.filled)

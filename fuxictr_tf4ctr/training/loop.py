@@ -46,6 +46,8 @@ from fuxictr_tf4ctr.training.step import Step, training_step
 
 logger = logging.getLogger(__name__)
 
+# PyTorch before 2.8 has but a RuntimeError for it, which ``files.system_error`` knows.
+_AcceleratorError = getattr(torch, "AcceleratorError", DeviceError)
 # FuxiCTR's threshold below which a change of the monitored metric is no improvement.
 _MIN_DELTA = 1e-6
 # A model whose AUC is this close to a coin's in two evaluations running has learned nothing.
@@ -171,10 +173,17 @@ class _Loop:
         except torch.OutOfMemoryError as error:  # moving or evaluating rows
             message = f"out of GPU memory after {_where(model)}: lower batch_size, or set storage"
             raise SettingsError(f"{message}: memory{self._saved()}") from error
-        except torch.AcceleratorError as error:
+        except _AcceleratorError as error:
+            said = str(error).splitlines()[0]
+            cause = "look at nvidia-smi"
+            if "device-side assert" in said:  # where a CPU's kernels raise
+                cause = (
+                    "a prediction may be no number (lower the learning rate), or an id outside its "
+                    "table (CUDA_LAUNCH_BLOCKING=1 in the environment shows where)"
+                )
             raise DeviceError(
-                f"the GPU failed at {_where(model)}: {str(error).splitlines()[0]}; its memory "
-                "is lost: look at nvidia-smi, and go on from the last saved state with --resume"
+                f"the GPU failed at {_where(model)}: {said}; its memory is lost: {cause}, and go "
+                "on from the last saved state with --resume"
             ) from error
         return self.result
 
@@ -243,7 +252,7 @@ class _Loop:
                 f"batch_size to {max(rows // 2, 1)}, or embedding_dim"
             )
             raise SettingsError(message + self._saved_before_step()) from error
-        except torch.AcceleratorError:
+        except _AcceleratorError:
             raise
         except RuntimeError as error:
             # Weights ruined by the step before show here first: cross-entropy refuses NaN.
@@ -419,7 +428,8 @@ class _Loop:
             "seconds": time.perf_counter() - self.training_since,
             "best": False,
         }
-        shown = {"losses": self.losses.means_of_terms(), "twin": monitored_values(model)}
+        twin = monitored_values(self.step) or monitored_values(model)
+        shown = {"losses": self.losses.means_of_terms(), "twin": twin}
         return record | {name: values for name, values in shown.items() if values}
 
     def _end_record(self, record: dict[str, Any]) -> None:

@@ -187,7 +187,7 @@ def loss_terms(model: BaseModel, loss: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def monitored_values(model: BaseModel) -> dict[str, float]:
-    """Return what a model shows of its last batch; empty where it shows nothing."""
-    show: Any = getattr(model, "monitored_values", None)
+def monitored_values(model: Any) -> dict[str, float]:
+    """Return what a model, or a step of it, shows of its last batch; empty where it does not."""
+    show = getattr(model, "monitored_values", None)
     return {} if show is None else {name: float(value) for name, value in show().items()}

@@ -24,6 +24,7 @@ from fuxictr_tf4ctr.training.fast import (
     arithmetic,
     check_fast,
     compiled_forward,
+    matmul_precision,
 )
 from fuxictr_tf4ctr.training.fast.cuda_graphs import GraphedStep
 from fuxictr_tf4ctr.training.fast.rows import (
@@ -113,6 +114,8 @@ def training_step(
             stack.enter_context(faster_dropout(model, noise))
         step = TrainingStep(model, forward, fast, ranks, weights)
         stack.callback(step.lookups.release)
+        if model.device.type == "cuda":  # streams and recordings are of the current one
+            stack.enter_context(torch.cuda.device(model.device))
         yield GraphedStep(model, step) if fast.cuda_graphs else step
 
 
@@ -151,6 +154,7 @@ class TrainingStep:
         self.weights = weights
         self.ranks = ranks
         self.forward = forward
+        self.precision = fast.precision
         self.own_regularization = any(
             getattr(type(model), method) is not getattr(BaseModel, method)
             for method in ("compute_loss", "regularization_loss")
@@ -175,6 +179,10 @@ class TrainingStep:
 
     def __call__(self, batch: Any) -> Tensor:
         """Train on a batch and return its loss, regularization included."""
+        with matmul_precision(self.precision):
+            return self._train(batch)
+
+    def _train(self, batch: Any) -> Tensor:
         model = self.model
         self.lookups.forget()
         model.optimizer.zero_grad()

@@ -84,6 +84,12 @@ def test_a_driver_error_is_one_message(tmp_path, fails):
     assert "\n" not in str(e.value)
 
 
+def test_what_a_kernel_refuses_is_named_for_what_it_may_be(tmp_path, fails):
+    fails(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+    with pytest.raises(DeviceError, match=r"lower the learning rate.* id outside .* --resume"):
+        train(tmp_path)
+
+
 def test_a_gpu_too_old_for_bf16_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(fast, "too_old_for_bf16", lambda device: True)
     with pytest.raises(SettingsError, match=r"compute capability 8\.0"):

@@ -1,16 +1,23 @@
 """Graphed steps, all but the recording itself: a stand-in records and replays on the CPU."""
 
 import copy
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import make_feature_map, random_batch
 
 import model_zoo
+from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.training.fast import EXACT, FastOptions
 from fuxictr_tf4ctr.training.fast.cuda_graphs import GraphedStep
+from fuxictr_tf4ctr.training.losses import NO_TERMS, monitored_values
 from fuxictr_tf4ctr.training.step import training_step
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from kernels import move, on_meta
 
 
 class StandIn:
@@ -27,7 +34,7 @@ class StandIn:
         weights = copy.deepcopy(model.state_dict())
         state = copy.deepcopy(model.optimizer.state_dict()["state"])
         generator = torch.get_rng_state()
-        loss, terms = make()
+        loss, terms, shown = make()
         model.load_state_dict(weights)
         for number, weight in enumerate(model.parameters()):
             for name, value in state[number].items():
@@ -37,18 +44,21 @@ class StandIn:
 
         def replay():
             self.replayed += 1
-            new_loss, new_terms = make()
+            new_loss, new_terms, new_shown = make()
             loss.copy_(new_loss)
             terms.values.copy_(new_terms.values)
+            with torch.no_grad():
+                for name, value in shown.items():
+                    value.copy_(new_shown[name])
 
-        return (loss, terms), replay
+        return (loss, terms, shown), replay
 
 
-def twin():
+def twin(**options):
     torch.manual_seed(1)
     model = model_zoo.TF4CTR_DeepFM(
         make_feature_map(), embedding_dim=4, complex_hidden_units=[5], net_dropout=0.1,
-        embedding_regularizer=0.1,
+        embedding_regularizer=0.1, **options,
     )  # fmt: skip
     model._max_gradient_norm = 10.0
     model.train()
@@ -94,12 +104,46 @@ def test_replayed_steps_are_the_plain_ones_through_smaller_batches_and_another_r
         torch.testing.assert_close(graphed.state_dict()[name], weight, rtol=1e-6, atol=1e-8)
 
 
+def test_what_a_model_shows_is_of_the_last_batch_though_it_has_seen_others_since():
+    model = twin(sample_selection="GM")
+    batches = [random_batch(model.feature_map, rows=12, seed=seed) for seed in range(5)]
+    with training_step(model) as own:
+        step = GraphedStep(model, own, StandIn(model))
+        for batch in batches:
+            step(batch)
+        seen = monitored_values(model)  # a stand-in lets the model see it; a GPU does not
+        model.eval()(random_batch(model.feature_map, seed=9))
+    assert monitored_values(step) == pytest.approx(seen)
+    assert monitored_values(model) != pytest.approx(seen)
+
+
+def test_a_step_that_cannot_be_recorded_is_one_message():
+    class Refusing(StandIn):
+        def record(self, make):
+            try:
+                raise RuntimeError("CUDA error: operation not permitted when capturing\nmore")
+            except RuntimeError as error:
+                raise RuntimeError("CUDA error: a previous error during capture") from error
+
+    model = twin()
+    with training_step(model) as own:
+        step = GraphedStep(model, own, Refusing(model))
+        for _ in range(3):
+            step(random_batch(model.feature_map))
+        with pytest.raises(SettingsError, match=r"^cuda_graphs: .*not permitted.*graphs: false$"):
+            step(random_batch(model.feature_map))
+
+
 def test_a_state_of_a_cpu_that_is_taken_up_can_be_recorded_too():
-    model, before = twin(), twin()
+    """Of an optimizer that counts its steps on the CPU, unless it is told otherwise."""
+    before, model = twin(), twin()
+    before.optimizer.param_groups[0]["fused"] = False
     with training_step(before) as step:
         step(random_batch(before.feature_map))
-    with training_step(model) as own:
-        replayed = GraphedStep(model, own, StandIn(model))
-        model.optimizer.load_state_dict(before.optimizer.state_dict())
-        replayed(random_batch(model.feature_map))
+    move(model)
+    model.optimizer.load_state_dict(before.optimizer.state_dict())
+    step = GraphedStep(model, lambda batch: torch.zeros((), device="meta"), StandIn(model))
+    step.step.terms = NO_TERMS
+    step(on_meta(random_batch(model.feature_map)))
     assert all(group["capturable"] for group in model.optimizer.param_groups)
+    assert all(state["step"].device.type == "meta" for state in model.optimizer.state.values())

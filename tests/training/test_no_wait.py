@@ -94,6 +94,20 @@ def test_no_fast_step_waits_recorded_or_replayed(name, precision, monkeypatch):
     step_on_meta(model, batches_of(model, (6, 6, 6, 6, 2, 6, 2, 2)), fast)
 
 
+def test_tf32_is_for_steps_and_no_evaluation():
+    model, seen = build("TF4CTR"), []
+    before = torch.get_float32_matmul_precision()
+    note = lambda *_: seen.append(torch.get_float32_matmul_precision())  # noqa: E731
+    model.fusion.register_forward_hook(note)
+    move(model)
+    model._max_gradient_norm = 10.0
+    with as_on_gpu(), training_step(model, FastOptions("tf32")) as step:
+        batch = on_meta(batches_of(model)[0])
+        step(batch)
+        model.eval()(batch)
+    assert seen == ["high", before] and before == "highest"
+
+
 def pair():
     """Two models of the zoo as the streams of one."""
     options = {"embedding_dim": 4, "complex_complex_hidden_units": [5], "net_dropout": 0.1}

@@ -111,8 +111,7 @@ def check_fast(options: FastOptions, model: BaseModel, ranks: Ranks = ALONE) -> 
 
 def too_old_for_bf16(device: torch.device) -> bool:
     """Whether a device is a GPU without arithmetic in bfloat16."""
-    on_gpu = device.type == "cuda"
-    return on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
 
 
 def _device_problems(options: FastOptions, on_gpu: bool) -> Iterator[str]:
@@ -168,20 +167,13 @@ def arithmetic(model: BaseModel, precision: str, forward: Forward) -> Iterator[F
 
     Args:
         model: The model.
-        precision: "fp32", "tf32" or "bf16".
+        precision: "fp32", "tf32" or "bf16"; for TF32 see :func:`matmul_precision`.
         forward: Its forward pass.
 
     Yields:
         The forward pass; its outputs are float32.
     """
-    if precision == "tf32":
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high")
-        try:
-            yield forward
-        finally:
-            torch.set_float32_matmul_precision(before)
-    elif precision == "bf16":
+    if precision == "bf16":
         # A probability in bfloat16 would round to 1, whose cross-entropy has no gradient.
         hook = model.output_activation.register_forward_pre_hook(_in_float32)
         try:
@@ -190,6 +182,20 @@ def arithmetic(model: BaseModel, precision: str, forward: Forward) -> Iterator[F
             hook.remove()
     else:
         yield forward
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Let products of float32 matrices be TF32's where ``precision`` is "tf32"."""
+    if precision != "tf32":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _autocast(device: torch.device, forward: Forward, batch: Any) -> dict[str, Tensor]:

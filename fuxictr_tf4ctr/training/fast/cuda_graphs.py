@@ -9,6 +9,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
+from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.training.losses import NO_TERMS
 
 # Steps done one by one first, in which optimizer, libraries and allocator settle.
@@ -20,21 +21,26 @@ class CudaGraphs:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()  # one: memory freed on a stream stays that stream's
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Compute on a stream of its own, as recording demands of all steps before."""
-        here, stream = torch.cuda.current_stream(), torch.cuda.Stream()
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
             yield
-        here.wait_stream(stream)
+        here.wait_stream(self._stream)
 
     def record(self, make: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """Return what a function returns, and what fills it again as the function would."""
         graph = torch.cuda.CUDAGraph()
-        # Of this thread: the one that pins the rows to come goes on meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        # Of this thread: the one that pins the rows to come goes on meanwhile. A recording that
+        # fails leaves its stream as the current one.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
             result = make()
         return result, graph.replay
 
@@ -60,36 +66,80 @@ class GraphedStep:
         self.model = model
         self.step = step
         self.terms = NO_TERMS
+        self._shown: Mapping[str, Tensor] | None = None
         self._graphs = graphs or CudaGraphs()
         self._warmed_up = 0
         self._seen: set[tuple] = set()
-        self._records: dict[tuple, _Record] = {}
+        self._records: dict[tuple, tuple[list[Tensor], Any, Callable[[], None]]] = {}
         self._rates: list[Tensor] = []
+        # PyTorch warns of steps that are not recorded; here they are the first few.
+        model.optimizer._warned_capturable_if_run_uncaptured = True
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Train on a batch and return its loss, regularization included."""
-        for group in self.model.optimizer.param_groups:
-            group["capturable"] = True  # again: a state taken up, a CPU's say, brings its own
+        """Train on a batch and return its loss, regularization included.
+
+        Raises:
+            SettingsError: The step does what no recording can hold.
+        """
+        self._let_optimizer_be_recorded()
         rates = self._rates_on_device()
-        form = (*_form(batch), *rates)
+        matrices, places = _laid_out(batch)
+        kinds = [(name, column.dtype) for name, column in batch.items()]
+        # What two batches must have alike to share a recording.
+        form = (type(batch), *zip(kinds, places, strict=True), *rates)
         if self._warmed_up < _WARM_UP or form not in self._seen:
             self._warmed_up += 1
             self._seen.add(form)
             with self._graphs.aside():
                 loss = self.step(batch)
-            self.terms = self.step.terms
+            self.terms, self._shown = self.step.terms, None
             return loss
         if form not in self._records:
-            if rates:  # those recorded before are of other rates
-                self._records.clear()
-            self._records[form] = _Record(batch, self.model.device, self._make, self._graphs)
-        loss, terms = self._records[form](batch)
+            own = [each.to(self.model.device, copy=True) for each in matrices]
+            inputs = copy.copy(batch)
+            for name, (at, *place) in zip(batch, places, strict=True):
+                inputs[name] = own[at].as_strided(*place)
+            self._records[form] = own, *self._record(inputs)
+        own, result, replay = self._records[form]
+        for target, matrix in zip(own, matrices, strict=True):
+            target.copy_(matrix, non_blocking=True)
+        replay()
+        loss, terms, self._shown = result
         # The next replay writes over what this one leaves.
         self.terms = terms._replace(values=terms.values.clone())
         return loss.clone()
 
-    def _make(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
-        return self.step(batch), self.step.terms
+    def monitored_values(self) -> Mapping[str, Tensor]:
+        """Return what the model shows of the last batch: of one replayed it knows nothing."""
+        return _shown_by(self.model) if self._shown is None else self._shown
+
+    def _record(self, inputs: Mapping[str, Tensor]) -> tuple[Any, Callable[[], None]]:
+        """Record the step on a batch that stays where it is."""
+
+        def make() -> tuple[Tensor, Any, Mapping[str, Tensor]]:
+            return self.step(inputs), self.step.terms, _shown_by(self.model)
+
+        try:
+            return self._graphs.record(make)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # such as a value that is read, or a shape that follows
+            reason = str(error.__context__ or error).splitlines()[0]
+            raise SettingsError(
+                f"cuda_graphs: a step of {type(self.model).__name__} cannot be recorded "
+                f"({reason}): set cuda_graphs: false"
+            ) from error
+
+    def _let_optimizer_be_recorded(self) -> None:
+        """Ask it for steps that can be; again after a state is taken up, which brings its own."""
+        optimizer = self.model.optimizer
+        for group in optimizer.param_groups:
+            if not group.get("capturable"):
+                group["capturable"] = True
+                for weight in group["params"]:
+                    if "step" in optimizer.state.get(weight, {}):
+                        state = optimizer.state[weight]
+                        state["step"] = state["step"].to(weight.device)
 
     def _rates_on_device(self) -> tuple[float, ...]:
         """Keep rates as tensors of the device; return those that must be part of a record."""
@@ -105,32 +155,28 @@ class GraphedStep:
         return ()
 
 
-class _Record:
-    """One recording: where its inputs lie, what it leaves, and how it is done again."""
+@torch.no_grad()
+def _shown_by(model: BaseModel) -> Mapping[str, Tensor]:
+    return getattr(model, "monitored_values", dict)()
 
-    def __init__(
-        self,
-        batch: Mapping[str, Tensor],
-        device: torch.device,
-        make: Callable[[Mapping[str, Tensor]], Any],
-        graphs: CudaGraphs,
-    ) -> None:
-        self._matrices = [torch.empty_like(each, device=device) for each in _matrices(batch)]
-        inputs = copy.copy(batch)
-        for name, (at, *place) in zip(batch, _places(batch), strict=True):
-            inputs[name] = self._matrices[at].as_strided(*place)
-        self._fill(batch)
-        self._result, self._replay = graphs.record(lambda: make(inputs))
 
-    def _fill(self, batch: Mapping[str, Tensor]) -> None:
-        for target, matrix in zip(self._matrices, _matrices(batch), strict=True):
-            target.copy_(matrix, non_blocking=True)
+def _laid_out(batch: Mapping[str, Tensor]) -> tuple[list[Tensor], list[tuple]]:
+    """Return the matrices that the columns are views of, each once, and the columns' places.
 
-    def __call__(self, batch: Mapping[str, Tensor]) -> Any:
-        """Do the step again on another batch of the same form."""
-        self._fill(batch)
-        self._replay()
-        return self._result
+    A place is the number of the matrix, and shape, strides and offset within it.
+    """
+    total = sum(column.numel() for column in batch.values())
+    matrices: dict[int, tuple[int, Tensor]] = {}
+    places = []
+    for column in batch.values():
+        whole = _whole(column, total)
+        at, _ = matrices.setdefault(id(whole), (len(matrices), whole))
+        if whole is column:  # copied for itself, it lies there in one piece
+            places.append((at, column.shape, _in_one_piece(column), 0))
+        else:
+            offset = column.storage_offset() - whole.storage_offset()
+            places.append((at, column.shape, column.stride(), offset))
+    return [matrix for _, matrix in matrices.values()], places
 
 
 def _whole(column: Tensor, total: int) -> Tensor:
@@ -141,31 +187,5 @@ def _whole(column: Tensor, total: int) -> Tensor:
     return base
 
 
-def _matrices(batch: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the matrices that the columns are views of, each once."""
-    total = sum(column.numel() for column in batch.values())
-    return list({id(each): each for each in (_whole(c, total) for c in batch.values())}.values())
-
-
-def _places(batch: Mapping[str, Tensor]) -> list[tuple]:
-    """Say of each column in which matrix it is, and how it lies there."""
-    total = sum(column.numel() for column in batch.values())
-    order = {id(matrix): at for at, matrix in enumerate(_matrices(batch))}
-    places = []
-    for column in batch.values():
-        whole = _whole(column, total)
-        offset = column.storage_offset() - whole.storage_offset()
-        # A column copied for itself lies there in one piece.
-        stride = column.stride() if whole is not column else _in_one_piece(column)
-        places.append((order[id(whole)], column.shape, stride, offset))
-    return places
-
-
 def _in_one_piece(column: Tensor) -> tuple[int, ...]:
     return torch.empty_like(column, device="meta").stride()
-
-
-def _form(batch: Mapping[str, Tensor]) -> tuple:
-    """What two batches must have alike to share a recording."""
-    kinds = [(name, column.dtype) for name, column in batch.items()]
-    return type(batch), *zip(kinds, _places(batch), strict=True)
