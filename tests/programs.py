@@ -17,7 +17,6 @@ import weakref
 from pathlib import Path
 
 FUXICTR = ("-m", "fuxictr_tf4ctr")
-
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch._dynamo", "fuxictr_tf4ctr.runs.experiment", "model_zoo"])
 
@@ -69,9 +68,32 @@ def run_program(*command: object, cwd: Path, **environment: str) -> subprocess.C
     return subprocess.CompletedProcess(command, program.returncode, *output)
 
 
+def fresh(site: Path, *paths: Path) -> str:
+    """Code that begins as a Python that has not met FuxiCTR, and has ours nowhere on its path.
+
+    Args:
+        site: Folder of packages, last on the path.
+        *paths: What is first on it.
+    """
+    return f"""
+import glob, sys
+sys.path[:] = [path for path in sys.path if not glob.glob((path or ".") + "/fuxictr*/")]
+sys.path[:] = [*{[*map(str, paths)]}, *sys.path, {str(site)!r}]
+sys.meta_path[:] = [
+    finder for finder in sys.meta_path
+    if not getattr(finder, "__module__", type(finder).__module__).startswith("fuxictr")
+]
+for name in list(sys.modules):
+    if name.startswith(("fuxictr", "model_zoo")):
+        del sys.modules[name]
+del glob, name
+"""
+
+
 def _become(command: list[str], cwd: Path, environment: dict[str, str], outputs: str) -> None:
     """Go on as the process of a program."""
     atexit._clear()  # what is to be done at the end of the process this one was forked from
+    multiprocessing.set_start_method(None, force=True)  # of its own children: as Python's is
     for number, name in enumerate(("stdout", "stderr"), start=1):
         with open(Path(outputs, name), "wb") as file:
             os.dup2(file.fileno(), number)

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import polars as pl
 import pytest
 import yaml
 from helpers import SHARED
+from programs import fresh, run_program
 from trained_runs import OneStream
 
 import model_zoo
@@ -115,7 +115,7 @@ def test_pairs_train_or_are_refused_in_a_message(
 
 # As python SCRIPT does, after what fuxictr_tf4ctr.pth of an installation does, or not.
 RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-WITH_US = f"import sys; sys.path.append({str(ROOT)!r}); import fuxictr_tf4ctr_zoo; "
+WITH_US = f"sys.path.append({str(ROOT)!r}); import fuxictr_tf4ctr_zoo; "
 
 
 @pytest.mark.slow
@@ -134,14 +134,14 @@ def test_fuxictrs_scripts_say_the_same_with_and_without_us(
     datasets.write_text(datasets.read_text().replace("../../data", str(checkout / "data")))
     given = ["--config", str(tmp_path / "config"), "--expid", "DCNv2_test"]
     options = given if script.name == "run_expid.py" else []
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, site_without_us)))
-    }
+    start = fresh(site_without_us, tmp_path)
+    found = os.pathsep.join(map(str, (tmp_path, site_without_us)))  # by processes it starts
     said = []
     for code in (RUN, WITH_US + RUN):
-        command = [sys.executable, "-S", "-c", code, script, *options]
-        done = subprocess.run(
-            command, cwd=script.parent, env=environment, capture_output=True, text=True, check=False
+        done = run_program(
+            *("-c", start + code, script, *options),
+            cwd=script.parent,
+            PYTHONPATH=found,
         )
         shown = re.findall(r"Total number .*|\[Metrics\] .*|^\w+Error: .*", done.stderr, re.M)
         said.append((done.returncode, shown))

@@ -3,13 +3,12 @@
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import make_feature_map, random_batch
+from programs import run_program
 
 from fuxictr_tf4ctr.cli import build_parser
 
@@ -137,7 +136,6 @@ def test_no_machine_paths_in_the_documentation():
 def test_the_site_builds_without_warnings(tmp_path):
     for package in ("sphinx", "myst_parser", "furo"):
         pytest.importorskip(package, reason="the site is built with the extra docs")
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", str(ROOT / "docs"), str(tmp_path)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    built = run_program("-m", "sphinx", "-W", "-q", ROOT / "docs", tmp_path, cwd=ROOT)
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "cookbook.html").is_file()

@@ -2,15 +2,14 @@
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from programs import fresh, run_program
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "keep_your_run_expid.md").read_text("utf-8")
@@ -74,7 +73,9 @@ def place(tmp_path):
     return tmp_path
 
 
-def run_all(place: Path, iterator: str, paths: list[Path]) -> dict[tuple[str, str], float]:
+def run_all(
+    place: Path, site: Path, iterator: str = "", paths: Sequence[Path] = ()
+) -> dict[tuple[str, str], float]:
     """AUC of each variant of the script and experiment; ``iterator`` goes behind the loaders."""
     script = SCRIPT.replace(LOADING, LOADING + iterator)
     loader = LOADER.replace(LOADING, LOADING + iterator)
@@ -87,15 +88,8 @@ def run_all(place: Path, iterator: str, paths: list[Path]) -> dict[tuple[str, st
     for name, (content, _) in variants.items():
         (place / name).write_text(content)
     pairs = [(name, expid) for name, (_, expids) in variants.items() for expid in expids]
-    found = os.pathsep.join([*map(str, [*paths, ROOT, place]), os.environ["PYTHONPATH"]])
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNER, json.dumps(pairs)],
-        env=os.environ | {"PYTHONPATH": found},
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    code = fresh(site, *paths, ROOT, place)
+    done = run_program("-c", code + RUNNER, json.dumps(pairs), cwd=place)
     assert done.returncode == 0, done.stderr[-3000:]
     results = [line.split() for line in done.stdout.splitlines() if line.startswith("RESULT")]
     return {(name, expid): float(auc) for _, name, expid, auc in results}
@@ -108,14 +102,14 @@ def check(aucs: dict[tuple[str, str], float]) -> None:
     assert aucs["run_expid.py", twin] == aucs["find.py", twin]
 
 
-def test_the_page_holds_under_the_wheel(place):
-    check(run_all(place, "", []))
+def test_the_page_holds_under_the_wheel(place, site_without_us):
+    check(run_all(place, site_without_us))
 
 
 @pytest.mark.slow
-def test_the_page_holds_under_git(place, checkout):
+def test_the_page_holds_under_git(place, site_without_us, checkout):
     if importlib.util.find_spec("keras_preprocessing") is None:
         pytest.skip("git's fuxictr needs keras_preprocessing")
     (place / "git").mkdir()
     (place / "git" / "fuxictr").symlink_to(checkout / "fuxictr")
-    check(run_all(place, ".make_iterator()", [place / "git"]))
+    check(run_all(place, site_without_us, ".make_iterator()", [place / "git"]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fuxictr.pytorch.models import BaseModel
-from programs import run_program
+from programs import fresh, run_program
 
 import model_zoo
 from fuxictr_tf4ctr import registry
@@ -16,20 +16,6 @@ from fuxictr_tf4ctr.registry import find_model, list_models, register_model
 from fuxictr_tf4ctr.twin import TwinModel
 
 ROOT = Path(__file__).resolve().parents[1]
-# As a Python begins that has not met FuxiCTR yet, and has ours nowhere on its path.
-FRESH = """
-import glob, sys
-sys.path[:] = [path for path in sys.path if not glob.glob((path or ".") + "/fuxictr*/")] + [{!r}]
-sys.meta_path[:] = [
-    finder for finder in sys.meta_path
-    if not getattr(finder, "__module__", type(finder).__module__).startswith("fuxictr")
-]
-for name in list(sys.modules):
-    if name.startswith(("fuxictr", "model_zoo")):
-        del sys.modules[name]
-del glob, name
-"""
-
 LOCAL = """
 from fuxictr.pytorch.models import BaseModel
 from torch import nn
@@ -132,7 +118,7 @@ def test_fuxictrs_scripts_do_the_same_with_and_without_us(
     def run(code, *, with_us):
         # As fuxictr_tf4ctr.pth of an installation does
         with_path = f"sys.path.insert(0, {str(ROOT)!r})\nimport fuxictr_tf4ctr_zoo\n"
-        code = FRESH.format(str(site_without_us)) + (with_path if with_us else "") + code
+        code = fresh(site_without_us) + (with_path if with_us else "") + code
         done = run_program("-c", code, checkout, order, cwd=ROOT.parent)
         assert done.returncode == 0, done.stderr
         return done.stdout.replace("'fuxictr_tf4ctr', ", "").replace("'fuxictr_tf4ctr_zoo', ", "")

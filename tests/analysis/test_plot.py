@@ -56,7 +56,7 @@ def test_values_land_where_the_scale_says():
 
 def test_bands_cover_the_plot_without_gaps():
     plot = Plot((0, 1), (0, 1))
-    plot.tell([(x, f"at {x}") for x in np.linspace(0, 1, 5)])
+    plot.tell([(x, [f"at {x}"]) for x in np.linspace(0, 1, 5)])
     found = re.findall(r'<rect x="([\d.]+)" y="22" width="([\d.]+)"', plot.render("x"))
     edges = [(float(x), float(x) + float(width)) for x, width in found]
     assert edges[0][0] == 44 and edges[-1][1] == pytest.approx(370, abs=0.2)

@@ -1,9 +1,6 @@
 """FuxiCTR's git main gives what its wheel gives; a FuxiCTR that fits neither is refused by name."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -12,6 +9,7 @@ import polars as pl
 import pytest
 from fuxictr.preprocess.feature_processor import FeatureProcessor
 from helpers import SHARED
+from programs import fresh, run_program
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.fuxictr_imports import MODEL_HOOKS, PROCESSOR_HOOKS, require
@@ -44,11 +42,10 @@ mine:
 """
 
 
-def encoded(folder: Path, data_root: str, python_path: str) -> tuple[str, dict, dict]:
-    """Encode by a FuxiCTR of its own process: where it lies, the text files, the arrays."""
-    env = os.environ | {"PYTHONPATH": f"{python_path}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-c", ENCODE, "--set", f"data_root={data_root}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder, check=False)
+def encoded(folder: Path, data_root: str, site: Path, *paths: Path) -> tuple[str, dict, dict]:
+    """Encode by the FuxiCTR first on the path: where it lies, the text files, the arrays."""
+    code = fresh(site, *paths, ROOT) + ENCODE
+    done = run_program("-c", code, "--set", f"data_root={data_root}", cwd=folder)
     assert done.returncode == 0, done.stderr
     found = folder / data_root / "mine"
     texts = {file.name: json.loads(file.read_text()) for file in found.glob("feature_*.json")}
@@ -57,7 +54,7 @@ def encoded(folder: Path, data_root: str, python_path: str) -> tuple[str, dict, 
     return done.stdout.splitlines()[0], texts, arrays
 
 
-def test_gits_main_gives_the_wheels_vocabularies_and_rows(tmp_path):
+def test_gits_main_gives_the_wheels_vocabularies_and_rows(tmp_path, site_without_us):
     """Ties of counts too: git leaves them in the order of the data, the wheel sorts by token."""
     if not CHECKOUT.is_dir():
         pytest.skip(f"no FuxiCTR checkout at {CHECKOUT}")
@@ -84,8 +81,8 @@ def test_gits_main_gives_the_wheels_vocabularies_and_rows(tmp_path):
     (git / "keras_preprocessing" / "__init__.py").write_text("")
     (git / "keras_preprocessing" / "sequence.py").write_text("pad_sequences = None\n")
     (git / "fuxictr").symlink_to(CHECKOUT / "fuxictr")
-    at_git, texts, arrays = encoded(tmp_path, "of_git", str(git))
-    at_wheel, wheel_texts, wheel_arrays = encoded(tmp_path, "of_wheel", "")
+    at_git, texts, arrays = encoded(tmp_path, "of_git", site_without_us, git)
+    at_wheel, wheel_texts, wheel_arrays = encoded(tmp_path, "of_wheel", site_without_us)
     assert Path(at_git) == git / "fuxictr" != Path(at_wheel)
     assert texts == wheel_texts and len(texts) >= 2
     assert arrays.keys() == wheel_arrays.keys()

@@ -10,6 +10,7 @@ from types import MappingProxyType, SimpleNamespace
 import pytest
 from programs import FUXICTR, Program, run_program
 
+from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.runs.resume import differences, refuse_other_data
@@ -87,36 +88,42 @@ def test_a_run_killed_at_random_steps_ends_with_the_same_metrics(whole):
     }  # fmt: skip
 
 
-def test_sigterm_saves_says_so_and_the_run_can_go_on(whole):
+@pytest.fixture
+def refused(capsys):
+    """What the command says, in this process, when it refuses what it is asked."""
+
+    def said(*arguments, settings=SMALL):
+        assert main([str(word) for word in command(*arguments, settings=settings)[2:]]) == 2
+        return capsys.readouterr().err
+
+    return said
+
+
+def test_sigterm_saves_says_so_and_the_run_can_go_on(whole, refused, monkeypatch):
     folder, expected = whole
+    monkeypatch.chdir(folder)
     status = cut_off(cwd=folder, output="stopped", step=100, sent=signal.SIGTERM)
     assert status == 143
     run, record = only_record(folder / "stopped")
     assert record["status"] == "interrupted"
     # Other settings are refused, and nothing changes.
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    refused = finish("--output", "stopped", "--resume", cwd=folder,
-                     settings=[*SMALL, "batch_size=50", "c=0.7", "verbose=0"])  # fmt: skip
-    assert refused.returncode == 2
-    assert "- batch_size: 100 then, 50 now" in refused.stderr
-    assert re.search(r"- c: \S+ then, 0\.7 now", refused.stderr)
-    assert "verbose" not in refused.stderr and "Traceback" not in refused.stderr
+    other = [*SMALL, "batch_size=50", "c=0.7", "verbose=0"]
+    said = refused("--output", "stopped", "--resume", settings=other)
+    assert "- batch_size: 100 then, 50 now" in said
+    assert re.search(r"- c: \S+ then, 0\.7 now", said) and "verbose" not in said
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = finish("--resume", run, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_result(only_record(folder / "stopped")[1], expected)
     # What is finished is not resumed.
-    again = finish("--resume", run, cwd=folder)
-    assert again.returncode == 2 and "finished" in again.stderr
-    nothing = finish("--output", "stopped", "--resume", cwd=folder)
-    assert nothing.returncode == 2 and "no unfinished run" in nothing.stderr
+    assert "finished" in refused("--resume", run)
+    assert "no unfinished run" in refused("--output", "stopped", "--resume")
 
 
-def test_a_folder_without_a_run_is_named(tmp_path):
-    done = finish("--resume", tmp_path / "nowhere", cwd=tmp_path)
-    assert done.returncode == 2 and "nowhere: no such folder" in done.stderr
-    done = finish("--resume", tmp_path, cwd=tmp_path)
-    assert done.returncode == 2 and "run.json: no such file" in done.stderr
+def test_a_folder_without_a_run_is_named(tmp_path, refused):
+    assert "nowhere: no such folder" in refused("--resume", tmp_path / "nowhere")
+    assert "run.json: no such file" in refused("--resume", tmp_path)
 
 
 def test_differences_that_do_not_matter_are_not_listed():

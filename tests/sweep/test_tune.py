@@ -58,7 +58,7 @@ def expids(folder):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="finds the child in /proc")
 def test_a_sweep_survives_a_killed_and_a_misconfigured_child_and_resumes(tmp_path):
     write_project(tmp_path)
-    file = write_tuner(tmp_path, {"c": [*GOOD, 3]})
+    file = write_tuner(tmp_path, {"c": [*GOOD[:3], 3]})
     sweep = start("--config", file, "--workers", 2, cwd=tmp_path)
     kill_child(sweep, "mine_exp_002_")
     stdout, stderr = sweep.communicate(timeout=240)
@@ -70,7 +70,7 @@ def test_a_sweep_survives_a_killed_and_a_misconfigured_child_and_resumes(tmp_pat
     assert "c=3 must be a number in [0, 1]" in stderr
     finished = [r for r in records(folder) if r["status"] == "finished"]
     best_first = sorted(finished, key=lambda r: -r["valid"]["AUC"])
-    assert len(finished) == 3
+    assert len(finished) == 2
     with (folder / "ranking.csv").open() as rows:
         ranked = list(csv.DictReader(rows))
     assert [float(row["monitor (AUC)"]) for row in ranked] == [
@@ -81,19 +81,19 @@ def test_a_sweep_survives_a_killed_and_a_misconfigured_child_and_resumes(tmp_pat
         assert float(row["test AUC"]) == results[row["expid"]]["test"]["AUC"]
         assert float(row["c"]) == results[row["expid"]]["settings"]["c"]
     assert ranked[0]["expid"] in stdout
-    assert (folder / "ranking.md").read_text().count("\n") == 5
+    assert (folder / "ranking.md").read_text().count("\n") == 4
     # One encoded data set, made once, serves all.
     assert [path.name[:5] for path in (tmp_path / "encoded").glob("[!.]*")] == ["mine_"]
-    assert len((folder / "grid.csv").read_text().splitlines()) == 3
+    assert len((folder / "grid.csv").read_text().splitlines()) == 2
 
     # The user mends the tuner file and goes on: what is finished is not run again.
-    write_tuner(tmp_path, {"c": [*GOOD, 0.95]})
+    write_tuner(tmp_path, {"c": [*GOOD[:3], 0.95]})
     again = start("--config", file, "--workers", 2, "--resume", cwd=tmp_path)
     stdout, stderr = again.communicate(timeout=240)
     assert again.returncode == 0, stderr[-3000:]
     assert "2 of 2 runs done" in stderr
     after = [record for record in records(folder) if record["status"] == "finished"]
-    assert len(after) == len(expids(folder)) == 5
+    assert len(after) == len(expids(folder)) == 4
     assert {r["expid"]: r["started"] for r in finished}.items() <= {
         r["expid"]: r["started"] for r in after
     }.items()
