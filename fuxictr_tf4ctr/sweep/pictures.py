@@ -205,10 +205,8 @@ def _history(trials: Sequence[Trial], settings: Mapping[str, Any]) -> Section:
     for finished, color in ((False, "quiet"), (True, "run1")):
         plot.dots([(n, t.value) for n, t in enumerate(trials, 1) if t.finished is finished], color)
     plot.tell(
-        [
-            (n, f"{t.record.expid}: {number(t.value, 5)}{'' if t.finished else ', not finished'}")
-            for n, t in enumerate(trials, 1)
-        ]
+        (n, [f"{t.record.expid}: {number(t.value, 5)}{'' if t.finished else ', not finished'}"])
+        for n, t in enumerate(trials, 1)
     )
     rows = [
         [t.record.expid, number(t.value, 5), *map(_written, t.values.values())]
@@ -223,7 +221,7 @@ def _history(trials: Sequence[Trial], settings: Mapping[str, Any]) -> Section:
             Figure(
                 "History",
                 "A line that is level for long says that more runs would gain little.",
-                plot.render(f"{name} of the runs, in their order"),
+                plot,
                 [("finished", "run1"), ("pruned or cut off: best evaluation", "quiet")],
             )
         ],
@@ -246,14 +244,14 @@ def _importance(importances: Mapping[str, float]) -> Section | None:
     )
     for at, share in enumerate(shares):
         plot.bar((0, share), (at - 0.3, at + 0.3), "run1")
-    plot.tell_rows([f"{n}: {s:.1%}" for n, s in zip(names, shares, strict=True)])
+    plot.tell_rows([f"{n}: {s:.1%}"] for n, s in zip(names, shares, strict=True))
     return Section(
         "importance",
         "Which keys mattered",
         "The share of each key in the spread of the finished runs' values, by fANOVA: what a "
         "random forest makes of them. Of few runs, or of runs that a search drew where it expected "
         "good ones, it is rough.",
-        [Figure("Importance", "Keys at the bottom may be left alone.", plot.render("importance"))],
+        [Figure("Importance", "Keys at the bottom may be left alone.", plot)],
     )
 
 
@@ -282,7 +280,7 @@ def _parallel(
         for y, text in zip((-0.08, 1.04), axis.ends(), strict=True):
             plot.note(place, y, _cut(text, room), anchor)
     ends = (axis.ends() for axis in axes)
-    plot.tell([(at, f"{names[at]}: {low} to {high}") for at, (low, high) in enumerate(ends)])
+    plot.tell((at, [f"{names[at]}: {low} to {high}"]) for at, (low, high) in enumerate(ends))
     return Section(
         "parallel",
         "What the best runs share",
@@ -292,7 +290,7 @@ def _parallel(
             Figure(
                 "Parallel coordinates",
                 "Where the marked lines meet on an axis, the sweep has found a value.",
-                plot.render("values of the runs"),
+                plot,
                 [(f"the best {best}", "run1"), ("all others", "quiet")],
             )
         ],

@@ -148,23 +148,21 @@ def gate_values(run: ReportedRun, gate: Gate) -> Figure:
     for values, color in found.values():
         plot.steps(_EDGES, values, color)
     plot.tell(
-        [
-            (
-                x,
-                "\n".join(
-                    [f"gate around {x:.2f}"]
-                    + [f"{name} {values[at]:.2%}" for name, (values, _) in found.items()]
-                ),
-            )
-            for at, x in enumerate(_MIDDLES)
-        ]
+        (
+            x,
+            [
+                f"gate around {x:.2f}",
+                *(f"{name} {values[at]:.2%}" for name, (values, _) in found.items()),
+            ],
+        )
+        for at, x in enumerate(_MIDDLES)
     )
     spread = float(gate.values.std())
     return Figure(
         gate.title,
         f"At 1 {gate.meaning}. A single peak means that the gate treats all samples alike; here "
         f"its mean is {gate.values.mean():.3f} and its standard deviation {spread:.3f}.",
-        plot.render(gate.title),
+        plot,
         [(name, color) for name, (_, color) in found.items()],
     )
 
@@ -182,17 +180,15 @@ def gate_by_difficulty(run: ReportedRun, gate: Gate) -> Figure:
     plot.line(medians, run.color, "line thin")
     plot.dots(medians, run.color)
     plot.tell(
-        [
-            (at, f"decile {at + 1}\nmedian {middle:.3f}\nquartiles {low:.3f} and {high:.3f}")
-            for at, (low, middle, high) in enumerate(quartiles)
-        ]
+        (at, [f"decile {at + 1}", f"median {middle:.3f}", f"quartiles {low:.3f} and {high:.3f}"])
+        for at, (low, middle, high) in enumerate(quartiles)
     )
     title = f"{gate.title}, by difficulty"
     return Figure(
         title,
         "Median and quartiles over rows from the hardest to the easiest for the fused model: a "
         "slope means that the gate tells easy samples from hard ones.",
-        plot.render(title),
+        plot,
     )
 
 
@@ -265,12 +261,8 @@ def _norms(run: ReportedRun, several: bool) -> list[Figure]:
             if name in table:
                 plot.dots([(table[name], at)], colors[role], 4.5)
     plot.tell_rows(
-        [
-            "\n".join(
-                [name] + [f"{role} {number(t[name])}" for role, t in tables.items() if name in t]
-            )
-            for name in shown
-        ]
+        [name, *(f"{role} {number(t[name])}" for role, t in tables.items() if name in t)]
+        for name in shown
     )
     some = len(shown) < len(fields)
     part = f" (the {len(shown)} largest of {count(len(fields))})" if some else ""
@@ -283,7 +275,7 @@ def _norms(run: ReportedRun, several: bool) -> list[Figure]:
             if len(tables) > 1
             else f"From the field with the longest embeddings to that with the shortest{part}: a "
             "field near zero is hardly used.",
-            plot.render(title),
+            plot,
             [
                 (f"{role} tables" if role != "shared" else "shared tables", colors[role])
                 for role in tables

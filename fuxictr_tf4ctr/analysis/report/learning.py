@@ -17,6 +17,7 @@ _TERMS = {
 _BANDS = 60
 
 Value = Callable[[Mapping[str, Any]], float | None]
+Tip = tuple[float, list[str]]
 
 
 def learning_section(runs: Sequence[ReportedRun]) -> Section | None:
@@ -97,9 +98,10 @@ def _over_epochs(title: str, caption: str, runs: Sequence[ReportedRun], value: V
     tips = []
     for at, (x, y) in enumerate(series[subject.name]):
         rate = subject.record.evaluations[at]["learning_rate"]
-        tips.append((x, f"epoch {x:.3g}\n{title} {number(y, 5)}\nlearning rate {rate:.2g}"))
+        told = [f"epoch {x:.3g}", f"{title} {number(y, 5)}", f"learning rate {rate:.2g}"]
+        tips.append((x, told))
     plot.tell(_thinned(tips))
-    return Figure(title, caption, plot.render(title), run_legend(runs))
+    return Figure(title, caption, plot, run_legend(runs))
 
 
 def _points(run: ReportedRun, value: Value) -> list[Point]:
@@ -138,7 +140,7 @@ def _loss_terms(run: ReportedRun) -> list[Figure]:
             "Loss by term",
             f"The parts of {run.name}'s training loss: look for an encoder whose term stops "
             "falling early, it learns no more from the samples it is given.",
-            plot.render("Loss by term"),
+            plot,
             list(named.values()),
         )
     ]
@@ -166,7 +168,7 @@ def _twin_figure(run: ReportedRun, kind: str, values: Mapping[str, list[Point]])
         title,
         f"Means over the last batches before each evaluation of {run.name}: look for an encoder "
         "that is faded out, and for values that still drift when training ends.",
-        plot.render(title),
+        plot,
         legend,
     )
 
@@ -180,22 +182,13 @@ def _recorded(run: ReportedRun, entry: str) -> dict[str, list[Point]]:
     }
 
 
-def _tips(series: Mapping[str, list[Point]], names: Mapping[str, str]) -> list[tuple[float, str]]:
-    columns = zip(*series.values(), strict=True)
-    return [
-        (
-            points[0][0],
-            "\n".join(
-                [f"epoch {points[0][0]:.3g}"]
-                + [
-                    f"{names[name]} {number(y)}"
-                    for name, (_, y) in zip(series, points, strict=True)
-                ]
-            ),
-        )
-        for points in columns
-    ]
+def _tips(series: Mapping[str, list[Point]], names: Mapping[str, str]) -> list[Tip]:
+    tips = []
+    for points in zip(*series.values(), strict=True):
+        told = (f"{names[name]} {number(y)}" for name, (_, y) in zip(series, points, strict=True))
+        tips.append((points[0][0], [f"epoch {points[0][0]:.3g}", *told]))
+    return tips
 
 
-def _thinned(tips: Sequence[tuple[float, str]]) -> Sequence[tuple[float, str]]:
+def _thinned(tips: Sequence[Tip]) -> Sequence[Tip]:
     return tips[:: max(1, -(-len(tips) // _BANDS))]

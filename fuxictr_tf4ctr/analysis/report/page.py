@@ -9,7 +9,7 @@ import numpy as np
 
 from fuxictr_tf4ctr import __version__
 from fuxictr_tf4ctr.analysis.compare import RunScores
-from fuxictr_tf4ctr.analysis.report.plot import Markup, element, joined
+from fuxictr_tf4ctr.analysis.report.plot import Markup, Plot, element, joined
 from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
@@ -72,7 +72,7 @@ class Figure:
 
     title: str
     caption: str
-    drawing: Markup
+    plot: Plot
     legend: Sequence[tuple[str, str]] = ()
 
     def render(self) -> Markup:
@@ -85,7 +85,7 @@ class Figure:
             "figure",
             element("h3", self.title),
             element("ul", *keys, class_="legend") if keys else "",
-            self.drawing,
+            self.plot.render(self.title),
             element("figcaption", self.caption),
             class_="card",
         )

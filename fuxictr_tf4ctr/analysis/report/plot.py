@@ -257,23 +257,25 @@ class Plot:
         """Write a word at a point."""
         self._add("text", text, x=self.x(x), y=self.y(y), class_="note", text_anchor=anchor)
 
-    def tell(self, tips: Sequence[tuple[float, str]]) -> None:
-        """Divide the plot into upright bands around ascending x that tell their values."""
+    def tell(self, tips: Iterable[tuple[float, Sequence[str]]]) -> None:
+        """Divide the plot into upright bands around ascending x that tell their values in lines."""
+        tips = list(tips)
         places = np.array([self.x(x) for x, _ in tips])
         middles = (places[1:] + places[:-1]) / 2
         edges = [self._left, *middles.tolist(), WIDTH - _RIGHT]
         top, bottom = _TOP, self.height - _BOTTOM
-        for (_, tip), place, left, right in zip(tips, places, edges, edges[1:], strict=False):
+        for (_, lines), place, left, right in zip(tips, places, edges, edges[1:], strict=False):
             band = element("rect", x=left, y=top, width=max(right - left, 0.0), height=bottom - top)
             hairline = element("path", d=f"M{place:.1f} {top}V{bottom:g}")
+            tip = "\n".join(lines)
             self._bands.append(element("g", band, hairline, class_="band", data_tip=tip))
 
-    def tell_rows(self, tips: Sequence[str]) -> None:
-        """Divide the plot into bands around y = 0, 1, … that tell their values."""
+    def tell_rows(self, tips: Iterable[Sequence[str]]) -> None:
+        """Divide the plot into bands around y = 0, 1, … that tell their values in lines."""
         size = abs(self.y(1) - self.y(0))
-        for at, tip in enumerate(tips):
+        for at, lines in enumerate(tips):
             band = element("rect", x=0, y=self.y(at) - size / 2, width=WIDTH, height=size)
-            self._bands.append(element("g", band, class_="band", data_tip=tip))
+            self._bands.append(element("g", band, class_="band", data_tip="\n".join(lines)))
 
     def render(self, label: str) -> Markup:
         """Return the drawing; ``label`` says what it shows to those who do not see it."""

@@ -173,17 +173,17 @@ def _roc(runs: Sequence[ReportedRun]) -> Figure:
         "ROC curve",
         "The share of clicks found against the share of false alarms: the closer to the upper left "
         "corner, the better; the dashed line is a coin toss.",
-        plot.render("ROC curve"),
+        plot,
         run_legend(runs),
     )
 
 
-def roc_tips(curves: Mapping[str, np.ndarray]) -> list[tuple[float, str]]:
+def roc_tips(curves: Mapping[str, np.ndarray]) -> list[tuple[float, list[str]]]:
     """Tell the heights of ROC curves along x."""
     tips = []
     for x in np.linspace(0, 1, 41):
         heights = (f"{name} {_at(curve, x):.3f}" for name, curve in curves.items())
-        tips.append((float(x), "\n".join([f"false positive rate {x:.3f}", *heights])))
+        tips.append((float(x), [f"false positive rate {x:.3f}", *heights]))
     return tips
 
 
@@ -207,16 +207,14 @@ def _calibration(runs: Sequence[ReportedRun]) -> Figure:
         plot.dots(points, run.color)
     rows = zip(curves[0].predicted, curves[0].observed, curves[0].rows, strict=True)
     plot.tell(
-        [
-            (x, f"predicted {x:.4f}\nobserved {y:.4f}\n{count(n)} rows")
-            for x, y, n in _apart(list(rows))
-        ]
+        (x, [f"predicted {x:.4f}", f"observed {y:.4f}", f"{count(n)} rows"])
+        for x, y, n in _apart(list(rows))
     )
     return Figure(
         "Calibration",
         "Click rates of twelve equal parts of the rows, with 95% intervals: on the dashed line "
         "a prediction of 0.3 means 3 clicks in 10; below it the model promises too many.",
-        plot.render("Calibration"),
+        plot,
         run_legend(runs),
     )
 
@@ -238,26 +236,18 @@ def _histogram(run: ReportedRun) -> Figure:
     plot.ticks_at(root_ticks(bounds[1]))
     for name, (_, color) in by_label.items():
         plot.steps(edges, heights[name], color)
-    middles = (edges[1:] + edges[:-1]) / 2
-    plot.tell(
-        [
-            (
-                x,
-                "\n".join(
-                    [f"prediction {left:.3f} to {right:.3f}"]
-                    + [f"{name} {values[at]:.2%}" for name, (values, _) in by_label.items()]
-                ),
-            )
-            for at, (x, left, right) in enumerate(zip(middles, edges, edges[1:], strict=False))
-        ]
-    )
+    tips = []
+    for at, x in enumerate((edges[1:] + edges[:-1]) / 2):
+        told = (f"{name} {values[at]:.2%}" for name, (values, _) in by_label.items())
+        tips.append((x, [f"prediction {edges[at]:.3f} to {edges[at + 1]:.3f}", *told]))
+    plot.tell(tips)
     title = f"Scores by label: {run.name}"
     means = (number(float(run.y_pred[run.y_true == label].mean()), 3) for label in (0, 1))
     return Figure(
         title,
         "The less both outlines overlap, the better the labels are told apart; mean score {} "
         "without a click, {} with one (heights on a square-root scale).".format(*means),
-        plot.render(title),
+        plot,
         [(name, color) for name, (_, color) in by_label.items()],
     )
 
@@ -295,22 +285,17 @@ def _auc_by_decile(runs: Sequence[ReportedRun], deciles: list) -> Figure:
         plot.line(points, run.color)
         plot.dots(points, run.color)
     plot.tell(
-        [
-            (
-                at,
-                "\n".join(
-                    [f"decile {at + 1}"]
-                    + [f"{name} {number(float(values[at]))}" for name, values in found.items()]
-                ),
-            )
-            for at in range(len(deciles))
-        ]
+        (
+            at,
+            [f"decile {at + 1}", *(f"{n} {number(float(each[at]))}" for n, each in found.items())],
+        )
+        for at in range(len(deciles))
     )
     return Figure(
         "AUC by difficulty",
         "Only the hard end tells: where the base model is right about all rows of a decile, its "
         "AUC is 1 by construction. Look for a run that lifts the left end.",
-        plot.render("AUC by difficulty"),
+        plot,
         run_legend(runs),
     )
 
@@ -321,29 +306,22 @@ def _click_rate(runs: Sequence[ReportedRun], deciles: list) -> Figure:
     names = [str(at + 1) for at in range(len(deciles))]
     bounds = extent(observed, *found.values(), include=[0.0])
     plot = Plot((-0.5, len(names) - 0.5), bounds, _AXIS, "click rate", x_names=names)
+    tips = []
     for at, rate in enumerate(observed):
         plot.bar((at - 0.36, at + 0.36), (0, rate), "faded")
     for run in reversed(runs):
         points = list(enumerate(found[run.name]))
         plot.line(points, run.color, "line thin")
         plot.dots(points, run.color)
-    plot.tell(
-        [
-            (
-                at,
-                "\n".join(
-                    [f"decile {at + 1}", f"click rate {rate:.3f}"]
-                    + [f"{name} {values[at]:.3f}" for name, values in found.items()]
-                ),
-            )
-            for at, rate in enumerate(observed)
-        ]
-    )
+    for at, rate in enumerate(observed):
+        told = (f"{name} {values[at]:.3f}" for name, values in found.items())
+        tips.append((at, [f"decile {at + 1}", f"click rate {rate:.3f}", *told]))
+    plot.tell(tips)
     return Figure(
         "Clicks and mean predictions",
         "Bars are the click rate of each decile, dots the mean predictions: hard rows are those "
         "whose dots lie far from the top of the bar.",
-        plot.render("Clicks and mean predictions"),
+        plot,
         [("clicks", "faded"), *run_legend(runs)],
     )
 
@@ -363,18 +341,13 @@ def _gain_by_decile(run: ReportedRun, base: ReportedRun, deciles: list) -> Figur
         plot.rule((at, gain.low[at]), (at, gain.high[at]), "error")
     plot.rule((-0.5, 0), (len(names) - 0.5, 0), "axis")
     plot.tell(
-        [
-            (
-                at,
-                f"decile {at + 1}\nsaves {signed(mean)}\n95%: {signed(low)} to {signed(high)}",
-            )
-            for at, (mean, low, high) in enumerate(zip(gain.mean, gain.low, gain.high, strict=True))
-        ]
+        (at, [f"decile {at + 1}", f"saves {signed(mean)}", f"95%: {signed(low)} to {signed(high)}"])
+        for at, (mean, low, high) in enumerate(zip(gain.mean, gain.low, gain.high, strict=True))
     )
     title = f"Logloss saved by {run.name}"
     return Figure(
         title,
         f"Mean logloss of {base.name} minus its own, with 95% intervals: a bar above zero is a "
         "decile it predicts better.",
-        plot.render(title),
+        plot,
     )

@@ -24,7 +24,7 @@ from fuxictr_tf4ctr.analysis.report.quality import (
     roc_tips,
     shares,
 )
-from fuxictr_tf4ctr.metrics.definitions import auc, cross_entropy, truth_probability
+from fuxictr_tf4ctr.metrics.definitions import STREAMS, auc, cross_entropy, truth_probability
 from fuxictr_tf4ctr.twin.fusion import WeightedSumFusion
 from fuxictr_tf4ctr.twin.loss import TwinFocusLoss
 
@@ -95,24 +95,22 @@ def _difficulty(run: ReportedRun) -> Figure:
     plot.note(0.515, 0.94 * plot.y.high, "easy")
     for role in ("complex", "simple"):
         plot.steps(_EDGES, np.sqrt(found[role]), role)
-    plot.tell(
-        [
-            (
-                x,
-                f"pₜ around {x:.2f}\nsimple {found['simple'][at]:.2%}\n"
-                f"complex {found['complex'][at]:.2%}",
-            )
-            for at, x in enumerate(_MIDDLES)
-        ]
-    )
+    _tell_shares(plot, found)
     wrong = {role: float((p_t < 0.5).mean()) for role, p_t in _p_t(run).items()}
     return Figure(
         "Easy and hard samples",
         f"Left of the middle an encoder is on the wrong side: {wrong['simple']:.1%} of the rows "
         f"for the simple, {wrong['complex']:.1%} for the complex one (heights on a square-root "
         "scale).",
-        plot.render("Easy and hard samples"),
+        plot,
         _LEGEND,
+    )
+
+
+def _tell_shares(plot: Plot, found: Mapping[str, np.ndarray], words: str = "") -> None:
+    plot.tell(
+        (x, [f"pₜ around {x:.2f}", *(f"{role} {found[role][at]:.2%}{words}" for role in STREAMS)])
+        for at, x in enumerate(_MIDDLES)
     )
 
 
@@ -147,10 +145,8 @@ def _focus_weights(run: ReportedRun, weights: Mapping[str, Weight], loss: TwinFo
     for role, values in curves.items():
         plot.line(list(zip(p, values, strict=True)), role)
     plot.tell(
-        [
-            (x, f"pₜ {x:.3f}\nweight simple {simple:.3f}\nweight complex {complex_:.3f}")
-            for x, simple, complex_ in zip(p, curves["simple"], curves["complex"], strict=True)
-        ]
+        (x, [f"pₜ {x:.3f}", f"weight simple {simple:.3f}", f"weight complex {complex_:.3f}"])
+        for x, simple, complex_ in zip(p, curves["simple"], curves["complex"], strict=True)
     )
     return Figure(
         "Focus weights",
@@ -158,7 +154,7 @@ def _focus_weights(run: ReportedRun, weights: Mapping[str, Weight], loss: TwinFo
         f"γ\u00a0=\u00a0{loss.gamma:g} (dashed: plain cross entropy), with the test "
         "rows as hills below: the steeper the lines over the hills, the more the loss divides "
         "the work.",
-        plot.render("Focus weights"),
+        plot,
         _LEGEND,
     )
 
@@ -178,23 +174,14 @@ def _focused_loss(run: ReportedRun, weights: Mapping[str, Weight]) -> Figure:
     )
     for role in ("complex", "simple"):
         plot.steps(_EDGES, found[role], role)
-    plot.tell(
-        [
-            (
-                x,
-                f"pₜ around {x:.2f}\nsimple {found['simple'][at]:.2%} of its loss\n"
-                f"complex {found['complex'][at]:.2%} of its loss",
-            )
-            for at, x in enumerate(_MIDDLES)
-        ]
-    )
+    _tell_shares(plot, found, " of its loss")
     hard = {role: values[: _BINS // 2].sum() for role, values in found.items()}
     return Figure(
         "Where the loss comes from",
         f"Hard rows make up {hard['simple']:.0%} of the simple encoder's weighted loss (unweighted "
         f"{plain['simple']:.0%}) and {hard['complex']:.0%} of the complex one's "
         f"({plain['complex']:.0%}): the gap to the unweighted shares is what focusing does.",
-        plot.render("Where the loss comes from"),
+        plot,
         _LEGEND,
     )
 
@@ -222,7 +209,7 @@ def _agreement(run: ReportedRun) -> Figure:
         "Each dot is a group of rows (its size grows with the logarithm of their number), colored "
         "by the encoder that comes nearer to the label: off the diagonal a strong color names the "
         "one to trust.",
-        plot.render("Where the encoders disagree"),
+        plot,
         [("simple is right", "simple"), ("even", "mixed"), ("complex is right", "complex")],
     )
 
@@ -251,20 +238,16 @@ def _who_is_right(run: ReportedRun) -> Figure:
             plot.bar((at + 0.02, at + 0.36), (0, share), "complex")
         else:
             share = float("nan")
-        tips.append(
-            (
-                at,
-                f"{count(rows)} rows, {rows / len(gap):.1%}\nsimple {number(1 - share, 3)}\n"
-                f"complex {number(share, 3)}",
-            )
-        )
+        told = [f"{count(rows)} rows, {rows / len(gap):.1%}"]
+        told += [f"simple {number(1 - share, 3)}", f"complex {number(share, 3)}"]
+        tips.append((at, told))
     plot.rule((-0.6, 0.5), (len(names) - 0.4, 0.5), "rule dashed")
     plot.tell(tips)
     return Figure(
         "Who is right when they disagree",
         "From slight to strong disagreement: bars of equal height mean that neither encoder is "
         "worth more; a gap that widens to the right means one of them could be followed.",
-        plot.render("Who is right when they disagree"),
+        plot,
         _LEGEND,
     )
 
@@ -282,6 +265,6 @@ def _roc_of_streams(run: ReportedRun) -> Figure:
         "ROC curve of each encoder",
         "What each encoder ranks alone, and both together: where the fused curve runs above both, "
         "the encoders know different things.",
-        plot.render("ROC curve of each encoder"),
+        plot,
         list(colors.items()),
     )
