@@ -1,12 +1,10 @@
-"""What all tests share."""
+"""What all tests share; torch is left to them: the process that starts them does without."""
 
 import os
 import sysconfig
 from pathlib import Path
 
 import pytest
-import torch
-from helpers import SHARED
 from hypothesis import settings
 
 import fuxictr_tf4ctr  # noqa: F401  before fuxictr: keeps Ray out of tests that do not need it
@@ -27,13 +25,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    import torch
+
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
+def device(request: pytest.FixtureRequest):
     """The CPU, and a GPU where there is one."""
+    import torch
+
     return torch.device(request.param)
 
 
@@ -55,12 +57,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference material beside the project."""
+    from helpers import SHARED
+
     if not SHARED.is_dir():
         pytest.skip("no reference material: the folder 'shared' is not beside the project")
     return SHARED
@@ -69,6 +75,8 @@ def shared() -> Path:
 @pytest.fixture
 def checkout(monkeypatch: pytest.MonkeyPatch) -> Path:
     """A FuxiCTR checkout: ``$FUXICTR_HOME``, or that of the reference material; only to be read."""
+    from helpers import SHARED
+
     home = Path(os.environ.get("FUXICTR_HOME") or SHARED / "peers" / "FuxiCTR")
     if not (home / "model_zoo").is_dir():
         pytest.skip("no FuxiCTR checkout: set FUXICTR_HOME to one")

@@ -58,6 +58,8 @@ from fuxictr_tf4ctr.training import (
 from fuxictr_tf4ctr.training.evaluation import labels_and_scores
 from fuxictr_tf4ctr.training.shards import UnmadeTable
 
+LOG = logging.getLogger(__name__)
+
 
 def run_experiment(
     settings: Settings,
@@ -101,10 +103,10 @@ def run_experiment(
             trackers.of(record),
             _recorded(record),
         ):
-            logging.info("Params: %s", print_to_json(record.settings))
+            LOG.info("Params: %s", print_to_json(record.settings))
             for text in settings.warnings:
-                logging.warning(text)
-            logging.info("Data: %s", "; ".join(settings.found) or settings["train_data"])
+                LOG.warning(text)
+            LOG.info("Data: %s", "; ".join(settings.found) or settings["train_data"])
             seed_everything(settings["seed"])
             with _timed(record, "encode"):
                 dataset = encode_dataset(settings.params, ancestor=parent and parent.encoder)
@@ -121,11 +123,11 @@ def run_experiment(
                 record.versions |= versions(["torchrec"])
             check_agreement(ranks, _facts(settings, record, dataset))
             keep_schema(dataset, record)
-            logging.info("Feature specs: %s", print_to_json(feature_map.features))
+            LOG.info("Feature specs: %s", print_to_json(feature_map.features))
             model = build_model(settings, feature_map, record)
             if parent is not None:
                 record.ancestor = parent.hand_over(model, feature_map)
-                logging.info("Continue from: %s", print_to_json(record.ancestor))
+                LOG.info("Continue from: %s", print_to_json(record.ancestor))
             if ranks.leads:
                 need_space(record.folder, _checkpoint_bytes(model, settings))
             team = Team(ranks, _divided(model, settings, ranks))
@@ -230,7 +232,7 @@ def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) 
         correct_sampling(model, settings["negative_sampling"])
     model.model_dir, model.checkpoint = str(record.folder), str(record.checkpoint)
     record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    logging.info("Total number of parameters: %d.", record.parameters)
+    LOG.info("Total number of parameters: %d.", record.parameters)
     return model
 
 
@@ -266,7 +268,7 @@ def _observer(
         before = [each for each in record.evaluations if each["step"] < evaluation["step"]]
         record.evaluations = [*before, evaluation]
         record.save()
-        logging.info(evaluation_row(evaluation))
+        LOG.info(evaluation_row(evaluation))
         trackers.write(evaluation)
         if then is not None:
             then(evaluation)
@@ -278,10 +280,10 @@ def _evaluate(
     model: BaseModel, data: Data, record: RunRecord, ranks: Ranks, progress: bool | None
 ) -> None:
     if data.valid is not None:
-        logging.info("****** Validation evaluation ******")
+        LOG.info("****** Validation evaluation ******")
         record.valid = evaluate(model, data.valid, progress=progress, ranks=ranks)
     if data.test is not None:
-        logging.info("******** Test evaluation ********")
+        LOG.info("******** Test evaluation ********")
         record.test = evaluate(model, data.test, progress=progress, ranks=ranks)
 
 
@@ -294,7 +296,7 @@ def _calibrate(
     content = ranks.broadcast(lambda: fit_calibration(method, *columns))
     write_whole(record.calibration_file, json.dumps(content) + "\n")
     Calibration(content).add_to(model)
-    logging.info("****** Calibrated: %s ******", method)
+    LOG.info("****** Calibrated: %s ******", method)
     names = calibrated_metrics()
     record.valid |= evaluate(model, data.valid, names, progress, ranks)
     if data.test is not None:
@@ -329,7 +331,7 @@ def _loaders(
             "gpu_reserve": gpu_reserve,
         }
         gen = H5DataLoader(feature_map, str(path), split=split, **options)
-        logging.info("%s samples: %d", split.capitalize(), gen.num_samples)
+        LOG.info("%s samples: %d", split.capitalize(), gen.num_samples)
         return gen
 
     train_gen = loader("train")
@@ -352,14 +354,14 @@ def _recorded(record: RunRecord) -> Iterator[None]:
         record.status = "finished"
     except (KeyboardInterrupt, Terminated):
         record.status = "interrupted"
-        logging.info("Interrupted; run.json holds what was reached.")
+        LOG.info("Interrupted; run.json holds what was reached.")
         raise
     except StorageError as error:  # with more space, say, it can go on
         record.status, record.error = "interrupted", str(error)
         raise
     except BaseException as error:
         record.status, record.error = "failed", f"{type(error).__name__}: {error}"
-        logging.error("The run failed: %s", record.error)
+        LOG.error("The run failed: %s", record.error)
         if not isinstance(error, UserError):  # for whoever mends the code, of a model of theirs too
             with record.log_file.open("a", encoding="utf-8") as log:
                 traceback.print_exc(file=log)

@@ -18,6 +18,8 @@ from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.twin import TwinModel
 
+LOG = logging.getLogger(__name__)
+
 TWIN_OF = {
     "TF4CTR": "TF4CTR",
     "TF4CTRv2": "TF4CTR",
@@ -111,14 +113,14 @@ def from_published(
     outside = isinstance(published_c, int | float) and 1 < published_c <= 2
     if outside:
         # Some published KKBox runs have c = 1.2, where the loss turns negative for easy samples.
-        logging.warning("c=%s is outside [0, 1]: kept as published", published_c)
+        LOG.warning("c=%s is outside [0, 1]: kept as published", published_c)
         params["c"] = 1
     model = model_class(feature_map, **params)
     if outside and model.twin_focus is not None:
         model.twin_focus.c = published_c
     if state_dict is not None:
         if config["model"] == "TF4CTRv2_DeepFM":
-            logging.warning(
+            LOG.warning(
                 "these weights were trained with an FM whose second-order term was one number for "
                 "the whole batch (a defect of the published code); here it is computed per sample, "
                 "so that predictions differ from the published model's"

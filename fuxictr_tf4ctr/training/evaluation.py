@@ -17,7 +17,7 @@ from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.metrics.definitions import Columns, split_stream
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics, evaluate_on_device, evaluate_spread
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 Compute = Callable[[Columns, Sequence[str]], dict[str, float] | None]
 """Metrics of rows by name; None where it cannot."""
@@ -87,7 +87,7 @@ def evaluate(
     if values is None:
         rows = ranks.gather(collected)
         values = ranks.broadcast(lambda: metrics_of(rows))
-    logger.info("[Metrics] " + " - ".join(f"{name}: {v:.6f}" for name, v in values.items()))
+    LOG.info("[Metrics] " + " - ".join(f"{name}: {v:.6f}" for name, v in values.items()))
     return values
 
 
