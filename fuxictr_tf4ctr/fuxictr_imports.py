@@ -1,4 +1,5 @@
-"""FuxiCTR without Ray, until Ray is wanted; a FuxiCTR that does not fit is refused by name.
+"""FuxiCTR without Ray, until Ray is wanted, and without its handler of logs; one that does not fit
+is refused by name.
 
 ``import fuxictr.pytorch.layers`` runs ``fuxictr/preprocess/__init__.py``, which imports Ray only
 for ``build_dataset``: seconds of start-up and a heavy dependency for code that never encodes
@@ -10,8 +11,10 @@ before, nothing changes.
 import importlib
 import importlib.util
 import inspect
+import logging
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from traceback import walk_tb
 from types import FrameType, ModuleType
 from typing import Any
@@ -202,3 +205,21 @@ def defer_ray() -> None:
     package.__path__ = spec.submodule_search_locations
     sys.modules[_PACKAGE] = package
     importlib.import_module("fuxictr").preprocess = package
+
+
+@contextmanager
+def no_handler_left() -> Iterator[None]:
+    """While in context, FuxiCTR's log lines go where others go, and leave no handler behind.
+
+    FuxiCTR calls ``logging.info``, which puts a handler for standard error on the root logger where
+    there is none: of later runs each line would be there twice, or in a notebook that wants none.
+    """
+    root = logging.getLogger()
+    stand_in = None if root.handlers else logging.lastResort or logging.NullHandler()
+    if stand_in is not None:
+        root.addHandler(stand_in)
+    try:
+        yield
+    finally:
+        if stand_in is not None:
+            root.removeHandler(stand_in)

@@ -62,7 +62,12 @@ def _add_init(commands: Any) -> None:
         metavar="DATA",
         help="a file, or a folder with train and, perhaps, valid and test",
     )
-    init.add_argument("--label", required=True, metavar="COLUMN", help="what to predict, 0 or 1")
+    init.add_argument(
+        "--label",
+        required=True,
+        metavar="COLUMN",
+        help="what to predict, 0 or 1; of other words for it, COLUMN=WORD for 1",
+    )
     init.add_argument(
         "--output", type=Path, metavar="DIR", help="folder to write (default: <DATA>_config)"
     )
@@ -86,6 +91,8 @@ def _init(arguments: argparse.Namespace) -> int:
     )
     print(as_text([column.row() for column in start.columns]))
     print(f"{start.rows:,} rows; {start.split}")
+    if "positive" in start.label:
+        print("label {name} is 1 where it says {positive!r}, else 0".format(**start.label))
     for column in start.times if "split_by" not in start.split else []:
         print(f"{column} is a time: --split time:{column} keeps the latest rows for the test")
     print(f"config {start.folder}: correct what is guessed wrong in dataset_config.yaml, then")

@@ -39,6 +39,7 @@ from fuxictr_tf4ctr.files import (
     sweep_up,
     system_error,
 )
+from fuxictr_tf4ctr.fuxictr_imports import no_handler_left
 from fuxictr_tf4ctr.names import unknown
 
 LOG = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class EncodedDataset:
     rows: dict[str, int]
 
 
+@no_handler_left()
 def encode_dataset(
     params: Mapping[str, Any], passes: Passes = HERE, ancestor: Ancestor | None = None
 ) -> EncodedDataset:

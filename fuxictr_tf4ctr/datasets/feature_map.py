@@ -12,6 +12,7 @@ from fuxictr.features import FeatureMap
 
 from fuxictr_tf4ctr.datasets.feature_specs import TYPES, check_feature_encoder
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.fuxictr_imports import no_handler_left
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.schema import (
     ANYTHING,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 
+@no_handler_left()
 def load_feature_map(
     dataset: "EncodedDataset | str | Path", params: Mapping[str, Any]
 ) -> FeatureMap:

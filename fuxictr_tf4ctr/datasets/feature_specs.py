@@ -119,7 +119,7 @@ _SHARED = {
     "fill_na": Key(Kind("a text or a number", lambda value: isinstance(value, str | int | float))),
     "remap": Key(FLAG, default=True),
 }
-_LABEL = Record(_SHARED | {"type": Key(TEXT), "source": Key(ANYTHING)})
+_LABEL = Record(_SHARED | {"type": Key(TEXT), "source": Key(ANYTHING), "positive": Key(TEXT)})
 _FEATURE = _SHARED | {
     "type": name_of("type", TYPES),
     "source": Key(AnyOf(_TEXT_OR_NONE, ListOf(_TEXT_OR_NONE))),
@@ -175,7 +175,7 @@ def complete_columns(
         if count > 1
     ]
     for label in labels:
-        problems += _LABEL.problems(label, _where(label)) or _number_problems(label)
+        problems += _LABEL.problems(label, _where(label)) or _label_problems(label)
     own = feature_processor and not feature_processor.startswith("fuxictr.")
     kind = Record(_FEATURE, others=ANYTHING if own else None)
     earlier: list[str] = []
@@ -248,6 +248,12 @@ def _number_problems(column: Mapping[str, Any]) -> list[str]:
     if column["dtype"] in ("int", "float"):
         return []
     return [f"{_where(column)}its dtype must be int or float, not {column['dtype']}"]
+
+
+def _label_problems(label: Mapping[str, Any]) -> list[str]:
+    if label.get("positive") and label.get("preprocess"):
+        return [f"{_where(label)}preprocess makes the label: leave positive out"]
+    return _number_problems(label)
 
 
 def _feature_problems(column: Mapping[str, Any], earlier: list[str]) -> list[str]:

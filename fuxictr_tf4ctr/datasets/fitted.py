@@ -28,6 +28,7 @@ from fuxictr_tf4ctr.datasets.job import (
     find_processor_class,
 )
 from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.fuxictr_imports import no_handler_left
 from fuxictr_tf4ctr.schema import (
     ANYTHING,
     NUMBER,
@@ -352,6 +353,7 @@ def _vocab(tokenizer: Mapping[str, Any], texts: Mapping[str, int]) -> dict[Any, 
     return vocab
 
 
+@no_handler_left()
 def restored_processor(
     content: Mapping[str, Any], feature_map: FeatureMap, *, labels: bool = False
 ) -> FeatureProcessor:

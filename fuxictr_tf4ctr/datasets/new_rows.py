@@ -32,7 +32,13 @@ from fuxictr_tf4ctr.datasets.fitted import (
 )
 from fuxictr_tf4ctr.datasets.fitting import RARE, ColumnStatistics
 from fuxictr_tf4ctr.datasets.job import raw_files
-from fuxictr_tf4ctr.datasets.raw import DTYPES, ParquetFile, check_source_columns, separator_of
+from fuxictr_tf4ctr.datasets.raw import (
+    ParquetFile,
+    check_source_columns,
+    labels_as_numbers,
+    separator_of,
+    types_to_read,
+)
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import shown, unknown
 
@@ -143,7 +149,7 @@ class RowEncoder:
             # As a csv file would have it: the number 7 is the token "7".
             if found.is_integer() or isinstance(found, pl.Categorical | pl.Enum):
                 texts.append(pl.col(column["name"]).cast(pl.String))
-        frame = frame.with_columns(texts)
+        frame = labels_as_numbers(frame.with_columns(texts), self.labels)
         check_source_columns(path, frame.schema, self.features, self.labels)
         return frame
 
@@ -240,7 +246,7 @@ def read_rows(
             "give them to predict_frame of fuxictr_tf4ctr.load(run)"
         )
     columns = encoder.source_columns
-    types = {c["name"]: DTYPES[c["dtype"]] for c in encoder.features + encoder.labels}
+    types = types_to_read(encoder.features + encoder.labels)
     if columns is not None:
         types = dict.fromkeys(keep, pl.String) | types
         columns = list(dict.fromkeys([*columns, *keep]))

@@ -1,7 +1,7 @@
 """Raw csv and parquet files as one lazy frame per split, streamed in bounded memory."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -30,10 +30,10 @@ class RawFiles:
         separator: Of csv files. In files called .tsv a comma stands for the tab.
         n_rows: How many rows to read of each file, None for all.
         declared: Column -> its type in csv files.
-        watched: Columns whose missing values are to be counted.
+        labels: Label columns, to be made numbers, and their missing values counted.
 
     Attributes:
-        missing: Watched column -> how many of its values were missing when last read.
+        missing: Label column -> how many of its values were missing when last read.
         error: What went wrong when last read; polars reports it as an error of its own.
     """
 
@@ -43,7 +43,7 @@ class RawFiles:
         separator: str = ",",
         n_rows: int | None = None,
         declared: dict[str, pl.DataType] | None = None,
-        watched: Sequence[str] = (),
+        labels: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._files: list[CsvFile | ParquetFile] = [
             ParquetFile(Path(file))
@@ -53,7 +53,8 @@ class RawFiles:
         ]
         self._n_rows = n_rows
         self._pace = _Pace()
-        self.missing = dict.fromkeys(watched, 0)
+        self._labels = labels
+        self.missing = dict.fromkeys((each["name"] for each in labels), 0)
         self.error: DataError | None = None
 
     def frame(self) -> pl.LazyFrame:
@@ -64,7 +65,8 @@ class RawFiles:
         """
         schemas = [file.schema for file in self._files]
         _check_same([file.path for file in self._files], schemas)
-        return register_io_source(self._stream, schema=schemas[0])
+        empty = labels_as_numbers(schemas[0].to_frame(), self._labels)
+        return register_io_source(self._stream, schema=empty.schema)
 
     def paced(self, batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         """Pass on what was made of :meth:`frame`, and let the files be read no faster than that.
@@ -86,6 +88,7 @@ class RawFiles:
             for file in self._files:
                 for frame in file.frames(columns, self._n_rows):
                     frame = frame if columns is None else frame.select(columns)
+                    frame = labels_as_numbers(frame, self._labels)
                     if left is not None:
                         frame = frame.head(left)
                         left -= frame.height
@@ -176,6 +179,23 @@ class _Pace:
                 self._consumer_waits.set()
         finally:  # nobody is left to wait for
             self._consumer_waits.set()
+
+
+def types_to_read(columns: Iterable[Mapping[str, Any]]) -> dict[str, pl.DataType]:
+    """Return the types by which columns are read from csv files, labels given as words included."""
+    return {
+        each["name"]: pl.String if each.get("positive") else DTYPES[each["dtype"]]
+        for each in columns
+    }
+
+
+def labels_as_numbers(frame: pl.DataFrame, labels: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Make labels 1 where they are what their entry calls ``positive``, else 0, or missing."""
+    return frame.with_columns(
+        (pl.col(each["name"]).cast(pl.String) == each["positive"]).cast(pl.Float64)
+        for each in labels
+        if each.get("positive") and each["name"] in frame.columns
+    )
 
 
 def check_source_columns(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from fuxictr_tf4ctr.datasets.fitted import ColumnEncoder, encode_columns
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics
 from fuxictr_tf4ctr.datasets.job import EncodingJob
-from fuxictr_tf4ctr.datasets.raw import DTYPES, RawFiles, check_source_columns
+from fuxictr_tf4ctr.datasets.raw import RawFiles, check_source_columns, types_to_read
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
 
@@ -88,8 +88,8 @@ def _open(
     files = None
     with polars_errors(path):
         if job.processor_class.read_data is FeatureProcessor.read_data:
-            declared = {c["name"]: DTYPES[c["dtype"]] for c in job.features + job.labels}
-            labels = [c["name"] for c in job.labels if not c.get("preprocess")]
+            declared = types_to_read(job.features + job.labels)
+            labels = [c for c in job.labels if not c.get("preprocess")]
             sep, n_rows = job.reading["sep"], job.reading["n_rows"]
             if split_by is not None:
                 declared.setdefault(split_by, pl.String)

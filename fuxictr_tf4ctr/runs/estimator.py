@@ -22,6 +22,8 @@ from fuxictr_tf4ctr.settings.reading import validated
 from fuxictr_tf4ctr.settings.writing import sized_to
 
 _EXPID = "estimator"
+# How numpy and pandas write an object that stands for none.
+_MISSING = ("None", "nan", "NaT", "<NA>")
 
 
 class TwinClassifier(ClassifierMixin, BaseEstimator):
@@ -121,16 +123,15 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
         kind = {} if y is None else {"y": y}
         if isinstance(X, pl.LazyFrame):
             X = X.collect()
-        if not hasattr(X, "columns"):
-            checked = validate_data(self, X, **kind, reset=y is not None)
-            X = checked[0] if y is not None else checked
-            frame = pl.DataFrame({f"c{i}": column for i, column in enumerate(X.T)})
-        else:
+        if hasattr(X, "columns"):
             validate_data(self, X, **kind, reset=y is not None, skip_check_array=True)
-            frame = X if isinstance(X, pl.DataFrame) else pl.from_pandas(X)
-            if y is not None and len(y) != frame.height:
-                raise ValueError(f"X has {frame.height} rows, y {len(y)}")
-            frame = frame.rename({name: f"c{i}" for i, name in enumerate(frame.columns)})
+            columns = X.get_columns() if isinstance(X, pl.DataFrame) else _of_pandas(X)
+            if y is not None and len(y) != len(X):
+                raise ValueError(f"X has {len(X)} rows, y {len(y)}")
+        else:
+            checked = validate_data(self, X, **kind, reset=y is not None, dtype=None)
+            columns = [_of_array(each) for each in (checked if y is None else checked[0]).T]
+        frame = pl.DataFrame([each.alias(f"c{i}") for i, each in enumerate(columns)])
         for name in frame.columns:
             column = frame[name]
             if column.dtype.is_numeric() and not np.isfinite(column.to_numpy()).all():
@@ -211,6 +212,25 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
         tags.classifier_tags.multi_class = False
         tags.input_tags.string = tags.input_tags.categorical = True
         return tags
+
+
+def _of_pandas(frame: Any) -> list[pl.Series]:
+    columns = (frame.iloc[:, i] for i in range(frame.shape[1]))
+    return [
+        _of_array(column.to_numpy()) if column.dtype == object else pl.from_pandas(column)
+        for column in columns
+    ]
+
+
+def _of_array(values: np.ndarray) -> pl.Series:
+    """Take objects for numbers where all are, else for texts."""
+    if values.dtype.kind not in "OSU":
+        return pl.Series(values)
+    if all(isinstance(each, int | float | np.number) for each in values):
+        return pl.Series(values.tolist(), strict=False)
+    missing = [not isinstance(each, str) and str(each) in _MISSING for each in values]
+    texts = (None if no else str(each) for each, no in zip(values, missing, strict=True))
+    return pl.Series(texts, dtype=pl.String)
 
 
 def _as_declared(values: pl.Series, guess: ColumnGuess) -> pl.Series:

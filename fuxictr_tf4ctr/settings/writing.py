@@ -15,7 +15,7 @@ from fuxictr_tf4ctr import files
 from fuxictr_tf4ctr.datasets.csv_files import CsvFile
 from fuxictr_tf4ctr.datasets.guessing import ColumnGuess, guess_columns
 from fuxictr_tf4ctr.datasets.job import SPLIT_TYPES, SPLITS, raw_files
-from fuxictr_tf4ctr.datasets.raw import SUFFIXES, RawFiles, separator_of
+from fuxictr_tf4ctr.datasets.raw import SUFFIXES, RawFiles, labels_as_numbers, separator_of
 from fuxictr_tf4ctr.datasets.splits import as_times, polars_errors
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import shown, unknown
@@ -95,6 +95,8 @@ _SHARE = 0.1
 # Some hundred steps an epoch, whatever the number of rows.
 _STEPS, _LEAST, _MOST = 100, 16, 4096
 _SMALL, _LARGE = 50_000, 1_000_000
+# Words for what is to be predicted, and for what is not.
+_POSITIVE = {"yes": "no", "y": "n", "true": "false", "t": "f", "1": "-1"}
 _SMALL_LAYERS = {"simple_hidden_units": [64], "complex_hidden_units": [128, 64]}
 
 
@@ -117,6 +119,7 @@ class Start:
         expid: The experiment in it.
         rows: Rows of the training data, before any are split off.
         columns: What the columns seem to be, the label left out.
+        label: Its column, and what stands for 1 if not 1.
         split: How rows come to be for validation and test.
     """
 
@@ -124,6 +127,7 @@ class Start:
     expid: str
     rows: int
     columns: list[ColumnGuess]
+    label: dict[str, Any]
     split: str
 
     @property
@@ -139,7 +143,7 @@ def start_config(
 
     Args:
         data: A file, or a folder with train and, perhaps, valid and test, each a file or a folder.
-        label: Column to predict, 0 or 1.
+        label: Column to predict, 0 or 1, or COLUMN=VALUE for the value to predict.
         output: Folder to write; None names it after the data.
         model: Model of the experiment.
         split: How validation and test rows are split off where they have no files: random,
@@ -155,11 +159,13 @@ def start_config(
     if folder.exists():
         raise SettingsError(f"--output {folder} is there already: name a folder that is not")
     table = _Table(sources["train"])
+    name, _, value = label.rpartition("=")
+    label, positive = (label, None) if label in table.columns or not name else (name, value)
     if label not in table.columns:
         raise SettingsError(f"--label: {unknown('column', label, table.columns)}")
-    rows = table.checked_rows(label)
+    rows, label_col = table.checked_rows(label, positive)
     sample = table.sample()
-    labels = sample[label].cast(pl.Float64)
+    labels = labels_as_numbers(sample, [label_col])[label].cast(pl.Float64)
     columns = guess_columns(sample.drop(label), labels if labels.n_unique() > 1 else None)
     entries = [each.entry for each in columns if not each.useless]
     if not entries:
@@ -177,7 +183,7 @@ def start_config(
         **splitting,
         "min_categr_count": 2,
         "feature_cols": _grouped(entries),
-        "label_col": {"name": label, "dtype": "float"},
+        "label_col": label_col,
     }
     training_rows = rows * (1 - sum(splitting.get(f"{part}_size", 0) for part in SPLITS))
     datasets = {dataset_id: dataset}
@@ -192,7 +198,7 @@ def start_config(
         _write(made / "model_config.yaml", experiments, [hint])
         load_settings(expid, made)
     how = ", ".join(f"{key}: {value}" for key, value in splitting.items()) or ", ".join(sources)
-    return Start(folder, expid, rows, columns, how)
+    return Start(folder, expid, rows, columns, label_col, how)
 
 
 class _Table:
@@ -225,31 +231,60 @@ class _Table:
         """Read the first rows."""
         return self._read(self._frame.head(_SAMPLE_ROWS))
 
-    def checked_rows(self, label: str) -> int:
+    def checked_rows(self, label: str, positive: str | None) -> tuple[int, dict[str, Any]]:
         """Count the rows, and find labels that none can be learned from.
+
+        Args:
+            label: Column to predict.
+            positive: What stands for 1 in it; None finds it among words such as yes and no.
+
+        Returns:
+            The rows, and the label's entry in the data set's section.
 
         Raises:
             DataError: A label is not 0 or 1, or all are the same.
         """
         counts = self._read(self._frame.group_by(label).len())
-        try:
-            numbers = counts[label].cast(pl.Float64, strict=False)
-        except pl.exceptions.PolarsError:  # of lists, or bytes
-            numbers = pl.Series([None], dtype=pl.Float64)
-        if numbers.null_count() or not numbers.is_in([0.0, 1.0]).all():
+        entry = {"name": label, "dtype": "float"}
+        if positive is None and not _are_labels(counts[label]):
+            positive = _positive_of(counts[label])
+        if positive is not None:
+            entry["positive"] = positive
+        with polars_errors(str(self._path)):
+            numbers = labels_as_numbers(counts, [entry])[label]
+        if not _are_labels(numbers):
             there = [shown(value) for value in counts[label].head(5)]
             raise DataError(
                 f"{self._path}: label {label!r} holds {', '.join(there)}: write 0 and 1 for what "
-                "is not and what is to be predicted"
+                f"is not and what is to be predicted, or --label {label}=VALUE for what is"
             )
-        if numbers.n_unique() < 2:
-            there = f"all {counts['len'].sum()} are {numbers[0]:.0f}" if len(numbers) else "no rows"
-            raise DataError(f"{self._path}: label {label!r}: {there}; both 0 and 1 are needed")
-        return int(counts["len"].sum())
+        if numbers.cast(pl.Float64).n_unique() < 2:
+            what = repr(label) if positive is None else f"{label!r}, 1 for {positive!r}"
+            rows = counts["len"].sum()
+            there = f"all {rows} are {int(numbers[0])}" if rows else "no rows"
+            raise DataError(f"{self._path}: label {what}: {there}; both 0 and 1 are needed")
+        return int(counts["len"].sum()), entry
 
     def _read(self, frame: pl.LazyFrame) -> pl.DataFrame:
         with polars_errors(str(self._path), self._files):
             return frame.collect(engine="streaming")
+
+
+def _are_labels(values: pl.Series) -> bool:
+    try:
+        numbers = values.cast(pl.Float64, strict=False)
+    except pl.exceptions.PolarsError:  # of lists, or bytes
+        return False
+    return not numbers.null_count() and numbers.is_in([0.0, 1.0]).all()
+
+
+def _positive_of(values: pl.Series) -> str | None:
+    """Return which of two values is the word for what is to be predicted, if one is."""
+    if len(values) != 2 or not (values.dtype == pl.String or values.dtype.is_integer()):
+        return None
+    texts = values.cast(pl.String).fill_null("").to_list()
+    pairs = zip(texts, reversed(texts), strict=True)
+    return next((p for p, other in pairs if _POSITIVE.get(p.lower()) == other.lower()), None)
 
 
 def _sources(data: Path) -> dict[str, Path]:

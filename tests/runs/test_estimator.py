@@ -1,9 +1,11 @@
 """TwinClassifier among scikit-learn's own tools."""
 
 import doctest
+import logging
 import pickle
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -46,6 +48,25 @@ def test_one_line_fits_a_frame_and_what_is_fitted_can_be_pickled(rows):
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
     np.testing.assert_array_equal(again.predict_proba(X.to_pandas()), fitted.predict_proba(X))
+
+
+def test_objects_of_an_array_or_a_frame_are_numbers_or_texts(rows):
+    typed, y = rows.drop("click").to_pandas(), rows["click"].to_numpy()
+    expected = TwinClassifier(**QUICK).fit(typed, y).predict_proba(typed)
+    for X in (typed.to_numpy(), typed.astype(object)):
+        np.testing.assert_array_equal(TwinClassifier(**QUICK).fit(X, y).predict_proba(X), expected)
+    mixed = typed.astype(object)
+    mixed.iloc[:4, 0] = [7, None, np.nan, pd.NA]
+    assert TwinClassifier(**QUICK).fit(mixed, y).predict(mixed).shape == y.shape
+
+
+def test_a_fit_prints_nothing_and_leaves_no_handler_of_logs(rows, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])
+        for _ in range(2):
+            TwinClassifier(**QUICK).fit(rows.drop("click"), rows["click"].to_numpy())
+        assert not logging.getLogger().handlers
+    assert capsys.readouterr() == ("", "")
 
 
 def test_ids_may_be_numbers_of_an_array(rows):

@@ -87,6 +87,30 @@ def test_a_folder_of_parquet_splits_and_a_model_that_is_no_twin(data, frame, cap
     assert main(run) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "label", "positive"),
+    [(("no", "Yes"), "click", "Yes"), (("seen", "bought"), "click=bought", "bought")],
+)
+def test_a_label_may_be_words(data, frame, capsys, words, label, positive):
+    frame = frame.drop("bought").rename({"click": "number"})
+    click = pl.col("number").replace_strict({0: words[0], 1: words[1]})
+    frame.select(pl.exclude("number"), click=click).write_csv("words.csv")
+    frame.rename({"number": "click"}).write_csv("mine.csv")
+    found = []
+    for name, column in (("mine", "click"), ("words", label)):
+        assert main(["init", f"{name}.csv", "--label", column]) == 0
+        run = ["run", "--config", f"{name}_config", "--expid", f"DualMLP_{name}"]
+        assert main([*run, "--set", "epochs=1"]) == 0
+        told = capsys.readouterr().out
+        found.append([line for line in told.splitlines() if "AUC" in line])
+    assert f"1 where it says {positive!r}" in told and found[0] == found[1]
+    again = ["run", "--config", "words_config", "--expid", "DualMLP_words", "--set", "epochs=1"]
+    (first,) = (data / "checkpoints" / "words" / "DualMLP_words").iterdir()
+    assert main([*again, "--continue-from", str(first)]) == 0
+    section, _ = columns(data / "words_config")
+    assert section["label_col"] == {"name": "click", "dtype": "float", "positive": positive}
+
+
 def test_separators_other_than_commas_are_found(data, frame):
     frame.write_csv("mine.csv", separator=";")
     assert main(["init", "mine.csv", "--label", "click"]) == 0
@@ -111,6 +135,7 @@ def content(raw):
         (None, ["--label", "price"], "label 'price' holds"),
         (edited("click", 1), [], "all 1200 are 1"),
         (edited("click", "yes"), [], "holds 'yes': write 0 and 1"),
+        (None, ["--label", "price=3"], "'price', 1 for '3': all 1200 are 0"),
         (None, ["--split", "time:dya"], "did you mean 'day'"),
         (None, ["--split", "time:clicks"], "is no time"),
         (None, ["--split", "weeks"], "give random, sequential"),
