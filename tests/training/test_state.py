@@ -144,13 +144,19 @@ def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(start, loader, cut_
     ],
 )
 def test_resumed_runs_end_alike_on_every_device(start, gpu, fast):
-    """A GPU adds up in no fixed order: what is equal bit by bit on a CPU differs by rounding."""
+    """A GPU adds up in no fixed order: what is equal bit by bit on a CPU differs by rounding.
+
+    A bias before batch norm has no gradient but that rounding, and Adam makes steps of it.
+    """
     options = {"model_class": EmbeddingMLP, "valid": False, "gpu": gpu, "fast": fast}
     start("parts", epochs=1, **options)
     (model, result), (expected, whole) = start("parts", **options), start("whole", **options)
     assert result.steps == whole.steps == 30
     off = 0 if gpu < 0 else 1e-3
-    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=off, atol=off)
+    rounding = () if gpu < 0 else ("mlp.0.bias", "running_mean")
+    for name, values in expected.state_dict().items():
+        if not name.endswith(rounding):
+            torch.testing.assert_close(model.state_dict()[name], values, rtol=off, atol=off)
 
 
 @pytest.mark.parametrize(
