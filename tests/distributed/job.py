@@ -41,15 +41,25 @@ from fuxictr_tf4ctr.training.step import training_step  # noqa: E402
 ROWS, BATCH_SIZE = 139, 24
 
 
-def write_data(folder: Path) -> None:
-    """Write training and validation rows of the tiny model's columns."""
+def write_data(folder: Path, apart: int = 1) -> None:
+    """Write training and validation rows of the tiny model's columns, users so far apart."""
     rng = np.random.default_rng(0)
     for split in ("train", "valid"):
         user, item = rng.integers(1, 12, (2, ROWS))
         label = (rng.random(ROWS) < 1 / (1 + np.exp((item - user) / 3))).astype(np.float32)
-        columns = {"user": user, "item": item, "query": np.arange(ROWS) // 8, "label": label}
+        query = np.arange(ROWS) // 8
+        columns = {"user": user * apart, "item": item, "query": query, "label": label}
         with H5Writer(folder / f"{split}.h5") as writer:
             writer.append(columns)
+
+
+def memory_peak(since: int | None = None) -> int:
+    """Bytes of memory that this process has, or by how many more it had at most since then."""
+    if since is None:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+    return peak - (since or 0)
 
 
 class TinyMLP(EmbeddingMLP):

@@ -1,8 +1,12 @@
 """What a rank with divided tables does in the tests: ``sharded_job.py FOLDER JOB``."""
 
+import os
 import shutil
+import signal
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from unittest import mock
 
@@ -10,13 +14,14 @@ import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding
 from fuxictr.pytorch.models import BaseModel
-from job import TinyMLP, build, error_of, train_model, twin
+from job import TinyMLP, build, build_feature_map, error_of, memory_peak, train_model, twin
 
 from fuxictr_tf4ctr.distributed import Ranks, joined_ranks
 from fuxictr_tf4ctr.distributed.cost import ShardingOptions
+from fuxictr_tf4ctr.engines.torchrec import sharded_tables
 from fuxictr_tf4ctr.engines.torchrec.sharded_tables import ShardedTables
 from fuxictr_tf4ctr.training.checkpoints import merge_weights, save_weights
-from fuxictr_tf4ctr.training.shards import shards_folder
+from fuxictr_tf4ctr.training.shards import shards_folder, write_shard
 
 # The gradient of divided tables is in no norm.
 UNCLIPPED = 1e9
@@ -181,13 +186,75 @@ def work_of_two(folder: Path, ranks: Ranks) -> dict:
 def work_of_three(folder: Path, ranks: Ranks) -> dict:
     """Go on with what two ranks began."""
     lost = error_of(lambda: train_divided(FIRST, folder, ranks, 4, folder / "lost"))
-    return {"lost": lost, "moved": train_divided(FIRST, folder, ranks, 4, folder / "state")}
+    moved = train_divided(FIRST, folder, ranks, 4, folder / "state")
+    return {"lost": lost, "moved": moved, "big": big_of_three(folder.with_name("big"), ranks)}
+
+
+BIG = 10_000_000
+BIG_BYTES = 4 * BIG * 4
+
+
+def big_map() -> FeatureMap:
+    """The tiny model's features, one with a table of 160 MB."""
+    feature_map = build_feature_map("query")
+    feature_map.features["user"]["vocab_size"] = BIG
+    return feature_map
+
+
+def train_big(folder: Path, ranks: Ranks) -> list[dict]:
+    """Build, train, save and resume, if there is what to resume."""
+    model = unmade(build, TinyMLP, folder, big_map(), **WITHOUT)
+    tables = divided(model, ranks, "row_wise", "row_wise_adagrad")
+    return train_model(model, tables, folder, ranks, 2, folder / "state")
+
+
+@contextmanager
+def killed_in_a_save(number: int, note) -> Iterator[None]:
+    """While in context, end this process within a save, after calling ``note``."""
+    saves = count(1)
+
+    def write(folder, rank, pieces):
+        if next(saves) == number:
+            (folder / "rank-00001.safetensors").write_bytes(b"half")
+            note()
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_shard(folder, rank, pieces)
+
+    with mock.patch.object(sharded_tables, "write_shard", write):
+        yield
+
+
+def big_of_two(folder: Path, ranks: Ranks) -> None:
+    """Train until rank 1 is killed while it saves the state after step 8."""
+    note = memory_note(folder / f"two{ranks.rank}.json")
+    with nullcontext() if ranks.leads else killed_in_a_save(4, note):
+        try:
+            train_big(folder, ranks)
+        except RuntimeError:  # the other one is gone
+            note()
+
+
+def big_of_three(folder: Path, ranks: Ranks) -> dict:
+    """Go on with what two ranks left."""
+    found = sorted(path.name for path in (folder / "state").glob("step-*"))
+    note = memory_note(folder / f"three{ranks.rank}.json")
+    evaluations = train_big(folder, ranks)
+    note()
+    return {"found": found, "evaluations": evaluations}
+
+
+def memory_note(file: Path):
+    """Return what notes by how many bytes this process's memory peaked since now."""
+    before = memory_peak()
+    return lambda: file.write_text(str(memory_peak(before)))
 
 
 def main(folder: Path, job: str) -> None:
     with joined_ranks(on_gpu=False, seconds=60) as ranks:
         result = globals()[job](folder, ranks)
-    torch.save(result, folder / f"{job}{ranks.rank}.pt")
+        torch.save(result, folder / f"{job}{ranks.rank}.pt")
+        if job == "work_of_two":
+            big_of_two(folder.with_name("big"), ranks)
 
 
 if __name__ == "__main__":

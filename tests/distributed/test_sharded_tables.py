@@ -1,20 +1,25 @@
 """Tables divided by TorchRec among two gloo processes, against the whole tables of one."""
 
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from job import build, train_model, write_data
+from job import TinyMLP, build, memory_peak, train_model, write_data
 from programs import Program
 from test_ranks import environment, free_port
 
+from fuxictr_tf4ctr.datasets import H5DataLoader
 from fuxictr_tf4ctr.distributed import ALONE, Ranks
 from fuxictr_tf4ctr.distributed.cost import WHOLE, sharding_problems
 from fuxictr_tf4ctr.engines import torchrec as torchrec_engine
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.runs.experiment import check_workers, run_experiment
 from fuxictr_tf4ctr.settings.reading import load_settings
+from fuxictr_tf4ctr.training import evaluate, load_weights
+from fuxictr_tf4ctr.training.checkpoints import merge_weights
+from fuxictr_tf4ctr.training.shards import tables_unmade
 
 JOB = Path(__file__).with_name("sharded_job.py")
 
@@ -24,7 +29,7 @@ def needs_torchrec():
     return pytest.importorskip("torchrec", exc_type=(ImportError, OSError))
 
 
-def results_of(job: str, size: int, folder: Path) -> list[dict]:
+def results_of(job: str, size: int, folder: Path, killed: bool = False) -> list[dict]:
     """Let so many ranks do a job, and return what each returned."""
     port = free_port()
     processes = [
@@ -32,7 +37,8 @@ def results_of(job: str, size: int, folder: Path) -> list[dict]:
         for rank in range(size)
     ]
     errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, errors
+    ends = [0] * (size - 1) + [-signal.SIGKILL if killed else 0]
+    assert [process.returncode for process in processes] == ends, errors
     return [torch.load(folder / f"{job}{rank}.pt") for rank in range(size)]
 
 
@@ -40,10 +46,20 @@ def results_of(job: str, size: int, folder: Path) -> list[dict]:
 def ranks(tmp_path_factory):
     """The folder of the data, and what each of two ranks returned."""
     needs_torchrec()
-    folder = tmp_path_factory.mktemp("sharded") / "two"
-    folder.mkdir()
-    write_data(folder)
-    return folder, results_of("work_of_two", 2, folder)
+    from sharded_job import BIG
+
+    base = tmp_path_factory.mktemp("sharded")
+    for name, apart in (("two", 1), ("big", BIG // 12)):
+        (base / name).mkdir()
+        write_data(base / name, apart)
+    return base / "two", results_of("work_of_two", 2, base / "two", killed=True)
+
+
+@pytest.fixture(scope="module")
+def three(ranks):
+    """The folder, and what each of three ranks returned that went on with what two began."""
+    folder = ranks[0].with_name("three")
+    return folder, results_of("work_of_three", 3, folder)
 
 
 @pytest.mark.slow
@@ -80,13 +96,37 @@ def test_a_resumed_training_ends_as_one_that_was_not_cut_off(ranks):
 
 
 @pytest.mark.slow
-def test_more_ranks_go_on_with_what_two_began(ranks):
-    folder, results = ranks[0].with_name("three"), ranks[1]
-    moved = results_of("work_of_three", 3, folder)
-    check_alike([result["moved"] for result in moved], results[0]["whole run"])
-    for result in moved:
+def test_more_ranks_go_on_with_what_two_began(ranks, three):
+    folder, results = three
+    check_alike([result["moved"] for result in results], ranks[1][0]["whole run"])
+    for result in results:
         assert "rank-00001.safetensors: is missing" in result["lost"]
         assert f"remove {folder / 'lost' / 'step-'}" in result["lost"]
+
+
+@pytest.mark.slow
+def test_a_table_that_no_rank_can_hold_is_trained_saved_resumed_merged_and_predicted_from(three):
+    from sharded_job import BIG_BYTES, WITHOUT, big_map
+
+    folder = three[0].with_name("big")
+    peaks = {file.name: int(file.read_text()) for file in folder.glob("*.json")}
+    assert len(peaks) == 5 and max(peaks.values()) < 0.75 * BIG_BYTES, peaks
+    left = three[1][0]["big"]["found"]  # by rank 1, killed while it saved the state after step 8
+    assert [name for name in left if name.endswith("state")] == [
+        f"step-{step:012d}.state" for step in (4, 6)
+    ]
+    assert f"step-{8:012d}.shards" in left
+    best = max(record["metrics"]["AUC"] for record in three[1][0]["big"]["evaluations"])
+    before = memory_peak()
+    path = folder / "tiny" / "model.model"
+    assert merge_weights(path)
+    with tables_unmade(noted=False):
+        model = build(TinyMLP, folder, big_map(), **WITHOUT)
+    load_weights(model, path)
+    rows = H5DataLoader(model.feature_map, folder / "valid.h5", split="valid", batch_size=50)
+    assert evaluate(model, rows, ["AUC"]) == pytest.approx({"AUC": best}, rel=1e-6)
+    assert memory_peak(before) < 0.75 * BIG_BYTES
+    assert path.stat().st_size > BIG_BYTES
 
 
 def plain_step(folder: Path, width: int):
