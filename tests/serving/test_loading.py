@@ -7,9 +7,13 @@ import pytest
 import torch
 
 import fuxictr_tf4ctr
+from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.runs.loading import load_run
+from fuxictr_tf4ctr.runs.loading import load_run, merge_run
+from fuxictr_tf4ctr.runs.records import metrics_line
 from fuxictr_tf4ctr.training import evaluate
+from fuxictr_tf4ctr.training.checkpoints import write_whole
+from fuxictr_tf4ctr.training.shards import Piece, begin_save, write_shard
 
 
 @pytest.fixture
@@ -62,6 +66,41 @@ def test_other_data_are_refused(copied):
 def test_an_unknown_split_is_refused(demo_run):
     with pytest.raises(SettingsError, match="no dev split; there: train, valid, test"):
         demo_run.loader("dev")
+
+
+def divide(folder):
+    """Keep the tables of a run as two ranks would have."""
+    path = folder / "TF4CTR_DCNv2_demo.model"
+    weights = torch.load(path)
+    tables = {name: weights.pop(name) for name in list(weights) if "embedding_layers" in name}
+    save = begin_save(path, 1)
+    for rank in range(2):
+        part = slice(2, None) if rank else slice(0, 2)
+        write_shard(save, rank, [Piece(name, 2 * rank, tables[name][part]) for name in tables])
+    kept = {"save": save.name, "ranks": 2, "tables": {name: name for name in tables}}
+    write_whole({"weights": weights, "shards": kept}, path)
+    change("table_sharding", "row_wise")(folder)
+
+
+def test_a_run_of_divided_tables_scores_the_same_when_it_is_merged_and_before(
+    copied, demo_run, capsys
+):
+    divide(copied)
+    for said in ("merged", "whole already"):
+        for name, each in load_run(copied).model.state_dict().items():
+            assert torch.equal(each, demo_run.model.state_dict()[name]), name
+        assert main(["evaluate", "--run", str(copied)]) == 0
+        assert capsys.readouterr().out.strip() == metrics_line(demo_run.record.test)
+        assert main(["merge", str(copied)]) == 0
+        assert f"TF4CTR_DCNv2_demo.model: {said}" in capsys.readouterr().out
+    assert not list(copied.glob("*.shards"))
+
+
+def test_a_run_that_is_not_finished_is_not_merged(copied):
+    divide(copied)
+    change("status", "interrupted")(copied)
+    with pytest.raises(SettingsError, match=r"the run is interrupted.*--resume"):
+        merge_run(copied)
 
 
 def change(key, value):
