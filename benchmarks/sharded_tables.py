@@ -4,12 +4,14 @@
 
 A twin over made-up rows with large tables; needs TorchRec (docs/scaling.md), and root for a network
 namespace whose loopback device counts what a step sends, beside the cost model's bytes. Ranks
-take turns with the ways of training; ``benchmarks/results/sharded_tables.json`` has the medians.
+take turns with the ways of training; ``benchmarks/results/sharded_tables.json`` has the medians,
+and what memory ranks and commands took at most with tables that no rank may hold, by its ulimit.
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -22,7 +24,7 @@ import torch
 from fuxictr.features import FeatureMap
 
 import model_zoo
-from fuxictr_tf4ctr.distributed import joined_ranks
+from fuxictr_tf4ctr.distributed import Ranks, joined_ranks
 from fuxictr_tf4ctr.distributed.cost import (
     ShardingOptions,
     Workload,
@@ -31,10 +33,14 @@ from fuxictr_tf4ctr.distributed.cost import (
     table_engine,
 )
 from fuxictr_tf4ctr.runs.records import machine, versions
+from fuxictr_tf4ctr.training.checkpoints import load_weights, merge_weights, save_weights
+from fuxictr_tf4ctr.training.shards import tables_unmade
 from fuxictr_tf4ctr.training.step import training_step
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FIELDS, ROWS_OF_A_TABLE, WIDTH, BATCH_SIZE = 8, 50_000, 16, 4096
+# Of the tables whose memory is measured; a rank may take so many bytes beside its rows.
+LARGE, ROOM = 1_000_000, 192 << 20
 WAYS = ("whole", "row_wise", "table_wise")
 STEPS = (5, 25)
 
@@ -44,22 +50,130 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("speed", "memory"), help="default: both")
     parser.add_argument("--job", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
         way, steps, file = arguments.job
-        train(way, int(steps), Path(file))
+        JOBS.get(way, train)(way, int(steps), Path(file))
         return
-    cases = [measured(ranks, arguments.rounds) for ranks in arguments.ranks]
-    content = {
-        "tables": {"fields": FIELDS, "rows": ROWS_OF_A_TABLE, "width": WIDTH},
-        "batch_size": BATCH_SIZE,
-        "cases": cases,
-        "load": os.getloadavg()[0],
-        "machine": machine(),
-        "versions": versions(["torchrec", "fbgemm-gpu-cpu"]),
-    }
-    (RESULTS / "sharded_tables.json").write_text(json.dumps(content, indent=1) + "\n")
+    results = RESULTS / "sharded_tables.json"
+    content = json.loads(results.read_text()) if results.exists() else {}
+    if arguments.only != "memory":
+        content |= {
+            "tables": {"fields": FIELDS, "rows": ROWS_OF_A_TABLE, "width": WIDTH},
+            "batch_size": BATCH_SIZE,
+            "cases": [measured(ranks, arguments.rounds) for ranks in arguments.ranks],
+            "load": os.getloadavg()[0],
+        }
+    if arguments.only != "speed":
+        content["memory"] = {
+            "tables": {"fields": FIELDS, "rows": LARGE, "width": WIDTH, "bytes": TABLE_BYTES},
+            "cases": [peaks(ranks) for ranks in arguments.ranks],
+        }
+    content |= {"machine": machine(), "versions": versions(["torchrec", "fbgemm-gpu-cpu"])}
+    results.write_text(json.dumps(content, indent=1) + "\n")
+
+
+TABLE_BYTES = FIELDS * LARGE * WIDTH * 4
+
+
+def peaks(ranks: int) -> dict:
+    """Return by how many bytes memory peaked in each phase, of the rank that took most."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "peaks.json"
+        launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), __file__]
+        for command in ([*launch, "--job", "hold"], [__file__, "--job", "merge"]):
+            done = subprocess.run(
+                [sys.executable, *command, "3", str(file)],
+                capture_output=True,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+            if done.returncode:
+                sys.exit(done.stderr)
+        result = {"ranks": ranks, **json.loads(file.read_text())}
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def memory_peak(since: int = 0) -> int:
+    """Begin to watch this process's memory anew, and return by how much it peaked before."""
+    peak = memory_of("VmHWM")
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak - since
+
+
+def memory_of(kind: str) -> int:
+    """Return bytes of this process, of a kind that Linux counts."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = (line.split()[1] for line in status if line.startswith(f"{kind}:"))
+    return int(kilobytes) << 10
+
+
+def limit_memory(room: int) -> None:
+    """Refuse this process more bytes than it has now and so many beside."""
+    now = memory_of("VmData")
+    resource.setrlimit(resource.RLIMIT_DATA, (now + room, now + room))
+
+
+def hold(way: str, steps: int, file: Path) -> None:
+    """Be one rank: build, train, save and load tables that its limit does not let it hold."""
+    with joined_ranks(on_gpu=False, seconds=600) as ranks:
+        divided(file.parent / "small", 100, ranks, 1)  # imports what a first step needs
+        limit = TABLE_BYTES // ranks.size + ROOM
+        limit_memory(limit)
+        memory_peak()
+        before = memory_peak()
+        model, tables = divided(file.parent, LARGE, ranks, 0)
+        own = {"building": memory_peak(before)}
+        with training_step(model, ranks=ranks) as step:
+            for _ in range(steps):
+                step(batch(BATCH_SIZE // ranks.size, LARGE))
+        own["training"] = memory_peak(before)
+        path = Path(model.checkpoint)
+        state = path.with_suffix(".state")
+        kept = tables.save(state, steps, optimizer=True)
+        best = tables.save(path, steps, optimizer=False)
+        own["saving"] = memory_peak(before)
+        tables.load(state, kept, optimizer=True)
+        own["resuming"] = memory_peak(before)
+        everybody = ranks.all_gather(own)
+        if ranks.leads:
+            save_weights(model, path, best)
+            most = {phase: max(each[phase] for each in everybody) for phase in own}
+            file.write_text(json.dumps({"limit": limit, **most}))
+
+
+def divided(folder: Path, rows_of_a_table: int, ranks: Ranks, steps: int) -> tuple:
+    """Build a model with divided tables, and make steps."""
+    model = twin(folder, rows_of_a_table, unmade=True)
+    options = ShardingOptions("row_wise", "row_wise_adagrad", 1e-3)
+    tables = table_engine()(model, ranks, options)
+    with training_step(model, ranks=ranks) as step:
+        for _ in range(steps):
+            step(batch(BATCH_SIZE // ranks.size, rows_of_a_table))
+    return model, tables
+
+
+def merge(way: str, steps: int, file: Path) -> None:
+    """Merge what ranks left, and score a batch."""
+    model = twin(file.parent, LARGE, unmade=True)
+    memory_peak()
+    before, anonymous = memory_peak(), memory_of("RssAnon")
+    start = time.perf_counter()
+    merge_weights(model.checkpoint)
+    seconds = time.perf_counter() - start
+    found = json.loads(file.read_text()) | {"merging": memory_peak(before)}
+    load_weights(model, model.checkpoint)
+    with torch.no_grad():
+        model.eval()(batch(BATCH_SIZE, LARGE))
+    # Pages of the file are the system's, which drops them where memory is short.
+    found |= {"scoring": memory_of("RssAnon") - anonymous, "merging_seconds": round(seconds, 1)}
+    file.write_text(json.dumps(found))
+
+
+JOBS = {"hold": hold, "merge": merge}
 
 
 def measured(ranks: int, rounds: int) -> dict:
@@ -115,13 +229,7 @@ def counted(ranks: int, way: str, steps: int) -> tuple[dict, int]:
 def train(way: str, steps: int, file: Path) -> None:
     """Be one rank: make steps on rows of its own, and say how long they took."""
     with joined_ranks(on_gpu=False, seconds=60) as ranks, tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        with nullcontext() if way == "whole" else table_engine().unmade():
-            model = model_zoo.TF4CTR_DCN(
-                feature_map(), model_root=folder, model_id="model", embedding_dim=WIDTH, verbose=0,
-                sample_selection="GM", optimizer="adam", learning_rate=1e-3, metrics=["AUC"],
-            )  # fmt: skip
-        model._max_gradient_norm = 10.0
+        model = twin(Path(folder), ROWS_OF_A_TABLE, unmade=way != "whole")
         everything = sum(weights.numel() for weights in model.parameters())
         tables = None
         if way == "whole":
@@ -134,12 +242,9 @@ def train(way: str, steps: int, file: Path) -> None:
         durations = []
         with training_step(model, ranks=ranks) as step:
             for _ in range(steps):
-                batch = {
-                    f"field{at}": torch.randint(1, ROWS_OF_A_TABLE, (rows,)) for at in range(FIELDS)
-                }
-                batch["label"] = torch.randint(2, (rows,)).float()
+                columns = batch(rows, ROWS_OF_A_TABLE)
                 start = time.perf_counter()
-                step(batch)
+                step(columns)
                 durations.append(time.perf_counter() - start)
         held = [*model.parameters(), *(weights.grad for weights in model.parameters())]
         held += [value for state in model.optimizer.state.values() for value in state.values()]
@@ -155,7 +260,26 @@ def train(way: str, steps: int, file: Path) -> None:
             file.write_text(json.dumps(content))
 
 
-def feature_map() -> FeatureMap:
+def twin(folder: Path, rows_of_a_table: int, unmade: bool) -> torch.nn.Module:
+    """Build the model."""
+    torch.manual_seed(0)
+    with tables_unmade() if unmade else nullcontext():
+        model = model_zoo.TF4CTR_DCN(
+            feature_map(rows_of_a_table), model_root=str(folder), model_id="model", verbose=0,
+            embedding_dim=WIDTH, sample_selection="GM", optimizer="adam", learning_rate=1e-3,
+            metrics=["AUC"],
+        )  # fmt: skip
+    model._max_gradient_norm = 10.0
+    return model
+
+
+def batch(rows: int, rows_of_a_table: int) -> dict[str, torch.Tensor]:
+    """Draw rows of data."""
+    columns = {f"field{at}": torch.randint(1, rows_of_a_table, (rows,)) for at in range(FIELDS)}
+    return columns | {"label": torch.randint(2, (rows,)).float()}
+
+
+def feature_map(rows_of_a_table: int) -> FeatureMap:
     """Describe the fields."""
     made = FeatureMap("made_up", "unused")
     for at in range(FIELDS):
@@ -163,7 +287,7 @@ def feature_map() -> FeatureMap:
             "source": "",
             "type": "categorical",
             "padding_idx": 0,
-            "vocab_size": ROWS_OF_A_TABLE,
+            "vocab_size": rows_of_a_table,
         }
     made.labels = ["label"]
     made.num_fields = made.get_num_fields()
