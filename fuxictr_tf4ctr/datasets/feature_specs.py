@@ -174,19 +174,23 @@ def complete_columns(
         for name, count in times.items()
         if count > 1
     ]
+    told: dict[str, list[str]] = {}  # problem -> its columns: an entry may name many
     for label in labels:
-        problems += _LABEL.problems(label, _where(label)) or _label_problems(label)
+        _tell(label, _LABEL.problems(label, _where(label)) or _label_problems(label), told)
     own = feature_processor and not feature_processor.startswith("fuxictr.")
     kind = Record(_FEATURE, others=ANYTHING if own else None)
     earlier: list[str] = []
     for column in features:
         column.setdefault("active", True)
-        problems += kind.problems(column, _where(column)) or _feature_problems(column, earlier)
+        _tell(
+            column, kind.problems(column, _where(column)) or _feature_problems(column, earlier), told
+        )
         if column["active"] is False:
             # FuxiCTR looks for the feature of every pretrained embedding, active or not.
             column.pop("pretrained_emb", None)
         elif column.get("type") in ("categorical", "sequence") and not _buckets(column):
             earlier.append(column["name"])
+    problems += [f"{_listed(names)}: {problem}" for problem, names in told.items()]
     if problems:
         raise SettingsError("\n".join(problems))
     return features, labels
@@ -208,6 +212,16 @@ def label_entries(params: Mapping[str, Any]) -> Any:
 
 def _where(column: Mapping[str, Any]) -> str:
     return f"column {shown(column['name'])}: "
+
+
+def _tell(column: Mapping[str, Any], problems: list[str], told: dict[str, list[str]]) -> None:
+    for problem in problems:
+        told.setdefault(problem.removeprefix(_where(column)), []).append(shown(column["name"]))
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"column{'s' if names[1:] else ''} {', '.join(names[:3])}{more}"
 
 
 def _buckets(column: Mapping[str, Any]) -> bool:

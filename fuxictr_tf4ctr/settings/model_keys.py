@@ -98,9 +98,11 @@ def understood(
     read, notes = {}, []
     for key, value in params.items():
         meant = present_name(key, model_class)
-        if meant == key:
+        if value is None:  # as if it were not there, where the other name is
+            read.setdefault(meant, None)
+        elif meant == key:
             read[key] = value
-        elif meant in params:
+        elif params.get(meant) is not None:
             notes.append(f"{key} has no effect: {meant}, its present name, is given too")
         else:
             read[meant] = value

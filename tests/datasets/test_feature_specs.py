@@ -129,6 +129,10 @@ BAD_COLUMNS = {
     "names": (column(name=[{"a": 1}]), "is no column name"),
     "unhashable type": (column(type=["numeric"]), "unknown type"),
     "switch": (column(active="yes"), "active='yes' must be true or false"),
+    "an entry of many": (
+        column(name=["a", "b", "c", "d"], maxlen=3),
+        "^columns 'a', 'b', 'c' and 1 more: unknown key 'maxlen'[^\n]*$",
+    ),
 }
 
 

@@ -324,7 +324,18 @@ def test_old_names_of_keys_are_read_as_what_they_meant(folder):
     settings = load_settings("mine_exp", write(folder, CROSS | old))
     assert settings["num_cross_layers"] == 2 and "crossing_layers" not in settings.params
     assert settings["dnn_hidden_units"] == (8,) and settings["early_stop_patience"] == 5
-    assert "crossing_layers is read as num_cross_layers, its present name" in settings.warnings
+    assert settings.warnings == tuple(
+        f"{old} is read as {now}, its present name"
+        for old, now in (
+            ("crossing_layers", "num_cross_layers"),
+            ("hidden_units", "dnn_hidden_units"),
+            ("patience", "early_stop_patience"),
+        )
+    )
+    specs = [{"name": "user", "embedding_dim": 3}]
+    for given in ({"feature_specs": None, "feature_config": specs}, {"feature_specs": specs}):
+        settings = load_settings("mine_exp", write(folder, CROSS | {"feature_config": None} | given))
+        assert [dict(spec) for spec in settings["feature_specs"]] == specs
     both = {"crossing_layers": 2, "num_cross_layers": 4}
     settings = load_settings("mine_exp", write(folder, CROSS | both))
     assert settings["num_cross_layers"] == 4 and any("no effect" in n for n in settings.warnings)
