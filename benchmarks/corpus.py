@@ -1,9 +1,9 @@
 """Load every configuration that FuxiCTR and BARS have published: ``python benchmarks/corpus.py``.
 
 ``$BARS_HOME`` is a checkout of reczoo/BARS, ``$FUXICTR_HOME`` one of reczoo/FuxiCTR, whose models
-are named; a corpus that is not at hand is left out. Each folder of experiments and each tuner file
-is read as ``fuxictr tune --config`` reads it, up to the data, which need not be there. Refusals are
-printed; the counts go to ``benchmarks/results/corpus.json``, reason by reason.
+are named; of a corpus that is not at hand the counts of before are kept. Each folder of experiments
+and each tuner file is read as ``fuxictr tune --config`` reads it, up to the data, which need not be
+there. Refusals are printed; the counts go to ``benchmarks/results/corpus.json``, reason by reason.
 """
 
 import json
@@ -70,7 +70,7 @@ def load_all() -> Iterator[tuple[str, dict[str, Any]]]:
     """Load each corpus that is at hand; yield its name and its counts."""
     for name, (variable, pattern) in CORPORA.items():
         if variable not in os.environ:
-            print(f"{name}: ${variable} is not set; left out", file=sys.stderr)
+            print(f"{name}: ${variable} is not set; counts of before", file=sys.stderr)
             continue
         root = Path(os.environ[variable]).expanduser().resolve()
         for kind, paths in sources(root, pattern).items():
@@ -98,7 +98,7 @@ def load_all() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def main() -> None:
     """Load all, print what is refused, and keep the counts."""
-    table = {}
+    table = json.loads(RESULTS.read_text("utf-8"))
     for name, counts in load_all():
         print(f"{name}: {counts['loaded']} of {counts['there']}")
         for path, problems in counts.pop("refused").items():

@@ -29,8 +29,9 @@ from zoo_exports import pair_params
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.get("FUXICTR_HOME") or SHARED / "peers" / "FuxiCTR")
-# Of FuxiCTR's main of June 2026: data sets that the configuration, or the checkout, lacks
+# Of FuxiCTR's main of June 2026: data sets that the configuration lacks
 ABSENT = {"APG_DCNv2_test", "DeepFM_test", "FFMv2_test"}
+# Their csv files are in git, not in every copy of it.
 SEVERAL_LABELS = {"MMoE_test", "PLE_test", "ShareBottom_test"}
 
 
@@ -62,10 +63,11 @@ def test_every_test_experiment_of_the_zoo(checkout, tmp_path, capsys):
                     status[expid] = run(checkout, file.parent, expid, tmp_path / expid)
                     messages[expid] = capsys.readouterr().err
     failed = {expid for expid, code in status.items() if code}
-    assert failed == ABSENT | SEVERAL_LABELS, {expid: messages[expid][-500:] for expid in failed}
+    without = set() if (checkout / "data" / "tiny_mtl").is_dir() else SEVERAL_LABELS
+    assert failed == ABSENT | without, {expid: messages[expid][-500:] for expid in failed}
     assert len(status) - len(failed) >= 48
-    for expid in SEVERAL_LABELS:
-        assert "predicts several labels" in messages[expid] and "run_expid.py" in messages[expid]
+    for expid in without:
+        assert "data set 'tiny_mtl' is not there" in messages[expid]
     for expid in ABSENT:
         assert "unknown dataset_id" in messages[expid]
 

@@ -182,9 +182,8 @@ def complete_columns(
     earlier: list[str] = []
     for column in features:
         column.setdefault("active", True)
-        _tell(
-            column, kind.problems(column, _where(column)) or _feature_problems(column, earlier), told
-        )
+        found = kind.problems(column, _where(column)) or _feature_problems(column, earlier)
+        _tell(column, found, told)
         if column["active"] is False:
             # FuxiCTR looks for the feature of every pretrained embedding, active or not.
             column.pop("pretrained_emb", None)

@@ -3,7 +3,7 @@
 import logging
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -51,12 +51,18 @@ class CheckedBatch(dict):
         self.feature_map = feature_map
 
 
+def is_binary(task: str | Sequence[str]) -> bool:
+    """Whether a task, or each of several, is binary_classification."""
+    return set([task] if isinstance(task, str) else task) == {"binary_classification"}
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which rows of a split are served, and in which order.
 
     Attributes:
-        task: FuxiCTR's task; labels must be 0 or 1 for "binary_classification".
+        task: FuxiCTR's task, or a list of them; labels must be 0 or 1 where all are
+            "binary_classification".
         negative_sampling: Share of the training rows with label 0 that are kept, drawn by ``seed``,
             the same in each epoch. None: all.
         seed: Seed of the row order.
@@ -67,7 +73,7 @@ class Selection:
         SettingsError: ``rank`` is none of ``world_size``.
     """
 
-    task: str = "binary_classification"
+    task: str | Sequence[str] = "binary_classification"
     negative_sampling: float | None = None
     seed: int = 0
     rank: int = 0
@@ -193,7 +199,7 @@ class H5DataLoader:
         self._reader = BlockReader(
             files,
             feature_map,
-            binary=self._selection.task == "binary_classification",
+            binary=is_binary(self._selection.task),
             training=training,
             sampling=NegativeSampling(share, seed) if training and share is not None else None,
         )

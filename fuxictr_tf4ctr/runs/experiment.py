@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import print_to_json
 
@@ -191,6 +191,11 @@ def check_workers(settings: Settings, workers: int) -> None:
         raise SettingsError(
             "table_sharding divides tables among workers: give --workers 2 or more, or leave it out"
         )
+    if workers > 1 and settings.model_class.evaluate is not BaseModel.evaluate:
+        raise SettingsError(
+            f"--workers {workers}: {settings.model_class.__name__} has its own evaluate, which "
+            "knows of no ranks: train it with one worker"
+        )
     batch_size = settings["batch_size"]
     if batch_size % workers:
         near = max(round(batch_size / workers), 1) * workers
@@ -227,6 +232,13 @@ def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) 
     """Build the model of an experiment, its checkpoint in the folder of the run."""
     divided = ShardingOptions.from_params(settings.params) is not None
     with table_engine().unmade() if divided else WithinMemory():
+        if issubclass(settings.model_class, MultiTaskModel):
+            labels, tasks = feature_map.labels, len(settings["task"])
+            if len(labels) != tasks:
+                raise SettingsError(
+                    f"the data have {len(labels)} labels ({', '.join(labels)}) for "
+                    f"num_tasks={tasks}: set that, and an entry of task and loss for each"
+                )
         model = settings.model_class(feature_map, **settings.params)
     if settings.params.get("negative_sampling"):
         correct_sampling(model, settings["negative_sampling"])

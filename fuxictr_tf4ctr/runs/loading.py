@@ -152,7 +152,8 @@ class LoadedRun:
 
         Returns:
             [rows] float64 probabilities in the order of the rows; with ``streams`` a dict of
-            ``y_pred``, ``y_simple`` and ``y_complex``, and ``y_calibrated`` of a calibrated run.
+            ``y_pred``, ``y_simple`` and ``y_complex``, and ``y_calibrated`` of a calibrated run;
+            of a model of several labels a dict of ``<label>_pred`` for each.
 
         Raises:
             DataError: A column is missing or of another type, or a number is not finite.
@@ -161,7 +162,7 @@ class LoadedRun:
         from fuxictr_tf4ctr.runs.scoring import score_frame
 
         scores = score_frame(self, frame, streams)
-        return scores if streams else scores["y_pred"]
+        return scores if streams or "y_pred" not in scores else scores["y_pred"]
 
 
 def load_run(

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import torch
+from fuxictr.pytorch.models import MultiTaskModel
 from torch import Tensor
 from tqdm import tqdm
 
 from fuxictr_tf4ctr.datasets.csv_files import SkippedRows
+from fuxictr_tf4ctr.datasets.loader import is_binary
 from fuxictr_tf4ctr.datasets.new_rows import EncodedRows, RawRows, RowEncoder, read_rows
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.training import evaluate
@@ -80,9 +82,14 @@ def evaluate_files(run: "LoadedRun", source: str | Path, skip_bad_rows: bool = F
 
 
 def score_names(run: "LoadedRun", streams: bool) -> list[str]:
-    """Name the scores of a run: y_pred, y_calibrated if it is calibrated, its streams if wanted."""
+    """Name the scores of a run: y_pred, y_calibrated if it is calibrated, its streams if wanted.
+
+    A model of several labels has one for each, click_pred and the like.
+    """
+    several = isinstance(run.model, MultiTaskModel)
+    scores = [f"{label}_pred" for label in run.feature_map.labels] if several else ["y_pred"]
     calibrated = ["y_calibrated"] if run.calibrated else []
-    return ["y_pred", *calibrated, *(STREAMS if streams else ())]
+    return [*scores, *calibrated, *(STREAMS if streams else ())]
 
 
 def score_frame(run: "LoadedRun", frame: Any, streams: bool = False) -> dict[str, np.ndarray]:
@@ -124,7 +131,7 @@ def encoded(
         run.record.schema_folder,
         run.feature_map,
         labels=labels,
-        binary=run.settings["task"] == "binary_classification",
+        binary=is_binary(run.settings["task"]),
         skipped=skipped,
     )
     done.seen, done.unknown = encoder.seen, encoder.unknown

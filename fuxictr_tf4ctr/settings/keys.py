@@ -83,6 +83,8 @@ def _is_regularizer(value: Any) -> bool:
     return is_number(value) and value >= 0
 
 
+_TASK = AnyOf(one_of(*TASKS), ListOf(one_of(*TASKS), 1, "a list of such"))
+_LOSS = AnyOf(one_of(*LOSSES), ListOf(one_of(*LOSSES), 1, "a list of such"))
 _METRIC = Kind("a metric", _is_metric, str)
 _METRICS = ListOf(_METRIC, least=1, expected="a non-empty list of metrics")
 _MONITOR = AnyOf(_METRIC, Kind("a mapping of metrics to weights", _is_weighted_sum, Mapping))
@@ -136,8 +138,8 @@ TRAINING_KEYS: dict[str, Key] = {
     "model": Key(TEXT, "Name of the model, or package.module:Class", REQUIRED),
     "model_id": Key(TEXT, "Name of the experiment; set to the expid"),
     "model_root": Key(PATH, "Folder of the runs", "./checkpoints/"),
-    "task": Key(one_of(*TASKS), "What is predicted", "binary_classification"),
-    "loss": Key(one_of(*LOSSES), "Loss of the final prediction", "binary_crossentropy"),
+    "task": Key(_TASK, "What is predicted, of several labels a list", "binary_classification"),
+    "loss": Key(_LOSS, "Loss of the prediction, of several labels a list", "binary_crossentropy"),
     "optimizer": Key(_OPTIMIZER, "Name of a torch optimizer", "adam"),
     "learning_rate": Key(POSITIVE, "Learning rate at the start", 1e-3),
     "reduce_lr_on_plateau": Key(FLAG, "Divide it by 10 when the monitor gets no better", True),

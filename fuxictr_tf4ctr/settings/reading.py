@@ -24,8 +24,8 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.metrics.definitions import needs_group, no_weights, split_stream
 from fuxictr_tf4ctr.names import nearest, shown, unknown
 from fuxictr_tf4ctr.registry import find_model
-from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, REQUIRED, Key, Record
-from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, KEYS, normalized, wanted_trackers
+from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, REQUIRED, Key, Record, is_whole
+from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, KEYS, TASKS, normalized, wanted_trackers
 from fuxictr_tf4ctr.settings.model_keys import (
     OLD_MODELS,
     activation_problems,
@@ -152,7 +152,9 @@ def validated(
         wrong, foreign = key_problems(params, model_class)
         problems += wrong + batch_norm_problems(params, model_class)
         problems += contract_problems(model_class)
-        warnings += foreign
+        unlike, told = ([], []) if columns else _label_problems(params, model_class)
+        problems += unlike
+        warnings += foreign + told
         if issubclass(model_class, TwoStreamModel):
             problems += _twin_problems(params, model_class, judge_columns=not columns)
     problems += (
@@ -305,14 +307,39 @@ def _read_for_model(
                 f"model {used} is a LongCTR model, whose batches only FuxiCTR's LongCTR "
                 "loader makes: train it with FuxiCTR's model_zoo/LongCTR/run_expid.py"
             )
-    if issubclass(model_class, MultiTaskModel):
-        raise SettingsError(
-            f"model {name} predicts several labels, and training, checkpoints and metrics here are "
-            "of one: train it by the run_expid.py of its folder in FuxiCTR's model_zoo/multitask, "
-            "or take a model of one label here"
-        )
     params, warnings = understood(params | {"model": OLD_MODELS.get(name, name)}, model_class)
+    if issubclass(model_class, MultiTaskModel):
+        task, tasks = params.get("task", TASKS[0]), params.get("num_tasks", 1)
+        if isinstance(task, str) and is_whole(tasks) and 0 < tasks < 2**10:
+            params["task"] = [task] * tasks  # so that it tells how many labels there are
     return params, model_class, warnings, problems
+
+
+def _label_problems(
+    params: Mapping[str, Any], model_class: type[BaseModel]
+) -> tuple[list[str], list[str]]:
+    """Compare the labels that there are with those a model predicts; return also warnings."""
+    labels = params.get("label_col")
+    count = len(labels) if isinstance(labels, list) else 1
+    lists = {key: params[key] for key in ("task", "loss") if not isinstance(params[key], str)}
+    name = model_class.__name__
+    if not issubclass(model_class, MultiTaskModel):
+        problems = [f"{key} is a list, but {name} predicts one label: name one" for key in lists]
+        if count == 1:
+            return problems, []
+        if issubclass(model_class, TwoStreamModel):
+            problems.append(f"label_col has {count} labels, but a twin predicts one: keep that one")
+            return problems, []
+        return problems, [f"{name} predicts {labels[0]['name']}, the first of {count} labels"]
+    tasks = params.get("num_tasks", 1)
+    problems = [
+        f"{key} has {len(value)} entries for num_tasks={shown(tasks)}: one for each is needed"
+        for key, value in lists.items()
+        if len(value) != tasks
+    ]
+    if labels and count != tasks:
+        problems.append(f"label_col has {count} labels for num_tasks={shown(tasks)}: set that")
+    return problems, []
 
 
 def _key_problems(params: Mapping[str, Any], keys: Mapping[str, Key] = KEYS) -> list[str]:
@@ -328,9 +355,6 @@ def _key_problems(params: Mapping[str, Any], keys: Mapping[str, Key] = KEYS) -> 
 def _twin_problems(
     params: Mapping[str, Any], twin: type[TwoStreamModel], judge_columns: bool
 ) -> list[str]:
-    labels = params.get("label_col")
-    if isinstance(labels, list) and len(labels) > 1:
-        return [f"label_col has {len(labels)} labels, but a twin predicts one: keep that one"]
     problems = twin.problems(params)
     if judge_columns and not problems:
         problems = twin.column_problems(active_columns(params), params)
@@ -342,8 +366,6 @@ def _metric_problems(params: Mapping[str, Any], model_class: type[BaseModel] | N
     monitor = params["monitor"]
     names = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
     problems = []
-    if params.get("calibration") and params["task"] != "binary_classification":
-        problems.append("calibration is for task binary_classification: set that, or leave it out")
     problems += _cost_problems(params, model_class)
     grouped = [name for name in names if needs_group(name)]
     if grouped and params.get("weight_col"):
@@ -359,10 +381,10 @@ def _metric_problems(params: Mapping[str, Any], model_class: type[BaseModel] | N
 
 
 def _cost_problems(params: Mapping[str, Any], model_class: type[BaseModel] | None) -> list[str]:
-    """Find weights and samples of rows that the task or the model cannot heed."""
+    """Find weights, samples and corrections that the task or the model cannot heed."""
     problems = [
-        f"{key} is for task binary_classification: set that, or leave it out"
-        for key in ("pos_weight", "negative_sampling")
+        f"{key} is for one label of task binary_classification: set that, or leave it out"
+        for key in ("calibration", "pos_weight", "negative_sampling")
         if params.get(key) and params["task"] != "binary_classification"
     ]
     weights = [key for key in ("weight_col", "pos_weight") if params.get(key)]

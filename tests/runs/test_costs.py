@@ -207,7 +207,10 @@ def test_a_run_on_a_sample_predicts_for_all_rows(folder, tmp_path):
         ({"weight_col": "click"}, "'click' is listed twice"),
         ({"pos_weight": 0}, "pos_weight=0 must be a number > 0"),
         ({"negative_sampling": 1.5}, "negative_sampling=1.5 must be a number between 0 and 1"),
-        ({"pos_weight": 2, "task": "regression", "loss": "mse_loss"}, "pos_weight is for task"),
+        (
+            {"pos_weight": 2, "task": "regression", "loss": "mse_loss"},
+            "pos_weight is for one label",
+        ),
         ({"pos_weight": 2, "model": "TF4CTR_FinalNet", "base_loss": True}, "a loss of its own"),
         ({"pos_weight": 2, "model": "test_costs:OwnLoss"}, "OwnLoss has a loss of its own"),
     ],

@@ -56,7 +56,7 @@ def test_an_export_scores_it(run, demo_csv, tmp_path):
 
 
 def test_what_it_cannot_be_fitted_for_is_refused(run):
-    with pytest.raises(SettingsError, match="calibration is for task binary_classification"):
+    with pytest.raises(SettingsError, match="calibration is for one label of task binary"):
         overrides = {"task": "regression", "loss": "mse", "calibration": "temperature"}
         load_settings("DeepFM_demo", overrides=overrides)
     with pytest.raises(SettingsError, match="isotonic"):

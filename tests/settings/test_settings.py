@@ -334,7 +334,9 @@ def test_old_names_of_keys_are_read_as_what_they_meant(folder):
     )
     specs = [{"name": "user", "embedding_dim": 3}]
     for given in ({"feature_specs": None, "feature_config": specs}, {"feature_specs": specs}):
-        settings = load_settings("mine_exp", write(folder, CROSS | {"feature_config": None} | given))
+        settings = load_settings(
+            "mine_exp", write(folder, CROSS | {"feature_config": None} | given)
+        )
         assert [dict(spec) for spec in settings["feature_specs"]] == specs
     both = {"crossing_layers": 2, "num_cross_layers": 4}
     settings = load_settings("mine_exp", write(folder, CROSS | both))

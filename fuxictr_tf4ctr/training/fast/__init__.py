@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
@@ -149,6 +149,11 @@ def _step_problems(model_class: type[BaseModel]) -> Iterator[str]:
         yield (
             f"{model_class.__name__} has its own train_step, which precision, compile, "
             "cuda_graphs, sparse_embeddings and cowclip would bypass: leave them out"
+        )
+    elif issubclass(model_class, MultiTaskModel):
+        yield (
+            f"{model_class.__name__} predicts several labels, and precision, compile, cuda_graphs, "
+            "sparse_embeddings and cowclip are for one: leave them out"
         )
 
 
