@@ -249,7 +249,7 @@ class _Loop:
             rows = len(model.get_labels(batch))
             message = (
                 f"out of GPU memory at {_where(model)}: a step of {rows} rows does not fit; lower "
-                f"batch_size to {max(rows // 2, 1)}, or embedding_dim"
+                f"batch_size to {max(rows // 2, 1)}, or embedding_dim, or set storage: memory"
             )
             raise SettingsError(message + self._saved_before_step()) from error
         except _AcceleratorError:

@@ -48,7 +48,7 @@ def test_out_of_memory_says_what_to_lower_and_the_state_is_saved(tmp_path, fails
 
 def test_without_a_place_for_the_state_the_message_promises_none(tmp_path, fails):
     fails(torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(SettingsError, match=r"or embedding_dim$"):
+    with pytest.raises(SettingsError, match=r"or embedding_dim, or set storage: memory$"):
         train(tmp_path)
 
 

@@ -2,8 +2,9 @@
 
 import copy
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from helpers import make_feature_map, random_batch
 import model_zoo
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.training.fast import EXACT, FastOptions
-from fuxictr_tf4ctr.training.fast.cuda_graphs import GraphedStep
+from fuxictr_tf4ctr.training.fast.cuda_graphs import CudaGraphs, GraphedStep
 from fuxictr_tf4ctr.training.losses import NO_TERMS, monitored_values
 from fuxictr_tf4ctr.training.step import training_step
 
@@ -52,6 +53,58 @@ class StandIn:
                     value.copy_(new_shown[name])
 
         return (loss, terms, shown), replay
+
+
+class Stream:
+    """Stands in for a stream; notes what is done on it."""
+
+    notes: ClassVar[list[tuple]] = []
+
+    def wait_stream(self, other):
+        self.notes.append(("wait", self, other))
+
+
+class Recording:
+    """Stands in for ``torch.cuda.CUDAGraph``."""
+
+    def capture_begin(self, pool, *, capture_error_mode, **_):
+        Stream.notes.append(("begin", torch.cuda.current_stream(), pool, capture_error_mode))
+
+    def capture_end(self):
+        raise RuntimeError("CUDA error: a previous error during capture")
+
+    def replay(self):
+        """Not reached."""
+
+
+def test_recordings_go_the_way_pytorch_demands_and_leave_the_stream_as_it_was(monkeypatch):
+    """``torch.cuda.graph`` is PyTorch's own, on stand-ins for what it drives."""
+    Stream.notes.clear()
+    here = Stream()
+    current = [here]
+
+    @contextmanager
+    def on(stream):
+        before, current[0] = current[0], stream
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    stand_ins = {"Stream": Stream, "CUDAGraph": Recording, "graph_pool_handle": lambda: (0, 1)}
+    stand_ins |= {"stream": lambda stream: on(stream), "current_stream": lambda: current[0]}
+    for name, value in (stand_ins | dict.fromkeys(["synchronize", "empty_cache"], int)).items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch._C, "_host_emptyCache", int, raising=False)
+    graphs = CudaGraphs()
+    with graphs.aside():
+        aside = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError) as raised:
+        graphs.record(lambda: 1 / 0)
+    assert isinstance(raised.value.__context__, ZeroDivisionError)  # which is the one to name
+    waits = [("wait", aside, here), ("wait", here, aside)]
+    assert Stream.notes == [*waits, ("begin", aside, (0, 1), "thread_local")]
+    assert aside is not here and current == [here]
 
 
 def twin(**options):

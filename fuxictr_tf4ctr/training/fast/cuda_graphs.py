@@ -21,7 +21,9 @@ class CudaGraphs:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()  # one: memory freed on a stream stays that stream's
+        # One for all steps that are not replayed: memory freed on a stream stays that stream's,
+        # and PyTorch's own for recordings would stay with the first GPU that recorded.
+        self._stream = torch.cuda.Stream()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -39,7 +41,7 @@ class CudaGraphs:
         # fails leaves its stream as the current one.
         with (
             torch.cuda.stream(torch.cuda.current_stream()),
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            torch.cuda.graph(graph, self._pool, self._stream, "thread_local"),
         ):
             result = make()
         return result, graph.replay
