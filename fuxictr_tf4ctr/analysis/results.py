@@ -17,6 +17,8 @@ import yaml
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
+from fuxictr_tf4ctr.schema import is_number
+from fuxictr_tf4ctr.settings.sections import parse_yaml
 
 Row = Mapping[str, Any]
 
@@ -296,17 +298,16 @@ def _equal(found: Any, wanted: str) -> bool:
     if fnmatch.fnmatchcase(str(found), wanted):
         return True
     try:
-        return found == yaml.safe_load(wanted)
+        return found == parse_yaml(wanted)
     except yaml.YAMLError:
         return False
 
 
 def _sort_key(value: Any) -> tuple[bool, float, str]:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (not is_number, float(value) if is_number else 0.0, str(value))
+    return (not is_number(value), float(value) if is_number(value) else 0.0, str(value))
 
 
 def _pair(name: str, first: Any, second: Any) -> dict[str, Any]:
     row = {"": name, "first": first, "second": second}
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (first, second))
+    numbers = is_number(first) and is_number(second)
     return row | {"second - first": second - first if numbers else None}

@@ -26,7 +26,7 @@ from fuxictr_tf4ctr.datasets import manifest
 from fuxictr_tf4ctr.datasets.feature_map import LABEL_DTYPE, column_dtype, row_shape
 from fuxictr_tf4ctr.datasets.fitted import column_encoders, save_encoder
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, empty_frame
-from fuxictr_tf4ctr.datasets.job import SPLITS, EncodingJob, plan_encoding
+from fuxictr_tf4ctr.datasets.job import DATA_FORMAT, SPLITS, EncodingJob, plan_encoding
 from fuxictr_tf4ctr.datasets.new_rows import Ancestor
 from fuxictr_tf4ctr.datasets.splits import HERE, Passes, Split, open_splits, warn_of_missing_labels
 from fuxictr_tf4ctr.datasets.stored import SUFFIXES, H5Writer, count_rows, part_files
@@ -40,11 +40,10 @@ from fuxictr_tf4ctr.files import (
     system_error,
 )
 from fuxictr_tf4ctr.fuxictr_imports import no_handler_left
-from fuxictr_tf4ctr.names import unknown
+from fuxictr_tf4ctr.schema import FILE_NAME
 
 LOG = logging.getLogger(__name__)
 
-FORMATS = ("csv", "parquet", "npz", "h5")
 # The folder of our encoding within one that FuxiCTR encoded into.
 _BESIDE = "h5"
 
@@ -148,10 +147,9 @@ def _data_dir(params: Mapping[str, Any]) -> Path:
     for key in ("dataset_id", "data_root"):
         if not params.get(key):
             raise SettingsError(f"{key} is missing")
-    dataset_id = str(params["dataset_id"])
-    if Path(dataset_id).name != dataset_id or dataset_id == "..":
-        raise SettingsError(f"dataset_id {dataset_id!r} must be a plain folder name")
-    return Path(params["data_root"]) / dataset_id
+    if problems := FILE_NAME.problems(params["dataset_id"], "dataset_id"):
+        raise SettingsError(problems[0])
+    return Path(params["data_root"]) / params["dataset_id"]
 
 
 def _own_dir(data_dir: Path) -> Path:
@@ -171,13 +169,8 @@ def _encoded_files(params: Mapping[str, Any], data_dir: Path) -> dict[str, str |
         SettingsError: The format is none that can be read.
     """
     data_format = params.get("data_format", "csv")
-    if data_format == "tfrecord":
-        raise SettingsError(
-            "data_format tfrecord is TensorFlow's, which neither this package nor FuxiCTR's "
-            f"PyTorch models read; give one of {', '.join(FORMATS)}"
-        )
-    if data_format not in FORMATS:
-        raise SettingsError(unknown("data_format", data_format, FORMATS))
+    if problems := DATA_FORMAT.problems(data_format, "data_format"):
+        raise SettingsError(problems[0])
     sources = _sources(params)
     if "train" not in sources:
         raise SettingsError("train_data is missing")

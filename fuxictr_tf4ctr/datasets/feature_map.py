@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from fuxictr.features import FeatureMap
 
-from fuxictr_tf4ctr.datasets.feature_specs import TYPES, check_feature_encoder
+from fuxictr_tf4ctr.datasets.feature_specs import (
+    CATEGORY_PROCESSORS,
+    TYPES,
+    check_feature_encoder,
+)
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.fuxictr_imports import no_handler_left
 from fuxictr_tf4ctr.names import unknown
@@ -25,6 +29,7 @@ from fuxictr_tf4ctr.schema import (
     Kind,
     ListOf,
     Record,
+    name_of,
     one_of,
     read_json,
     whole,
@@ -96,7 +101,7 @@ class _Spec(Record):
         found = super().problems(value, where)
         if found:
             return found
-        needed = [] if "category_processor" in value else _NEEDED.get(value["type"], [])
+        needed = _NEEDED.get(value.get("category_processor") or value["type"], [])
         return [f"{where}.{key} is missing" for key in needed if value.get(key) is None]
 
 
@@ -104,6 +109,8 @@ _NEEDED = {
     "categorical": ["vocab_size"],
     "sequence": ["vocab_size", "max_len"],
     "embedding": ["pretrain_dim"],
+    "quantile_bucket": ["vocab_size", "boundaries"],
+    "hash_bucket": ["vocab_size"],
 }
 _SPEC = _Spec(
     {
@@ -120,7 +127,7 @@ _SPEC = _Spec(
         "pretrained_emb": Key(TEXT),
         "pretrain_usage": Key(one_of("init", "sum", "concat")),
         "freeze_emb": Key(FLAG),
-        "category_processor": Key(TEXT),
+        "category_processor": Key(name_of("category_processor", CATEGORY_PROCESSORS)),
         "boundaries": Key(ListOf(NUMBER, least=1)),
     },
     others=ANYTHING,

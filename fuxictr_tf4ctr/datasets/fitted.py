@@ -8,7 +8,7 @@ data set's section declares them, statistics of the numbers, types of the tokens
 import copy
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fuxictr_tf4ctr.datasets.feature_map import LABEL_DTYPE, VOCABULARIES, colum
 from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
 from fuxictr_tf4ctr.datasets.fitting import HASH_BUCKET, Normalizer, Tokenizer
 from fuxictr_tf4ctr.datasets.job import (
+    SEPARATOR,
     EncodingJob,
     check_preprocess,
     describe_class,
@@ -245,16 +246,14 @@ _TOKENIZER = Record(
         "vocab": Key(Kind("a list of tokens and their ids", _is_vocabulary)),
     }
 )
+_TOKENIZED = ("categorical", "sequence", "meta")
 _MOMENTS = Record(dict.fromkeys(("min", "max", "mean", "std", "count"), NUMBER))
-_SEPARATOR = Kind(
-    "one character of ASCII", lambda value: isinstance(value, str) and len(value.encode()) == 1
-)
 _ENCODER = Record(
     {
         "format": one_of(_FORMAT),
         "dataset_id": TEXT,
         "feature_processor": TEXT,
-        "reading": Record({"data_format": TEXT, "sep": _SEPARATOR}),
+        "reading": Record({"data_format": TEXT, "sep": SEPARATOR}),
         "features": ListOf(Record({}, others=ANYTHING), least=1),
         "labels": ListOf(Record({}, others=ANYTHING)),
         "normalizers": Record({}, others=_MOMENTS),
@@ -336,7 +335,23 @@ def read_encoder(folder: Path) -> dict[str, Any]:
     content["features"], content["labels"] = complete_columns(
         content["features"], content["labels"]
     )
+    of_tokens = {c["name"] for c in content["features"] if c["type"] in _TOKENIZED}
+    of_numbers = {c["name"] for c in content["features"] if "normalizer" in c}
+    lost = [*(content["tokenizers"].keys() - of_tokens)]
+    lost += content["normalizers"].keys() - of_numbers
+    if lost:
+        raise DataError(f"{path}: what is fitted of {lost[0]!r} is of no such column; {remedy}")
     return content
+
+
+def check_types(
+    columns: Iterable[Mapping[str, Any]], specs: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise DataError where the columns of an encoder are not the features of a feature map."""
+    types = {column["name"]: column["type"] for column in columns}
+    for name, spec in specs.items():
+        if types.get(name) != spec.get("type"):
+            raise DataError(f"{NAME} and feature_map.json disagree on {name!r}; encode again")
 
 
 def _vocab(tokenizer: Mapping[str, Any], texts: Mapping[str, int]) -> dict[Any, int]:
@@ -374,10 +389,7 @@ def restored_processor(
     if not any(column.get("preprocess") for column in features + label_columns):
         # Without functions that may read any column, those the model leaves out may be missing.
         features = [column for column in features if column["name"] in feature_map.features]
-    fitted = {column["name"]: column for column in features}
-    for name, spec in feature_map.features.items():
-        if fitted.get(name, {}).get("type") != spec["type"]:
-            raise DataError(f"{NAME} and feature_map.json disagree on {name!r}; encode again")
+    check_types(features, feature_map.features)
     processor = processor_class(
         feature_cols=copy.deepcopy(features),
         label_col=copy.deepcopy(label_columns) if labels else [],

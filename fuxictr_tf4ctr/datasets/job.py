@@ -22,6 +22,7 @@ from fuxictr_tf4ctr.datasets.raw import SUFFIXES
 from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import unknown
+from fuxictr_tf4ctr.schema import ANYTHING, TEXT, Key, Kind, Record, is_number, one_of, whole
 
 if TYPE_CHECKING:
     from fuxictr_tf4ctr.datasets.new_rows import Ancestor
@@ -30,6 +31,44 @@ if TYPE_CHECKING:
 _FUXICTRS_PROCESSORS = tuple(f"fuxictr.datasets.{name}" for name in ("avazu", "criteo", "kkbox"))
 SPLITS = ("train", "valid", "test")
 SPLIT_TYPES = ("sequential", "random", "time", "group")
+
+
+def _is_format(value: Any) -> bool:
+    if value == "tfrecord":
+        raise SettingsError(
+            "tfrecord is TensorFlow's, which neither this package nor FuxiCTR's PyTorch models "
+            f"read; give one of {', '.join(FORMATS)}"
+        )
+    return isinstance(value, str) and value in FORMATS
+
+
+FORMATS = ("csv", "parquet", "npz", "h5")
+DATA_FORMAT = Kind(f"one of {', '.join(FORMATS)}", _is_format)
+SEPARATOR = Kind(
+    "a single character of ASCII",
+    lambda value: isinstance(value, str) and len(value.encode()) == 1,
+)
+_SIZE = Kind(
+    "a share below 1 or a whole number of rows",
+    lambda value: is_number(value) and value >= 0 and (value < 1 or value == int(value)),
+)
+ENCODING_KEYS: dict[str, Key] = {
+    "min_categr_count": Key(whole(1), "Rarer values of a categorical column become OOV", 1),
+    "num_buckets": Key(whole(2), "Buckets of quantile and hash bucketing", 10),
+    "sep": Key(SEPARATOR, "Separator of csv files", ","),
+    "n_rows": Key(whole(1), "Rows read of each file, null for all"),
+    "valid_size": Key(_SIZE, "Validation share split off the training data", 0),
+    "test_size": Key(_SIZE, "Test share split off the training data", 0),
+    "split_type": Key(
+        one_of(*SPLIT_TYPES),
+        "Which rows are split off: the last, random ones, the latest or whole groups of split_by",
+        "sequential",
+    ),
+    "split_by": Key(TEXT, "Column of split_type time or group"),
+    "compression": Key(one_of(*COMPRESSIONS), "Of the encoded files: lzf is quick, gzip small"),
+}
+"""How raw files are encoded: keys of a data set's section."""
+
 # Raised when the same sources and settings would encode to other files than before.
 _ENCODER = 2
 
@@ -134,30 +173,29 @@ def plan_encoding(
     processor_class = find_processor_class(params.get("feature_processor"))
     for column in features + labels:
         check_preprocess(column, processor_class)
+    problems = Record(ENCODING_KEYS, others=ANYTHING).problems(params)
+    if problems := problems or splitting_problems(params):
+        raise SettingsError("\n".join(problems))
+    options = {name: params.get(name, key.default) for name, key in ENCODING_KEYS.items()}
     reading = {
         "data_format": params.get("data_format", "csv"),
-        "sep": params.get("sep", ","),
-        "n_rows": params.get("n_rows"),
+        **{name: options[name] for name in ("sep", "n_rows")},
     }
-    min_categr_count = params.get("min_categr_count", 1)
-    num_buckets = params.get("num_buckets", 10)
-    compression = params.get("compression")
-    _check_options(reading, min_categr_count, num_buckets, compression)
-    splitting = _splitting(params, sources)
+    splitting = _splitting(options)
     files = {split: raw_files(path, reading["data_format"]) for split, path in sources.items()}
     described = {f"{split}_data": manifest.describe_files(paths) for split, paths in files.items()}
     for name, paths in _pretrained_files(features).items():
         described[name] = manifest.describe_files(paths)
     settings = {
-        "compression": compression,
+        "compression": options["compression"],
         "dataset_id": str(params["dataset_id"]),
         "encoder": _ENCODER,
         "feature_cols": features,
         "label_col": labels,
         "feature_processor": describe_class(processor_class),
         "fuxictr": fuxictr.__version__,
-        "min_categr_count": min_categr_count,
-        "num_buckets": num_buckets,
+        "min_categr_count": options["min_categr_count"],
+        "num_buckets": options["num_buckets"],
         "splitting": splitting,
         **reading,
     }
@@ -174,40 +212,41 @@ def plan_encoding(
         patterns={split: str(path) for split, path in sources.items()},
         files=files,
         reading=reading,
-        min_categr_count=min_categr_count,
-        num_buckets=num_buckets,
+        min_categr_count=options["min_categr_count"],
+        num_buckets=options["num_buckets"],
         splitting=splitting,
-        compression=compression,
+        compression=options["compression"],
         made_from={"sources": described, "settings": _as_json(settings)},
         ancestor=ancestor,
     )
 
 
-def _splitting(params: Mapping[str, Any], sources: Mapping[str, Any]) -> dict[str, Any]:
-    """Check what is to be split off the training rows."""
-    sizes = {split: params[f"{split}_size"] for split in ("valid", "test")
-             if params.get(f"{split}_size")}  # fmt: skip
-    for split, size in sizes.items():
-        number = isinstance(size, int | float) and not isinstance(size, bool) and size > 0
-        if not number or (size >= 1 and size != int(size)):
-            raise SettingsError(
-                f"{split}_size={size!r} must be a share below 1 or a whole number of rows"
-            )
-        if split in sources:
-            raise SettingsError(f"{split}_size and {split}_data are both given; give one")
-    split_type = params.get("split_type", "sequential")
-    if split_type not in SPLIT_TYPES:
-        raise SettingsError(unknown("split_type", split_type, SPLIT_TYPES))
-    split_by = params.get("split_by")
+def splitting_problems(params: Mapping[str, Any]) -> list[str]:
+    """List what does not go together in the keys that split rows off.
+
+    Args:
+        params: Settings whose values are right one by one.
+    """
+    problems = [
+        f"{split}_size and {split}_data are both given; give one"
+        for split in ("valid", "test")
+        if params.get(f"{split}_size") and params.get(f"{split}_data")
+    ]
+    split_type, split_by = params.get("split_type", "sequential"), params.get("split_by")
     if (split_by is None) == (split_type in ("time", "group")):
-        raise SettingsError(
+        problems.append(
             f"split_type: {split_type} with split_by: {split_by}: time and group need the column "
             "to split_by, others take none"
         )
-    if not sizes:
-        return {}
-    by = {} if split_by is None else {"split_by": split_by}
-    return {"sizes": sizes, "split_type": split_type, **by}
+    return problems
+
+
+def _splitting(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is to be split off the training rows."""
+    sizes = {split: options[f"{split}_size"] for split in ("valid", "test")}
+    sizes = {split: size for split, size in sizes.items() if size}
+    how = {key: options[key] for key in ("split_type", "split_by") if options[key] is not None}
+    return {"sizes": sizes, **how} if sizes else {}
 
 
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
@@ -276,20 +315,6 @@ def _preprocess_functions(processor_class: type[FeatureProcessor]) -> set[str]:
         for method in dir(processor_class)
         if not method.startswith("_") and not hasattr(FeatureProcessor, method)
     }
-
-
-def _check_options(
-    reading: Mapping[str, Any], min_categr_count: Any, num_buckets: Any, compression: Any
-) -> None:
-    if not isinstance(reading["sep"], str) or len(reading["sep"].encode()) != 1:
-        raise SettingsError(f"sep {reading['sep']!r} must be a single character")
-    counts = {"min_categr_count": (min_categr_count, 1), "num_buckets": (num_buckets, 2)}
-    counts["n_rows"] = (reading["n_rows"] or 1, 1)
-    for name, (value, least) in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise SettingsError(f"{name}={value!r} must be an integer >= {least}")
-    if compression not in (None, *COMPRESSIONS):
-        raise SettingsError(unknown("compression", compression, COMPRESSIONS))
 
 
 def raw_files(path: str | Path, data_format: str) -> list[str]:

@@ -25,6 +25,7 @@ from fuxictr_tf4ctr.datasets.feature_map import read_feature_map, typed_columns
 from fuxictr_tf4ctr.datasets.fitted import (
     NAME,
     SPECIAL,
+    check_types,
     column_encoders,
     encode_columns,
     read_encoder,
@@ -351,6 +352,7 @@ class Ancestor:
                      for columns in (self._content["features"], _as_json(features)))  # fmt: skip
         problems = [f"column {name!r} was not there" for name in now if name not in then]
         problems += [f"column {name!r} is not there now" for name in then if name not in now]
+        check_types(then.values(), {name: self.specs.get(name, {}) for name in then})
         for name in [name for name in now if name in then]:
             for key in sorted((then[name].keys() | now[name].keys()) - {*_FREE}):
                 before, after = then[name].get(key), now[name].get(key)
@@ -381,8 +383,9 @@ class Ancestor:
         """
         rare = self.folder / RARE
         if rare.is_file():
-            for (name,), counts in pl.read_parquet(rare).group_by("column"):
-                statistics.add_counted(name, counts.select("token", "count"))
+            for (name,), counts in _read_counts(rare).group_by("column"):
+                if name in self._content["tokenizers"]:
+                    statistics.add_counted(name, counts.select("token", "count"))
         for name, tokenizer in self._content["tokenizers"].items():
             statistics.add_known(
                 name, [token for token in tokenizer["vocab"] if token not in SPECIAL]
@@ -425,6 +428,16 @@ class Ancestor:
                 spec["vocab_size"] = grown
         processor.feature_map.save(processor.json_file)
         processor.save_vocab(processor.vocab_file)
+
+
+def _read_counts(file: Path) -> pl.DataFrame:
+    texts, count = pl.col("column", "token"), pl.col("count")
+    try:
+        counts = pl.read_parquet(file)
+        return counts.select(texts.cast(pl.String), count.cast(pl.get_index_type())).drop_nulls()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).split("\n")[0]
+        raise DataError(f"{file}: cannot be read, remove it to count anew: {reason}") from error
 
 
 def _as_json(features: Sequence[Mapping[str, Any]]) -> Any:

@@ -1,5 +1,6 @@
 """The order of the steps: settings, data, model, training, evaluation, record."""
 
+import inspect
 import json
 import logging
 import time
@@ -43,6 +44,7 @@ from fuxictr_tf4ctr.runs.observers import Trackers, evaluation_row
 from fuxictr_tf4ctr.runs.records import RunRecord, logging_to, new_run, read_run, versions
 from fuxictr_tf4ctr.runs.resume import parent_of, refuse_other_data, resumed_run
 from fuxictr_tf4ctr.settings.keys import wanted_trackers
+from fuxictr_tf4ctr.settings.model_keys import batch_norms
 from fuxictr_tf4ctr.settings.reading import Settings
 from fuxictr_tf4ctr.stopping import sigterm_raises
 from fuxictr_tf4ctr.training import (
@@ -231,7 +233,10 @@ def _record(settings: Settings, resume: bool | Path, ranks: Ranks) -> Iterator[R
 def build_model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> BaseModel:
     """Build the model of an experiment, its checkpoint in the folder of the run."""
     divided = ShardingOptions.from_params(settings.params) is not None
-    with table_engine().unmade() if divided else WithinMemory():
+    name = settings["optimizer"]  # FuxiCTR's adam is torch's Adam
+    takes = inspect.signature(vars(torch.optim).get(name, torch.optim.Adam)).parameters
+    copies = 4 if "betas" in takes else 2  # weights and gradients, and two moments
+    with table_engine().unmade() if divided else WithinMemory(copies):
         if issubclass(settings.model_class, MultiTaskModel):
             labels, tasks = feature_map.labels, len(settings["task"])
             if len(labels) != tasks:
@@ -347,11 +352,12 @@ def _loaders(
         return gen
 
     train_gen = loader("train")
-    # BatchNorm cannot train on a batch of one row; FuxiCTR finds out at the end of the epoch.
-    if settings.params.get("batch_norm") and train_gen.num_samples % settings["batch_size"] == 1:
+    # FuxiCTR finds out at the end of the epoch.
+    norms = batch_norms(settings.params, settings.model_class)
+    if norms and train_gen.num_samples % settings["batch_size"] == 1:
         raise DataError(
             f"{dataset.train}: {train_gen.num_samples} rows in batches of "
-            f"{settings['batch_size']} leave a last batch of one row, on which batch_norm cannot "
+            f"{settings['batch_size']} leave a last batch of one row, on which {norms[0]} cannot "
             f"train; set batch_size to {settings['batch_size'] - 1}"
         )
     return Data(train_gen, loader("valid"), loader("test"))

@@ -35,8 +35,16 @@ from fuxictr_tf4ctr.metrics.calibration import (
 )
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
-from fuxictr_tf4ctr.schema import ANYTHING, NUMBER, POSITIVE, Key, ListOf, Record, one_of, read_json
-from fuxictr_tf4ctr.settings.keys import KEYS
+from fuxictr_tf4ctr.schema import (
+    NUMBER,
+    POSITIVE,
+    SHARE,
+    Key,
+    ListOf,
+    Record,
+    one_of,
+    read_json,
+)
 from fuxictr_tf4ctr.settings.model_keys import understood
 from fuxictr_tf4ctr.settings.reading import Settings
 from fuxictr_tf4ctr.training import load_weights
@@ -48,12 +56,26 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-_CALIBRATION = Record(
+
+class _Correction(Record):
+    """What :func:`fit_calibration` returned, which has other keys for each method."""
+
+    def problems(self, value: Any, where: str = "") -> list[str]:
+        if found := super().problems(value, where):
+            return found
+        x, y = value.get("x") or [], value.get("y") or []
+        curve = x == sorted(set(x)) and len(x) == len(y) > 0
+        right = value.get("temperature") if value["method"] == "temperature" else curve
+        needs = "a temperature, or x in ascending order with as many y"
+        return [] if right else [f"{where}method {value['method']} needs {needs}"]
+
+
+_CALIBRATION = _Correction(
     {
         "method": one_of(*METHODS),
         "temperature": Key(POSITIVE),
         "x": Key(ListOf(NUMBER)),
-        "y": Key(ListOf(NUMBER)),
+        "y": Key(ListOf(SHARE)),
     }
 )
 # What makes tensors of a size.
@@ -193,7 +215,6 @@ def load_run(
     if record.status != "finished":
         LOG.warning("%s: the run is %s; its best weights so far", folder, record.status)
     params = record.settings | {"gpu": _gpu_index(device)}
-    _check(params, record.json_file)
     model_class = find_model(params["model"], checkout)
     params, _ = understood(params, model_class)
     settings = Settings(record.expid, model_class, MappingProxyType(params), record.schema_folder)
@@ -270,12 +291,13 @@ def _link_or_copy(source: Path, target: Path) -> None:
 class WithinMemory(TorchDispatchMode):
     """While in context, refuse tensors beyond the machine's memory before any is asked for.
 
-    A model is built of many; those of all are counted, once more for their gradients.
+    Args:
+        copies: How often the memory must hold each: for its gradient as well, say.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, copies: int = 1) -> None:
         super().__init__()
-        self._asked = 0
+        self._asked, self._copies = 0, copies
         self._memory = machine_memory()
 
     def __torch_dispatch__(
@@ -285,12 +307,13 @@ class WithinMemory(TorchDispatchMode):
         kwargs = kwargs or {}
         if function.overloadpacket in _MAKING:
             item = (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
-            self._asked += 2 * item * math.prod(args[0])
+            self._asked += self._copies * item * math.prod(args[0])
             if self._asked > self._memory:
                 raise SettingsError(
-                    f"the model needs more than {self._asked / 2**30:,.0f} GiB for weights and "
-                    f"gradients, this machine has {self._memory / 2**30:,.0f}: lower embedding_dim "
-                    "or hidden units, or raise min_categr_count"
+                    f"the model needs more than {self._asked / 2**30:,.0f} GiB for its weights"
+                    f"{' and their training' if self._copies > 1 else ''}, this machine has "
+                    f"{self._memory / 2**30:,.0f}: lower embedding_dim or hidden units, or raise "
+                    "min_categr_count"
                 )
         return function(*args, **kwargs)
 
@@ -306,13 +329,6 @@ def _gpu_index(device: str | torch.device) -> int:
     if device.type != "cuda" or index >= torch.cuda.device_count():
         raise SettingsError(f"device {str(device)!r} does not exist on this machine; use cpu")
     return index
-
-
-def _check(params: dict[str, Any], file: Path) -> None:
-    """Check settings read back from a file: FuxiCTR would evaluate some of these texts as code."""
-    problems = Record(KEYS, others=ANYTHING).problems(params)
-    if problems:
-        raise DataError(f"{file}: its settings are not valid: {'; '.join(problems)}")
 
 
 def _feature_map(record: RunRecord, params: dict[str, Any]) -> FeatureMap:

@@ -14,7 +14,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fuxictr_tf4ctr.datasets import find_encoded, load_feature_map
 from fuxictr_tf4ctr.distributed.cost import (
@@ -119,7 +119,8 @@ def plan(settings: Settings, ranks: int = 1, hosts: int = 1) -> Plan:
         hosts: On how many hosts they are.
 
     Raises:
-        SettingsError: The ranks do not divide a batch, or there are fewer ranks than hosts.
+        SettingsError: The ranks do not divide a batch, there are fewer ranks than hosts, or what a
+            step does depends on values.
         DataError: The data set is not encoded.
     """
     batch_size = settings["batch_size"]
@@ -130,8 +131,14 @@ def plan(settings: Settings, ranks: int = 1, hosts: int = 1) -> Plan:
         )
     dataset = find_encoded(settings.params)
     feature_map = load_feature_map(dataset, settings.params)
-    with FakeTensorMode(), torch.random.fork_rng():
-        step = _Step(_model(settings, feature_map), feature_map, batch_size // ranks)
+    try:
+        with FakeTensorMode(), torch.random.fork_rng():
+            step = _Step(_model(settings, feature_map), feature_map, batch_size // ranks)
+    except DataDependentOutputException as error:
+        raise SettingsError(
+            f"a step of {settings['model']} with optimizer {settings['optimizer']} depends on "
+            "values, and a plan has shapes alone: plan with another optimizer, or train some steps"
+        ) from error
     sharding = ShardingOptions.from_params(settings.params)
     work = step.workload(batch_size)
     return Plan(

@@ -41,6 +41,7 @@ from fuxictr_tf4ctr.schema import (
     read_json,
     whole,
 )
+from fuxictr_tf4ctr.settings.keys import DEFAULTS, KEYS
 from fuxictr_tf4ctr.training.checkpoints import optimizer_file
 
 RECORD_FORMAT = 1
@@ -69,6 +70,8 @@ _DATA = Record(
         "folder": Key(TEXT, default=""),
     }
 )
+# Records of other programs, and of tests, may name no files.
+_SETTINGS = KEYS | {key: Key(KEYS[key].kind) for key in ("data_format", "train_data")}
 _SCHEMA = Record(
     {
         "format": Kind(f"{RECORD_FORMAT}, this version's", lambda value: value == RECORD_FORMAT),
@@ -81,7 +84,7 @@ _SCHEMA = Record(
         "command": TEXT,
         "started": Kind("an ISO time", lambda value: bool(datetime.fromisoformat(value).tzinfo)),
         "resumed": ListOf(TEXT),
-        "settings": Record({"model": TEXT, "dataset_id": TEXT}, others=ANYTHING),
+        "settings": Record(_SETTINGS, others=ANYTHING),
         "versions": Record({}, others=TEXT),
         "machine": _NAMED,
         "data": _DATA,
@@ -293,6 +296,7 @@ def read_run(folder: Path) -> RunRecord:
     except FileNotFoundError:
         raise DataError(f"{file}: no such file; name the folder of a run") from None
     del content["format"]
+    content["settings"] = DEFAULTS | content["settings"]  # of keys younger than the run
     return RunRecord(folder=folder, **content)
 
 

@@ -18,7 +18,6 @@ from fuxictr_tf4ctr.files import held
 from fuxictr_tf4ctr.runs.loading import trained_model
 from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run, sweep_up, utc_now
 from fuxictr_tf4ctr.schema import is_whole
-from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.reading import Settings
 from fuxictr_tf4ctr.training.checkpoints import read_optimizers, take_over
 
@@ -117,8 +116,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     found = []
     for key in sorted(then.keys() | now.keys()):
-        default = KEYS[key].default if key in KEYS else None  # of a key younger than the run
-        before, after = then.get(key, default), now.get(key)
+        before, after = then.get(key), now.get(key)
         longer = key == "epochs" and is_whole(before) and after >= before
         if before != after and key not in _FREE and not longer:
             found.append(f"{key}: {before!r} then, {after!r} now")

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from fuxictr_tf4ctr.datasets.job import SPLIT_TYPES
+from fuxictr_tf4ctr.datasets.job import DATA_FORMAT, ENCODING_KEYS
 from fuxictr_tf4ctr.datasets.loader import MEMORY_BUDGET, STORAGES
-from fuxictr_tf4ctr.datasets.stored import COMPRESSIONS
 from fuxictr_tf4ctr.distributed.cost import SHARDINGS, TABLE_OPTIMIZERS
 from fuxictr_tf4ctr.metrics.calibration import METHODS
 from fuxictr_tf4ctr.metrics.definitions import check_metric
@@ -20,7 +19,6 @@ from fuxictr_tf4ctr.schema import (
     ANYTHING,
     FILE_NAME,
     FLAG,
-    NOT_NEGATIVE,
     NULL,
     PATH,
     POSITIVE,
@@ -53,9 +51,8 @@ LOSSES = (
 # Each named as its package is.
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 TASKS = ("binary_classification", "regression")
-DATA_FORMATS = ("csv", "parquet", "npz", "h5")
-# Needs a closure or sparse gradients, which FuxiCTR's training step does not give.
-_UNUSABLE_OPTIMIZERS = {"Optimizer", "LBFGS", "SparseAdam"}
+# Need a closure, sparse gradients or matrices alone, which FuxiCTR does not give.
+_UNUSABLE_OPTIMIZERS = {"Optimizer", "LBFGS", "SparseAdam", "Muon"}
 OPTIMIZERS = tuple(
     name
     for name, cls in vars(torch.optim).items()
@@ -97,9 +94,6 @@ _EVAL_STEPS = AnyOf(
     whole(1), Kind("a fraction of an epoch < 1", lambda value: is_number(value) and 0 < value < 1)
 )
 _BETWEEN = Kind("a number between 0 and 1", lambda value: is_number(value) and 0 < value < 1)
-_SEPARATOR = Kind(
-    "a single character", lambda value: isinstance(value, str) and len(value.encode()) == 1
-)
 _SPECS = ListOf(Record({"name": AnyOf(TEXT, TEXTS)}, others=ANYTHING))
 _COLUMNS = Kind("columns, each a mapping with a name", lambda value: isinstance(value, list | dict))
 
@@ -108,7 +102,7 @@ DATASET_KEYS: dict[str, Key] = {
         FILE_NAME, "Name of the data set, and of its folder of encoded files", REQUIRED
     ),
     "data_root": Key(PATH, "Folder of the encoded data sets", "./data/"),
-    "data_format": Key(one_of(*DATA_FORMATS), "Format of the data files", REQUIRED),
+    "data_format": Key(DATA_FORMAT, "Format of the data files", REQUIRED),
     "train_data": Key(PATH, "Training data: a file or a folder", REQUIRED),
     "valid_data": Key(PATH, "Validation data"),
     "test_data": Key(PATH, "Test data"),
@@ -118,20 +112,8 @@ DATASET_KEYS: dict[str, Key] = {
     "feature_processor": Key(
         TEXT, "Module of a FuxiCTR dataset class, or module:Class, for preprocess"
     ),
-    "min_categr_count": Key(whole(1), "Rarer values of a categorical column become OOV", 1),
-    "num_buckets": Key(whole(2), "Buckets of quantile and hash bucketing", 10),
-    "sep": Key(_SEPARATOR, "Separator of csv files", ","),
-    "n_rows": Key(whole(1), "Rows read of each file, null for all"),
     "rebuild_dataset": Key(FLAG, "False uses the encoded files that are there", True),
-    "valid_size": Key(NOT_NEGATIVE, "Validation share split off the training data", 0),
-    "test_size": Key(NOT_NEGATIVE, "Test share split off the training data", 0),
-    "split_type": Key(
-        one_of(*SPLIT_TYPES),
-        "Which rows are split off: the last, random ones, the latest or whole groups of split_by",
-        "sequential",
-    ),
-    "split_by": Key(TEXT, "Column of split_type time or group"),
-    "compression": Key(one_of(*COMPRESSIONS), "Of the encoded files: lzf is quick, gzip small"),
+    **ENCODING_KEYS,
 }
 
 TRAINING_KEYS: dict[str, Key] = {
@@ -247,6 +229,12 @@ IGNORED: dict[str, str] = {
 """Keys of FuxiCTR without effect here, and why."""
 
 KEYS: dict[str, Key] = DATASET_KEYS | TRAINING_KEYS | FAST_KEYS
+DEFAULTS = {
+    key: entry.default
+    for key, entry in KEYS.items()
+    if entry.default is not REQUIRED and entry.default is not None
+} | dict.fromkeys(("valid_data", "test_data"))
+"""What keys have that are not given, but for those that are nothing then."""
 
 _FLOATS = (
     "learning_rate",

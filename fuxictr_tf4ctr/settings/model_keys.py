@@ -201,16 +201,18 @@ def size_problems(params: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def batch_norm_problems(params: Mapping[str, Any], model_class: type[BaseModel]) -> list[str]:
-    """Say where batch norm would be asked for the variance of one row.
+def batch_norms(params: Mapping[str, Any], model_class: type[BaseModel]) -> list[str]:
+    """Return the keys by which a model has batch norm, which cannot train on a batch of one row.
 
     Args:
-        params: Settings, complete.
+        params: Settings in the model's words.
         model_class: The model.
     """
-    given = {**taken_keys(model_class), **params}
-    norms = [key for key in given if "batch_norm" in key and key != "sync_batch_norm"]
-    found = [key for key in norms if given[key] is True]
-    if params["batch_size"] > 1 or not found:
-        return []
-    return [f"batch_size=1 leaves {found[0]} one row to take a variance of: set batch_size >= 2"]
+    of_twin = issubclass(model_class, TwoStreamModel)
+    defaults = model_class.with_defaults({}) if of_twin else taken_keys(model_class)
+    given = {**defaults, **params}
+    return [
+        key
+        for key, value in given.items()
+        if "batch_norm" in key and key != "sync_batch_norm" and value is True
+    ]

@@ -17,7 +17,11 @@ import torch
 from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 
 from fuxictr_tf4ctr.datasets.feature_specs import complete_columns, label_entries
-from fuxictr_tf4ctr.datasets.job import check_preprocess, find_processor_class
+from fuxictr_tf4ctr.datasets.job import (
+    check_preprocess,
+    find_processor_class,
+    splitting_problems,
+)
 from fuxictr_tf4ctr.datasets.loader import NO_GPU_STORAGE
 from fuxictr_tf4ctr.distributed.cost import sharding_problems
 from fuxictr_tf4ctr.errors import SettingsError
@@ -25,11 +29,18 @@ from fuxictr_tf4ctr.metrics.definitions import needs_group, no_weights, split_st
 from fuxictr_tf4ctr.names import nearest, shown, unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, REQUIRED, Key, Record, is_whole
-from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, KEYS, TASKS, normalized, wanted_trackers
+from fuxictr_tf4ctr.settings.keys import (
+    DATASET_KEYS,
+    DEFAULTS,
+    KEYS,
+    TASKS,
+    normalized,
+    wanted_trackers,
+)
 from fuxictr_tf4ctr.settings.model_keys import (
     OLD_MODELS,
     activation_problems,
-    batch_norm_problems,
+    batch_norms,
     contract_problems,
     key_problems,
     size_problems,
@@ -41,12 +52,6 @@ from fuxictr_tf4ctr.training.averaging import averaging_problems
 from fuxictr_tf4ctr.training.fast import fast_problems
 from fuxictr_tf4ctr.training.losses import weighs_rows
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
-
-_DEFAULTS = {
-    key: entry.default
-    for key, entry in KEYS.items()
-    if entry.default is not REQUIRED and entry.default is not None
-} | dict.fromkeys(("valid_data", "test_data"))
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def validated(
     params, model_class, warnings, problems = _read_for_model(normalized(params), checkout)
     problems += FILE_NAME.problems(expid, "expid") + _key_problems(params)
     # What follows sees values of the right kind alone.
-    params = _DEFAULTS | {
+    params = DEFAULTS | {
         key: value
         for key, value in params.items()
         if key not in KEYS or not KEYS[key].value.problems(value)
@@ -150,7 +155,11 @@ def validated(
     problems += columns + _metric_problems(params, model_class)
     if model_class is not None:
         wrong, foreign = key_problems(params, model_class)
-        problems += wrong + batch_norm_problems(params, model_class)
+        norms = batch_norms(params, model_class) if params["batch_size"] == 1 else []
+        problems += wrong + [
+            f"batch_size=1 leaves {key} one row to take a variance of: set batch_size >= 2"
+            for key in norms[:1]
+        ]
         problems += contract_problems(model_class)
         unlike, told = ([], []) if columns else _label_problems(params, model_class)
         problems += unlike
@@ -409,10 +418,7 @@ def _scores_streams(params: Mapping[str, Any], model_class: type[BaseModel]) -> 
 def _column_problems(params: Mapping[str, Any]) -> list[str]:
     """Judge the columns of raw files, and of encoded ones where they are given."""
     features, labels = params.get("feature_cols"), params.get("label_col")
-    problems = []
-    for split in ("valid", "test"):
-        if params.get(f"{split}_size") and params.get(f"{split}_data"):
-            problems.append(f"{split}_size and {split}_data are both given; give one")
+    problems = splitting_problems(params)
     data_format = params.get("data_format")
     # Parquet files without columns are encoded ones, told by FuxiCTR's feature_map.json.
     if data_format == "csv" or (data_format == "parquet" and features is not None):

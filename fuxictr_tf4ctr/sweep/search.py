@@ -10,6 +10,7 @@ from typing import Any
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.runs.records import plain
+from fuxictr_tf4ctr.schema import is_number
 from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.published import is_published
 from fuxictr_tf4ctr.sweep.folder import SweepFolder, monitored, more_is_better
@@ -220,8 +221,7 @@ def suggest(trial: optuna.Trial, key: str, choices: list[Any] | Range) -> Any:
 def _within(value: Any, choices: list[Any] | Range) -> bool:
     if isinstance(choices, list):
         return value in choices
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not choices.low <= value <= choices.high:
+    if not is_number(value) or not choices.low <= value <= choices.high:
         return False
     steps = (value - choices.low) / choices.step if choices.step else 0
     return abs(steps - round(steps)) < 1e-9

@@ -11,7 +11,7 @@ import yaml
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import misspelt, unknown
 from fuxictr_tf4ctr.registry import CHECKOUT_VARIABLE, find_model, find_twins
-from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, PATH, Key, Record
+from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, PATH, Key, Record, is_number
 from fuxictr_tf4ctr.settings.keys import IGNORED, KEYS
 from fuxictr_tf4ctr.settings.model_keys import OLD_MODELS, present_name, taken_keys
 from fuxictr_tf4ctr.settings.published import (
@@ -93,7 +93,7 @@ def ranges(space: Space) -> list[str]:
 def _range_problem(value: Mapping[str, Any]) -> str | None:
     low, high, step = value["low"], value["high"], value.get("step")
     numbers = [low, high] if step is None else [low, high, step]
-    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+    if not all(map(is_number, numbers)):
         return (
             f"low, high and step must be numbers, not {numbers} (YAML reads 1e-3 as text: 1.0e-3)"
         )

@@ -34,6 +34,8 @@ _COUNT = whole(0)
 _NUMBER = Kind("a number", lambda value: isinstance(value, int | float), (int, float))
 _TENSORS = Record({}, others=Kind("a tensor", lambda value: isinstance(value, torch.Tensor)))
 _NUMBERS = ListOf(_NUMBER)
+# Optimizer -> weight -> what is known of it.
+_OPTIMIZERS = Record({}, others=Record({}, others=Record({}, others=ANYTHING)))
 # Where FuxiCTR keeps what its loop knows, beside weights and optimizer.
 _LOOP = {
     "_best_metric": _NUMBER,
@@ -189,7 +191,7 @@ def model_state(model: BaseModel) -> dict[str, Any]:
     """Return weights, optimizers, gradients and the loop's state of a FuxiCTR model."""
     return {
         "weights": model.state_dict(),
-        "optimizers": {name: each.state_dict() for name, each in _optimizers(model).items()},
+        "optimizers": {name: each.state_dict() for name, each in optimizers_of(model).items()},
         # A model may add up the gradients of several batches before it makes a step.
         "gradients": {
             name: weights.grad
@@ -208,11 +210,13 @@ def restore_model(model: BaseModel, state: dict[str, Any]) -> None:
     """
     with state_of_this_model():
         model.load_state_dict(state["weights"])
-        for name, optimizer in _optimizers(model).items():
+        for name, optimizer in optimizers_of(model).items():
             optimizer.load_state_dict(state["optimizers"][name])
         for name, weights in model.named_parameters():
             gradient = state["gradients"].get(name)
-            weights.grad = None if gradient is None else gradient.to(weights.device)
+            # Copied: of a tensor that was expanded, kernels would read beyond the end.
+            weights.grad = None if gradient is None else gradient.to(weights.device, copy=True)
+        _refuse_misshapen(model)
     for name in _LOOP:
         setattr(model, name, state["loop"][name])
 
@@ -226,15 +230,36 @@ def state_of_this_model() -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, torch.AcceleratorError):
         raise
     except Exception as error:  # what optimizers and generators meet that are another model's
         raise DataError(
-            f"the checkpoint does not belong to this model, start a new run: {error}"
+            f"the checkpoint, or the optimizer's state that is taken over, does not belong to this "
+            f"model, start a new run: {error}"
         ) from error
 
 
-def _optimizers(model: BaseModel) -> dict[str, torch.optim.Optimizer]:
+def _refuse_misshapen(model: BaseModel) -> None:
+    """Refuse a state that a fused kernel would read or write beyond: it trusts what it is given.
+
+    Raises:
+        DataError: What an optimizer knows of a weight is not of the weight's shape and type.
+    """
+    for optimizer in optimizers_of(model).values():
+        for weight, state in optimizer.state.items() if "fused" in optimizer.defaults else ():
+            for key, value in state.items():
+                if not isinstance(value, torch.Tensor):
+                    continue
+                forms = [(t.shape, t.stride(), t.dtype) for t in (value, weight)]
+                if not (value.numel() == 1 if key == "step" else forms[0] == forms[1]):
+                    raise DataError(
+                        f"the optimizer's {key} of {tuple(value.shape)} does not belong to this "
+                        f"model's weight of {tuple(weight.shape)}: start a new run"
+                    )
+
+
+def optimizers_of(model: BaseModel) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers of a FuxiCTR model by the names it has them under."""
     found = vars(model).items()
     return {name: each for name, each in found if isinstance(each, torch.optim.Optimizer)}
 
@@ -430,7 +455,7 @@ def save_optimizers(model: BaseModel) -> None:
             for weight, parameter in model.named_parameters()
             if parameter in optimizer.state
         }
-        for name, optimizer in _optimizers(model).items()
+        for name, optimizer in optimizers_of(model).items()
     }
     write_whole(content, optimizer_file(model.checkpoint))
 
@@ -442,9 +467,12 @@ def read_optimizers(path: Path) -> dict[str, Any]:
         DataError: It is damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        states = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         raise DataError(f"{path}: cannot be read, leave keep_optimizer out: {error}") from error
+    if problems := _OPTIMIZERS.problems(states, f"{path}: "):
+        raise DataError("\n".join([*problems, "leave keep_optimizer out"]))
+    return states
 
 
 @torch.no_grad()
@@ -466,7 +494,7 @@ def take_over(model: BaseModel, ancestor: BaseModel, optimizers: Mapping[str, An
             _first_rows(new, weights[name], name)
     parameters = dict(model.named_parameters())
     for name, states in (optimizers or {}).items():
-        optimizer = _optimizers(model).get(name)
+        optimizer = optimizers_of(model).get(name)
         for weight, state in states.items():
             if optimizer is None or weight not in parameters:
                 raise DataError(f"the ancestor's optimizer knows {weight}, which is not there")
@@ -474,6 +502,7 @@ def take_over(model: BaseModel, ancestor: BaseModel, optimizers: Mapping[str, An
             optimizer.state[parameter] = {
                 key: _grown(value, old, parameter) for key, value in state.items()
             }
+    _refuse_misshapen(model)
 
 
 def _grown(value: Any, old: torch.Tensor, parameter: torch.Tensor) -> Any:

@@ -28,6 +28,7 @@ from fuxictr_tf4ctr.training import checkpoints
 from fuxictr_tf4ctr.training.averaging import WeightAverages
 from fuxictr_tf4ctr.training.checkpoints import (
     model_state,
+    optimizers_of,
     restore_model,
     restore_rng,
     rng_state,
@@ -155,7 +156,9 @@ class _Loop:
         self.batches_done = 0
         self.epoch_start: dict[str, Any] = {}
         self.resumed: dict[str, Any] | None = None
-        self.first_step = nullcontext()
+        # Optimizers that were given a state look at it when they make a step.
+        given = any(each.state for each in optimizers_of(model).values())
+        self.first_step = state_of_this_model() if given else nullcontext()
         self.training_since = time.perf_counter()
 
     def run(self) -> FitResult:
@@ -210,7 +213,7 @@ class _Loop:
             for batch in bar:
                 model._batch_index = self.batches_done
                 model._total_steps += 1
-                with self.first_step:  # optimizers look at their state when they make a step
+                with self.first_step:
                     loss = self._train_step(batch)
                 self.first_step = nullcontext()
                 self.batches_done += 1
@@ -254,6 +257,13 @@ class _Loop:
             raise SettingsError(message + self._saved_before_step()) from error
         except _AcceleratorError:
             raise
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise SettingsError(
+                f"a batch of one row at {_where(model)}, on which batch norm, as in Dice, cannot "
+                "train: choose a batch_size that leaves no such batch"
+            ) from error
         except RuntimeError as error:
             # Weights ruined by the step before show here first: cross-entropy refuses NaN.
             if all(torch.isfinite(weights).all() for weights in model.parameters()):

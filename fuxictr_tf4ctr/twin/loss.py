@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fuxictr_tf4ctr.schema import NOT_NEGATIVE, SHARE
+
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -134,17 +136,11 @@ def focus_problems(c: float, gamma: float, alpha: float) -> list[str]:
         ['gamma=-1 must be a number >= 0']
     """
 
-    def number(value: object) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-
-    problems = []
-    if not (number(c) and 0 <= c <= 1):
-        problems.append(f"c={c!r} must be a number in [0, 1]")
-    if not (number(gamma) and gamma >= 0):
-        problems.append(f"gamma={gamma!r} must be a number >= 0")
-    if not (number(alpha) and 0 <= alpha <= 1):
-        problems.append(f"alpha={alpha!r} must be a number in [0, 1]")
-    return problems
+    return [
+        *SHARE.problems(c, "c"),
+        *NOT_NEGATIVE.problems(gamma, "gamma"),
+        *SHARE.problems(alpha, "alpha"),
+    ]
 
 
 def check_focus(c: float, gamma: float, alpha: float) -> None:

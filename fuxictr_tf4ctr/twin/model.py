@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
+from fuxictr_tf4ctr.schema import FLAG, whole
 from fuxictr_tf4ctr.twin.embedding import View
 from fuxictr_tf4ctr.twin.encoders import ENCODERS, Encoder
 from fuxictr_tf4ctr.twin.encoders.base import (
@@ -161,11 +162,10 @@ class TwinModel(TwoStreamModel):
             else:
                 problems.append(unknown(f"{role}_encoder", encoder, ENCODERS))
         for flag in ("simple_head", "linear_logit", "batch_norm", "base_loss"):
-            if not isinstance(params.get(flag, False), bool):
-                problems.append(f"{flag}={params[flag]!r} must be true or false")
+            problems += FLAG.problems(params.get(flag, False), flag)
         dim = params["embedding_dim"]
-        if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
-            problems.append(f"embedding_dim={dim!r} must be a positive whole number")
+        if wrong := whole(1).problems(dim, "embedding_dim"):
+            problems += wrong
         elif params["sample_selection"] == "SER" and dim % 2:
             problems.append(
                 f"embedding_dim={dim} must be even with sample_selection SER: "

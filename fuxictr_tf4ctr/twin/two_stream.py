@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
+from fuxictr_tf4ctr.schema import FLAG, whole
 from fuxictr_tf4ctr.twin.fusion import FUSIONS, Fusion, Logits
 from fuxictr_tf4ctr.twin.loss import TwinFocusLoss, focus_problems
 
@@ -126,14 +127,10 @@ class TwoStreamModel(BaseModel):
         Needs no data: settings call it before any file is opened.
         """
         params = cls.with_defaults(params)
-        problems = []
-        if not isinstance(params["twin_focus"], bool):
-            problems.append(f"twin_focus={params['twin_focus']!r} must be true or false")
+        problems = FLAG.problems(params["twin_focus"], "twin_focus")
         if params["fusion"] in FUSIONS:
-            for option in FUSIONS[params["fusion"]].options:
-                value = params.get(f"fusion_{option}", 1)
-                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                    problems.append(f"fusion_{option}={value!r} must be a positive whole number")
+            for option in (f"fusion_{name}" for name in FUSIONS[params["fusion"]].options):
+                problems += whole(1).problems(params.get(option, 1), option)
         else:
             problems.append(unknown("fusion", params["fusion"], FUSIONS))
         if params["twin_focus"]:

@@ -8,6 +8,7 @@ from trained_runs import changed_copy
 from fuxictr_tf4ctr.analysis.report import make_report
 from fuxictr_tf4ctr.analysis.report.importance import Explanation, explain_run
 from fuxictr_tf4ctr.cli import main
+from fuxictr_tf4ctr.errors import DataError
 from fuxictr_tf4ctr.runs.loading import load_run
 
 
@@ -49,6 +50,11 @@ def test_the_command_and_the_report(gated, capsys):
     assert json.loads(capsys.readouterr().out)["rows"] == 300
     page = make_report([gated], resamples=5)
     assert "What each field is worth" in page and "AUC lost (complex)" in page
+    (file := gated / "explanation.json").write_text(
+        file.read_text().replace('"value"', '"valu"', 1)
+    )
+    with pytest.raises(DataError, match=r"explanation.json: importances\[0\].*value is missing"):
+        make_report([gated], resamples=5)
 
 
 def test_fields_that_are_not_there_are_refused(gated, capsys):

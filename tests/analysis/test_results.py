@@ -121,5 +121,8 @@ def test_formats(runs, capsys):
     for form in results.FORMATS:
         assert main(["results", str(runs), "--where", "seed=1", "--format", form]) == 0
         assert NAMES[0] in capsys.readouterr().out
+    # No such day, and deeper than a parser goes: texts that nothing equals.
+    for text in ("2024-13-01", "[" * 5000):
+        assert main(["results", str(runs), "--where", f"seed={text}"]) == 0
     assert main(["results", str(runs), "--paired", *NAMES]) == 0
     assert "paired t" in capsys.readouterr().out

@@ -35,7 +35,7 @@ _SHARES = {
 # Cases of a kind that make a part of their own, with a seed of its own.
 _PIECE = 500
 # Seconds each: cut off more rarely, by this factor.
-_SLOW = {"tune": 2, "export": 4}
+_SLOW = {"tune": 2, "export": 4, "export torch": 2}
 
 
 @dataclass(frozen=True)

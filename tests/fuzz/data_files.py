@@ -102,7 +102,7 @@ def csv_files(draw: Callable, kept: Path) -> Case:
                 (*_SCORES, name), (*_SCORES, name, "--skip-bad-rows"),
                 ("evaluate", "--run", "done", "--input", name),
                 ("evaluate", "--run", "done", "--input", name, "--skip-bad-rows"),
-                ("init", name, "--label", "label", "--output", "begun"),
+                ("init", name, "--label", "label", "--output", "begun"), project.CONTINUE,
             ]
         )
     )  # fmt: skip
@@ -180,6 +180,7 @@ def parquet_files(draw: Callable, kept: Path) -> Case:
     paths = {f"{split}_data": f"raw/{split}.parquet" for split in _SPLITS}
     files |= _dataset(data_format="parquet", **paths)
     commands = [("encode", *_DATA), ("describe", *_DATA), ("decode", *_DATA), project.RUN]
+    commands += [project.CONTINUE]
     commands += [(*_SCORES, name), (*_SCORES, name, "--skip-bad-rows")]
     commands += [("evaluate", "--run", "done", "--input", name), ("init", name, "--label", "label")]
     return Case("parquet file", draw(st.sampled_from(commands)), files)
@@ -288,9 +289,12 @@ def encoded_files(draw: Callable, kept: Path) -> Case:
 def weights_files(draw: Callable, kept: Path) -> Case:
     """Weights and states with bytes cut, changed or added, read by the commands that do."""
     states = [str(path.relative_to(kept)) for path in (kept / "stopped").glob("state/*")]
-    name = draw(st.sampled_from(["done/exp.model", "stopped/exp.model", *sorted(states)]))
-    of_done = READERS["done/run.json"][:2] + READERS["done/run.json"][3:4]
-    argv = draw(st.sampled_from(of_done)) if name.startswith("done") else RESUME
+    ancestors = ["done/exp.optimizer", "done/schema/rare_tokens.parquet"]
+    names = ["done/exp.model", "stopped/exp.model", *ancestors, *sorted(states)]
+    name = draw(st.sampled_from(names))
+    of_done = READERS["done/run.json"][:2] + READERS["done/run.json"][3:4] + (project.CONTINUE,)
+    argv = draw(st.sampled_from(of_done)) if name == "done/exp.model" else RESUME
+    argv = project.CONTINUE if name in ancestors else argv
     return Case("weights file", argv, {name: _damaged(draw, (kept / name).read_bytes())})
 
 

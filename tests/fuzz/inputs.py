@@ -72,7 +72,8 @@ _PLAUSIBLE = {
     "checkpoint_steps": (1, 10**6), "checkpoint_minutes": (0, 0.001), "tensorboard": (True,),
     "average_weights": (0.5, 0.9), "average_start": (0, 2), "trackers": (["tensorboard"],),
     "weight_col": ("price", "user"), "pos_weight": (0.5, 3), "negative_sampling": (0.1, 0.5),
-    "calibration": ("isotonic", "temperature"),
+    "calibration": ("isotonic", "temperature"), "continue_from": ("done", "stopped", "raw"),
+    "keep_optimizer": (True,), "refit_normalizers": (True,),
     "storage": ("memory", "disk"), "memory_budget": (1, 10**9),
     "min_categr_count": (0, 2, 100), "num_buckets": (2,), "sep": ("\t", ";"), "group_id": ("item",),
     "train_data": ("raw/valid.csv", "raw/*.csv", "raw", "tuner.yaml"), "valid_data": (None,),
@@ -202,6 +203,9 @@ def configurations(draw: Callable) -> Case:
     if what == "model" and draw(st.integers(0, 3)):
         files.pop("config/dataset_config.yaml")
     commands = [project.RUN] * 6 + [
+        ("plan", "exp", "--config", "config"),
+        ("show", "exp", "--config", "config"),
+        project.CONTINUE,
         ("encode", "--config", "config", "--dataset", "mine"),
         ("describe", "--config", "config", "--dataset", "mine"),
         ("list", "--config", "config"),
@@ -239,14 +243,17 @@ _WORDS = st.one_of(
     st.sampled_from(
         ["done", "raw/test.csv", "raw", "config", "tuner.yaml", "out.csv", "out.parquet", "exp",
          "mine", "x=1", "epochs=1", "seed=2**64", "seed=18446744073709551616", "batch_size=0",
-         "metrics=[5]", "model=[a]", "fusion=[]", "c=nan", "--json", "-h", "test", "onnx", "bars"]
+         "metrics=[5]", "model=[a]", "fusion=[]", "c=nan", "--json", "-h", "test", "onnx", "bars",
+         "user,item", "user,", "table_sharding=auto", "time:price", "random", "swept"]
     ),
 )  # fmt: skip
 _COMMANDS = {
     ("run", "--config", "config", "--expid", "exp"): (
         "--expid", "--set", "--gpu", "--output", "--resume", "--workers", "--max-restarts",
-        "--timeout", "--engine", "--address", "--zoo", "--config",
+        "--timeout", "--engine", "--address", "--zoo", "--config", "--continue-from",
     ),
+    ("plan", "exp", "--config", "config"): ("--set", "--workers", "--hosts", "--gpu-memory"),
+    ("show", "exp", "--config", "config"): ("--set", "--output", "--config", "--zoo"),
     ("encode", "--config", "config", "--dataset", "mine"): ("--dataset", "--set", "--zoo"),
     ("describe", "--config", "config", "--dataset", "mine"): ("--dataset", "--set", "--config"),
     ("decode", "--config", "config", "--dataset", "mine"): (
@@ -257,6 +264,7 @@ _COMMANDS = {
         "--input", "--output", "--keep", "--streams", "--gpu", "--skip-bad-rows", "--run",
     ),
     ("compare", "done", "done", "--resamples", "9"): ("--resamples", "--seed", "--json"),
+    ("explain", "done"): ("--pairs", "--rows", "--seed", "--json"),
     ("report", "done", "--resamples", "9"): ("--output", "--resamples", "--seed"),
     ("results", "."): ("--where", "--sort", "--columns", "--format", "--compare", "--paired"),
     ("submit", "done"): ("--to", "--expid", "--contributor", "--draft"),
@@ -290,29 +298,42 @@ READERS = {
         ("predict", "--run", "done", "--input", "raw/test.csv", "--output", "s.csv"),
         (*project.RUN, "--resume", "done"), ("submit", "done", "--draft"),
         ("compare", "done", "done", "--resamples", "9"), ("results", "--compare", "done", "done"),
+        ("explain", "done"), project.CONTINUE,
+    ),
+    "done/explanation.json": (("report", "done", "--resamples", "9"),),
+    "done/calibration.json": (
+        ("evaluate", "--run", "done"), ("report", "done", "--resamples", "9"),
+        ("predict", "--run", "done", "--input", "raw/test.csv", "--output", "s.csv"),
+    ),
+    "swept/sweep.json": (
+        ("report", "swept"), ("submit", "swept", "--draft"),
+        ("tune", "--config", "tuner.yaml", "--output", "swept", "--resume"),
     ),
     "done/schema/feature_map.json": (
         ("evaluate", "--run", "done"), ("report", "done", "--resamples", "9"),
         ("predict", "--run", "done", "--input", "raw/test.csv", "--output", "s.csv"),
+        ("explain", "done"), project.CONTINUE,
     ),
     "done/schema/feature_vocab.json": (
+        project.CONTINUE,
         ("predict", "--run", "done", "--input", "raw/test.csv", "--output", "s.csv"),
         ("report", "done", "--resamples", "9"),
     ),
     "done/schema/encoder.json": (
         ("predict", "--run", "done", "--input", "raw/test.csv", "--output", "s.csv"),
-        ("evaluate", "--run", "done", "--input", "raw/test.csv"),
+        ("evaluate", "--run", "done", "--input", "raw/test.csv"), project.CONTINUE,
     ),
     "stopped/run.json": (RESUME,),
     "encoded/mine/feature_map.json": (
         (*project.RUN, *_AS_IT_IS), ("describe", *_DATA, *_AS_IT_IS), ("encode", *_DATA),
-        ("decode", *_DATA, *_AS_IT_IS),
+        ("decode", *_DATA, *_AS_IT_IS), ("plan", "exp", "--config", "config", *_AS_IT_IS),
     ),
     "encoded/mine/feature_vocab.json": (
         ("describe", *_DATA, *_AS_IT_IS), ("decode", *_DATA, *_AS_IT_IS),
     ),
     "encoded/mine/encoding.json": (
         project.RUN, ("describe", *_DATA), ("encode", *_DATA), ("decode", *_DATA),
+        ("plan", "exp", "--config", "config"),
     ),
 }  # fmt: skip
 
@@ -347,11 +368,13 @@ def json_files(kept: Path) -> st.SearchStrategy[Case]:
     Args:
         kept: The project.
     """
-    contents = {name: json.loads((kept / name).read_text()) for name in READERS}
+    trial = min((kept / "swept" / "runs").rglob("run.json")).relative_to(kept)
+    readers = READERS | {str(trial): READERS["swept/sweep.json"] + (("results", "swept"),)}
+    contents = {name: json.loads((kept / name).read_text()) for name in readers}
 
     @st.composite
     def cases(draw: Callable) -> Case:
-        name = draw(st.sampled_from(sorted(READERS)))
+        name = draw(st.sampled_from(sorted(readers)))
         content = copy.deepcopy(contents[name])
         misplace(draw, content, VALUES)
         text = json.dumps(content, default=str).encode()
@@ -363,7 +386,7 @@ def json_files(kept: Path) -> st.SearchStrategy[Case]:
             text = text[:place] + draw(st.binary(min_size=1, max_size=2)) + text[place + 1 :]
         elif harm == "deep":
             text = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
-        argv = draw(st.sampled_from(READERS[name]))
+        argv = draw(st.sampled_from(readers[name]))
         return Case("json file", tuple(argv), {name: text})
 
     return cases()

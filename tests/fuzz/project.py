@@ -17,7 +17,7 @@ DATASET = {
     "train_data": "raw/train.csv",
     "valid_data": "raw/valid.csv",
     "test_data": "raw/test.csv",
-    "min_categr_count": 1,
+    "min_categr_count": 9,  # three of seven users are too rare
     "group_id": "user",
     "feature_cols": [
         {"name": ["user", "item"], "active": True, "dtype": "str", "type": "categorical"},
@@ -53,7 +53,9 @@ TUNER = {
     "tuner_space": {"c": [0.5, 0.8]},
 }
 RUN = ("run", "--config", "config", "--expid", "exp")
-DONE, STOPPED = "done", "stopped"  # a finished run, and one whose state is to be taken up
+# A finished run, one whose state is to be taken up, a sweep.
+DONE, STOPPED, SWEPT = "done", "stopped", "swept"
+CONTINUE = (*RUN, "--set", "keep_optimizer=true", "--continue-from", DONE)
 
 
 def write_raw(folder: Path) -> None:
@@ -87,10 +89,13 @@ class Project:
         # The place is part of what is recorded of the data: a copy elsewhere is other data.
         self.place, self.kept = folder / "case", folder / "kept"
         write_raw(self.place)
-        ended = run(RUN, self.place)
+        kept = ("--set", "keep_optimizer=true", "--set", "calibration=isotonic")
+        ended = run((*RUN, *kept), self.place)
         assert ended.status == 0, ended.errors
         (finished,) = (self.place / "checkpoints" / "mine" / "exp").iterdir()
         shutil.copytree(finished, self.place / DONE)
+        explained = run(("explain", DONE), self.place)
+        assert explained.status == 0, explained.errors
         shutil.move(finished, self.place / "checkpoints" / "finished")
         stopped = run(RUN, self.place, _stop_after_training)
         assert stopped.status == 143, stopped.errors
@@ -101,6 +106,8 @@ class Project:
         sweep = run(("tune", "--config", "tuner.yaml"), self.place, _encode_alone)
         assert sweep.status == 1, sweep.errors
         shutil.rmtree(self.place / "sweeps")
+        sweep = run(("tune", "--config", "tuner.yaml", "--output", SWEPT), self.place)
+        assert sweep.status == 0, sweep.errors
         os.rename(self.place, self.kept)
 
     def copy(self) -> Path:

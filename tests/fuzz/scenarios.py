@@ -20,6 +20,7 @@ from .verdicts import Failure, judge
 
 _ENCODE = ("encode", "--config", "config", "--dataset", "mine")
 _TUNE = ("tune", "--config", "tuner.yaml", "--output", "sweep")
+_GO_ON = (*project.CONTINUE, "--set", "calibration=isotonic")
 _REPORT = ("report", "done", "--resamples", "9")
 _PREDICT = ("predict", "--run", "done", "--input", "raw/many.csv", "--output")
 _EXPORT = ("export", "--run", "done", "--output", "served", "--format")
@@ -148,6 +149,7 @@ SCENARIOS = {
         (*RUN, "--resume", project.STOPPED),
         lambda folder: _finished([folder / project.STOPPED / "run.json"]),
     ),
+    "continue": Scenario(_GO_ON, _runs, ((*_GO_ON, "--resume"), _GO_ON), ("checkpoints",)),
     "tune": Scenario(_TUNE, _sweep, ((*_TUNE, "--resume"), _TUNE)),
     "predict": Scenario(
         (*_PREDICT, "s.csv", "--streams"), lambda folder: (folder / "s.csv").read_bytes()
@@ -160,4 +162,8 @@ SCENARIOS = {
     "export torch": Scenario((*_EXPORT, "torch"), _exported),
     "compare": Scenario(("compare", "done", "done", "--resamples", "9")),
     "evaluate": Scenario(("evaluate", "--run", "done")),
+    "explain": Scenario(
+        ("explain", "done", "--seed", "1"),
+        lambda folder: json.loads((folder / "done" / "explanation.json").read_text()),
+    ),
 }

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -177,6 +178,31 @@ def test_another_model_or_other_columns_are_refused_before_rows_are_read(first, 
     with pytest.raises((SettingsError, DataError), match=message):
         run_experiment(settings(folder, day, **{"continue_from": record.folder} | changes))
     assert sorted(folder.rglob("*")) == before
+
+
+def misshapen(run: Path) -> None:
+    states = torch.load(run / "day.optimizer", weights_only=True)
+    for state in states["optimizer"].values():
+        state["exp_avg"] = torch.zeros(3)
+    torch.save(states, run / "day.optimizer")
+
+
+DAMAGES = {
+    "rare tokens": (lambda run: (run / "schema/rare_tokens.parquet").write_bytes(b"PAR1"),
+                    r"rare_tokens.parquet: cannot be read, remove it"),
+    "optimizer": (lambda run: torch.save({"optimizer": 5}, run / "day.optimizer"),
+                  r"day.optimizer: optimizer=5 must be a mapping"),
+    "state": (misshapen, "does not belong to this model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_an_ancestor_that_is_damaged_is_named(first, tmp_path, damage, message):
+    folder, record, day = first
+    run = shutil.copytree(record.folder, tmp_path / "run")
+    damage(run)
+    with pytest.raises(DataError, match=message):
+        run_experiment(settings(folder, day, continue_from=run, keep_optimizer=True))
 
 
 def test_an_optimizer_that_was_not_kept_cannot_be_taken_over(first):

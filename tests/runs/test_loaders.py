@@ -60,5 +60,7 @@ def test_a_model_beyond_the_machines_memory_is_refused_before_it_is_made(
     monkeypatch.setattr(loading.os, "sysconf", lambda name: 2**15)  # 1 GiB
     roots = {"data_root": str(tmp_path / "data"), "model_root": str(tmp_path / "runs")}
     settings = load_settings("TF4CTR_DCNv2_demo", overrides=roots | size)
-    with pytest.raises(SettingsError, match="weights and gradients, this machine has 1: lower"):
+    with pytest.raises(
+        SettingsError, match="weights and their training, this machine has 1: lower"
+    ):
         run_experiment(settings)

@@ -63,7 +63,9 @@ def test_tables_that_no_rank_can_hold_are_divided(demo):
     assert divided.problem(room) is None
 
 
-def test_ranks_that_cannot_share_a_batch_and_data_not_encoded_are_refused(demo, tmp_path):
+def test_what_cannot_be_planned_is_refused(demo, tmp_path):
+    with pytest.raises(SettingsError, match="Adafactor depends on values"):
+        plan(demo("TF4CTR_demo", optimizer="Adafactor"))
     with pytest.raises(SettingsError, match="multiple of the ranks"):
         plan(demo("TF4CTR_demo"), ranks=3)
     with pytest.raises(SettingsError, match="every host needs a rank"):

@@ -63,8 +63,14 @@ def test_what_it_cannot_be_fitted_for_is_refused(run):
         load_settings("DeepFM_demo", overrides={"calibration": "isotonik"})
     kept = run.record.calibration_file.read_text()
     try:
-        run.record.calibration_file.write_text('{"method": "temperature", "temperature": -1}')
-        with pytest.raises(DataError, match=r"calibration.json: .*temperature"):
-            load(run.folder)
+        for content, said in (
+            ({"method": "temperature", "temperature": -1}, "temperature=-1 must be"),
+            ({"method": "temperature", "x": [0.1], "y": [0.1]}, "temperature needs a temperature"),
+            ({"method": "isotonic", "x": [0.2, 0.1], "y": [0, 1]}, "x in ascending order"),
+            ({"method": "isotonic", "x": [0.1, 0.2], "y": [0]}, "as many y"),
+        ):
+            run.record.calibration_file.write_text(json.dumps(content))
+            with pytest.raises(DataError, match=rf"calibration.json: .*{said}"):
+                load(run.folder)
     finally:
         run.record.calibration_file.write_text(kept)

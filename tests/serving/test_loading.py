@@ -125,7 +125,7 @@ BROKEN = {
     "no schema": (lambda folder: shutil.rmtree(folder / "schema"), "keeps no feature map"),
     "other version": (change("format", 99), "another version.s, or damaged"),
     "other model": (change("embedding_dim", 8), "does not belong to this model"),
-    "code in settings": (change("loss", "__import__('os').getcwd()"), "settings are not valid"),
+    "code in settings": (change("loss", "__import__('os').getcwd()"), "settings.loss=.* must be"),
 }
 
 

@@ -155,6 +155,10 @@ MISTAKES = {
     "missing": ({"model": None}, "model is missing"),
     "activation": ({"hidden_activations": "rellu"}, "unknown activation 'rellu'; did you mean"),
     "one row": ({"batch_size": 1, "batch_norm": True}, "batch_size=1 leaves batch_norm one row"),
+    "one row by default": (
+        {"batch_size": 1, "model": "TF4CTR_FinalNet"},
+        "leaves simple_batch_norm one row",
+    ),
     "seed": ({"seed": 2**64}, "seed=18446744073709551616 must be a whole number from 0 to"),
     "regularizer's form": ({"net_regularizer": "l2(1.x)"}, "net_regularizer='l2(1.x)' must be"),
 }

@@ -111,6 +111,7 @@ MISTAKES = {
     "unknown key": ({"space": {"fuson": ["WSF"]}}, "unknown key 'fuson'; did you mean 'fusion'"),
     "empty list": ({"space": {"c": []}}, "c is an empty list"),
     "range of nothing": ({"space": {"c": {"low": 1, "high": 1}}}, "low (1) must be below high"),
+    "no number": ({"space": {"c": {"low": float("nan"), "high": 1}}}, "must be numbers"),
     "text as number": ({"space": {"c": {"low": "1e-3", "high": 1}}}, "must be numbers"),
     "log of zero": ({"space": {"c": {"low": 0, "high": 1, "log": True}}}, "log needs low above 0"),
     "no space": ({"space": {}}, "tuner_space must map"),

@@ -337,6 +337,12 @@ def test_ruined_weights_are_a_divergence_not_a_torch_error(make_model, train_gen
         fit(make_model(Ruined), Data(train_gen, valid_gen), Schedule(epochs=1))
 
 
+def test_a_batch_of_one_row_is_no_batch_for_batch_norm(make_model, valid_gen):
+    last_of_one = build_batches(seed=1, rows=41)
+    with pytest.raises(SettingsError, match="a batch of one row at epoch 1"):
+        fit(make_model(), Data(last_of_one, valid_gen), Schedule(epochs=1))
+
+
 def test_errors_of_a_step_with_sound_weights_pass(make_model, train_gen, valid_gen):
     class Broken(EmbeddingMLP):
         def train_step(self, batch_data):

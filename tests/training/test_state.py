@@ -252,6 +252,15 @@ def test_a_state_of_another_model_is_refused(start, tmp_path):
         restore_model(build_model(tmp_path / "other", RandomDraws), state)
 
 
+@pytest.mark.parametrize("made", [torch.zeros(3), torch.zeros(1).expand(12, 4)], ids=["3", "1"])
+def test_a_state_that_kernels_would_read_beyond_is_refused(start, tmp_path, made):
+    start("run")
+    state = Checkpoints(tmp_path / "run" / "state").latest()
+    state["optimizers"]["optimizer"]["state"][0]["exp_avg"] = made
+    with pytest.raises(DataError, match=r"exp_avg of .* weight of \(12, 4\)"):
+        restore_model(build_model(tmp_path / "other", RandomDraws), state)
+
+
 def test_states_are_due_by_steps_and_by_time(tmp_path, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

@@ -72,7 +72,7 @@ def test_aggregation_fuses_any_two_encoders_with_one_head():
 
 @pytest.mark.parametrize(
     ("heads", "message"),
-    [(2, "fusion_num_heads=2 must divide the widths .* 1 and 4"), (0, "a positive whole number")],
+    [(2, "fusion_num_heads=2 must divide the widths .* 1 and 4"), (0, "a whole number >= 1")],
 )
 def test_heads_that_do_not_fit_are_refused(heads, message):
     with pytest.raises(SettingsError, match=message):

@@ -24,8 +24,20 @@ from fuxictr_tf4ctr.metrics.definitions import STREAMS, cross_entropy
 from fuxictr_tf4ctr.metrics.significance import Interval, delong_test
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.runs.loading import LoadedRun
+from fuxictr_tf4ctr.schema import NUMBER, TEXT, ListOf, Record, read_json, whole
 
 FILE = "explanation.json"
+_INTERVAL = Record(dict.fromkeys(("value", "low", "high"), NUMBER))
+_WORTH = Record({"auc": _INTERVAL, "logloss": _INTERVAL})
+_IMPORTANCE = Record(
+    {
+        "fields": ListOf(TEXT, least=1),
+        "final": _WORTH,
+        "streams": Record({}, others=_WORTH),
+        "gates": Record({}, others=NUMBER),
+    }
+)
+_SCHEMA = Record({"rows": whole(1), "seed": whole(0), "importances": ListOf(_IMPORTANCE, least=1)})
 # z of a 95 % interval.
 _Z = 1.959964
 
@@ -153,7 +165,7 @@ def importance_section(run: ReportedRun) -> Section | None:
     file = run.scores.run.folder / FILE
     if not file.is_file():
         return None
-    found = Explanation.from_json(json.loads(file.read_text("utf-8")))
+    found = Explanation.from_json(read_json(file, _SCHEMA, "explain the run again"))
     rows = [each.row() for each in found.importances]
     return Section(
         "fields",

@@ -11,6 +11,18 @@ from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr.names import NameTable, unknown
+from fuxictr_tf4ctr.schema import (
+    ANYTHING,
+    FLAG,
+    NULL,
+    NUMBER,
+    TEXT,
+    AnyOf,
+    Kind,
+    ListOf,
+    is_number,
+    whole,
+)
 from fuxictr_tf4ctr.twin.embedding import View, ViewSpec
 
 ENCODERS: NameTable[type["Encoder"]] = NameTable("encoder")
@@ -144,7 +156,7 @@ def option_problems(role: str, name: str, params: Mapping[str, Any]) -> list[str
 
     Example:
         >>> option_problems("simple", "cross_net_v2", {"simple_num_layers": 0})
-        ['simple_num_layers=0 must be a positive whole number']
+        ['simple_num_layers=0 must be a whole number >= 1']
     """
     cls = ENCODERS[name]
     known = encoder_options(cls)
@@ -157,46 +169,28 @@ def option_problems(role: str, name: str, params: Mapping[str, Any]) -> list[str
     ]
     hints = typing.get_type_hints(cls.__init__)
     for option, value in pick_options(role, cls, params).items():
-        expected = _expectation(hints.get(option, Any), value, option)
-        if expected:
-            key = option if f"{role}_{option}" not in params else f"{role}_{option}"
-            problems.append(f"{key}={value!r} must be {expected}")
+        key = option if f"{role}_{option}" not in params else f"{role}_{option}"
+        problems += _kind(hints.get(option, Any), option).problems(value, key)
     return problems
 
 
-def _expectation(hint: Any, value: Any, option: str) -> str | None:
-    """Say what ``value`` should have been, or None where it is what the hint asks for."""
-    if hint is Any:
-        return None
-    origin = typing.get_origin(hint)
+_PLAIN = {Any: ANYTHING, type(None): NULL, bool: FLAG, int: whole(1), float: NUMBER, str: TEXT}
+_RATE = Kind("a rate in [0, 1)", lambda value: is_number(value) and 0 <= value < 1)
+
+
+def _kind(hint: Any, option: str) -> Kind:
+    """Return what an option may be, by its type hint."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        expected = [_expectation(h, value, option) for h in typing.get_args(hint)]
-        return None if None in expected else " or ".join(expected)
+        return AnyOf(*(_kind(each, option) for each in inner))
     if origin is Literal:
-        choices = typing.get_args(hint)
-        return None if value in choices else f"one of {', '.join(map(repr, choices))}"
+        return Kind(f"one of {', '.join(map(repr, inner))}", lambda value: value in inner)
     if origin is list:
-        (item,) = typing.get_args(hint)
-        fits = isinstance(value, list) and value
-        if fits and all(_expectation(item, v, option) is None for v in value):
-            return None
-        return f"a non-empty list, each entry {_expectation(item, None, option)}"
-    if hint is type(None):
-        return None if value is None else "null"
-    if hint is bool:
-        return None if isinstance(value, bool) else "true or false"
-    if hint is int:
-        ok = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        return None if ok else "a positive whole number"
-    if hint is float and "dropout" in option:
-        return None if _is_number(value) and 0 <= value < 1 else "a rate in [0, 1)"
-    if hint is float:
-        return None if _is_number(value) else "a number"
-    return None if isinstance(value, hint) else f"a {hint.__name__}"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        return ListOf(_kind(inner[0], option), least=1)
+    if hint in _PLAIN:
+        return _RATE if hint is float and "dropout" in option else _PLAIN[hint]
+    cls = origin or hint
+    return Kind(f"a {cls.__name__}", lambda value: isinstance(value, cls))
 
 
 class LinearLogit(nn.Module):
