@@ -39,7 +39,8 @@ _SCHEMA = Record(
     },
     others=ANYTHING,
 )
-_DATA_PATHS = ("train_data", "valid_data", "test_data")
+# What holds paths, of pretrained embeddings too: runs read them from another configuration folder.
+_DATA_PATHS = ("data_root", "train_data", "valid_data", "test_data", "feature_cols")
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,15 @@ class SweepFolder:
             sweep_up(parent)
 
     def write_config(self, points: Iterable[Point]) -> None:
-        """Write the sections of all points that can run, data paths absolute."""
+        """Write the sections of all points that can run, paths of data as they were found."""
         models, datasets = {}, {}
         for point in points:
             if point.settings is not None:
-                models[point.expid] = point.model
+                params, models[point.expid] = point.settings.params, point.model
                 # FuxiCTR leaves the base's dataset_id here, which mixes data sets in one folder.
                 datasets[point.dataset_id] = {
                     **point.dataset,
-                    **{key: point.settings[key] for key in _DATA_PATHS},
+                    **{key: params[key] for key in _DATA_PATHS if key in params},
                     "dataset_id": point.dataset_id,
                 }
         self.config.mkdir(exist_ok=True)

@@ -118,7 +118,9 @@ class PointMaker:
 
     def _dataset_id(self, dataset: Mapping[str, Any]) -> str:
         name = self.tuner.dataset_id
-        encoded_already = dataset.get("data_format") in ("npz", "h5")
+        # Parquet files without columns are FuxiCTR's encoded ones, as in a run.
+        as_parquet = dataset.get("data_format") == "parquet" and not dataset.get("feature_cols")
+        encoded_already = as_parquet or dataset.get("data_format") in ("npz", "h5")
         if not encoded_already and dataset.get("rebuild_dataset") is not False:
             return f"{name}_{self._hash(name, dataset)}"
         text = print_to_json(dataset)

@@ -10,6 +10,7 @@ from helpers import SHARED
 from small_sweep import DATASET, write_project, write_tuner
 
 from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.sweep.folder import SweepFolder
 from fuxictr_tf4ctr.sweep.points import grid, grid_size
 from fuxictr_tf4ctr.sweep.tuner_file import Range, read_space, read_tuner
 
@@ -51,6 +52,33 @@ def test_names_and_order_are_fuxictrs(folder, inline):
         assert {key: models[point.expid][key] for key in point.model} == point.model
         assert point.settings["min_categr_count"] == point.values["min_categr_count"]
         assert point.settings["c"] == point.values["c"]
+
+
+def test_encoded_data_keep_their_name_and_are_found_from_the_folder_of_the_sweep(
+    folder, tmp_path_factory, monkeypatch
+):
+    encoded = folder / "encoded" / "mine"
+    encoded.mkdir(parents=True)
+    (encoded / "feature_map.json").write_text("{}")
+    (encoded / "train.parquet").touch()
+    (encoded / "item.npz").touch()
+    columns = [
+        {**DATASET["feature_cols"][0], "name": "item", "pretrained_emb": "encoded/mine/item.npz"}
+    ]
+    paths = dict.fromkeys(("train_data", "valid_data", "test_data"), "encoded/mine/train.parquet")
+    given = {"data_format": "parquet", "feature_cols": None, **paths}
+    write_project(folder, dataset=given)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    file = write_tuner(folder, {"c": [0.5, 0.9]})
+    assert {point.dataset_id for point in grid(read_tuner(file))} == {"mine"}
+    write_project(folder, dataset=given | {"feature_cols": columns, "rebuild_dataset": False})
+    sweep = SweepFolder(folder / "sweeps" / "grid", "grid")
+    sweep.path.mkdir(parents=True)
+    sweep.write_config(grid(read_tuner(file)))
+    (written,) = yaml.safe_load((sweep.config / "dataset_config.yaml").read_text()).values()
+    assert written["data_root"] == str(folder / "encoded")
+    assert written["feature_cols"][0]["pretrained_emb"] == str(encoded / "item.npz")
+    assert written["train_data"] == str(encoded / "train.parquet")
 
 
 def test_what_fuxictr_loses_to_equal_hashes_is_kept(folder):
