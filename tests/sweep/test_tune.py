@@ -19,19 +19,26 @@ from fuxictr_tf4ctr.files import held
 GOOD = [0.0, 0.4, 0.8, 1.0]
 
 
-def start(*arguments, cwd):
-    return Program(*FUXICTR, "tune", *arguments, cwd=cwd)
+# A sweep whose runs are forks of its own process.
+FORKING = """
+import subprocess, sys
+import fuxictr_tf4ctr.sweep
+from fuxictr_tf4ctr.cli import main
+from fuzz.forking import ForkedPopen
+subprocess.Popen = ForkedPopen
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def process_of(expid_part: str, parent: int) -> int | None:
-    """The child of a sweep that runs the expid with this part, as Linux tells it."""
+    """The child of a sweep that writes the log of the expid with this part, as Linux tells it."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_text().split("\0")
+            log = os.readlink(folder / "fd" / "1")
             of = int(re.search(r"^PPid:\t(\d+)", (folder / "status").read_text(), re.M)[1])
         except OSError:
             continue
-        if of == parent and "run" in command and any(expid_part in word for word in command):
+        if of == parent and expid_part in log:
             return int(folder.name)
     return None
 
@@ -59,7 +66,8 @@ def expids(folder):
 def test_a_sweep_survives_a_killed_and_a_misconfigured_child_and_resumes(tmp_path):
     write_project(tmp_path)
     file = write_tuner(tmp_path, {"c": [*GOOD[:3], 3]})
-    sweep = start("--config", file, "--workers", 2, cwd=tmp_path)
+    command = ("tune", "--config", file, "--workers", 2)
+    sweep = Program("-c", FORKING, *command, cwd=tmp_path)
     kill_child(sweep, "mine_exp_002_")
     stdout, stderr = sweep.communicate(timeout=240)
     folder = tmp_path / "sweeps" / "grid"
@@ -86,9 +94,10 @@ def test_a_sweep_survives_a_killed_and_a_misconfigured_child_and_resumes(tmp_pat
     assert [path.name[:5] for path in (tmp_path / "encoded").glob("[!.]*")] == ["mine_"]
     assert len((folder / "grid.csv").read_text().splitlines()) == 2
 
-    # The user mends the tuner file and goes on: what is finished is not run again.
+    # The user mends the tuner file and goes on, by processes that begin as Python does: what is
+    # finished is not run again.
     write_tuner(tmp_path, {"c": [*GOOD[:3], 0.95]})
-    again = start("--config", file, "--workers", 2, "--resume", cwd=tmp_path)
+    again = Program(*FUXICTR, *command, "--resume", cwd=tmp_path)
     stdout, stderr = again.communicate(timeout=240)
     assert again.returncode == 0, stderr[-3000:]
     assert "2 of 2 runs done" in stderr
