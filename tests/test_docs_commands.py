@@ -62,7 +62,7 @@ def write_frappe(folder: Path) -> None:
     columns = ["user", "item", "daytime", "weekday", "isweekend"]
     columns += ["homework", "cost", "weather", "country", "city"]
     (folder / "data" / "frappe_x1").mkdir(parents=True)
-    for split, rows in (("train", 2000), ("valid", 400), ("test", 400)):
+    for split, rows in (("train", 500), ("valid", 200), ("test", 200)):
         lines = [",".join(["label", *columns])]
         for _ in range(rows):
             ids = [100 * field + rng.randrange(20) for field in range(len(columns))]

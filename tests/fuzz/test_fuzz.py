@@ -22,7 +22,7 @@ def test_every_input_has_an_answer_and_every_stop_is_a_clean_one(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tests.fuzz", "--cases", "200", "--output", counts),
-            *("--kills", "4", "--disks", "2", "--rounds", "1", "--jobs", "2"),
+            *("--kills", "4", "--disks", "1", "--rounds", "1", "--jobs", "2"),
         ],
         cwd=ROOT,
         capture_output=True,

@@ -1,6 +1,7 @@
 """What an export says of itself and how small its tables may be."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ import torch
 import yaml
 from torch import nn
 
-from fuxictr_tf4ctr import load, load_settings, run_experiment
 from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.serving.export import export_run
@@ -20,32 +20,36 @@ onnx = pytest.importorskip("onnx", reason="the extra 'export' is not installed")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("card")
-    places = {"data_root": str(folder / "data"), "model_root": str(folder / "runs")}
-    tiny = {"epochs": 1, "embedding_dim": 4, "complex_hidden_units": [6], "verbose": 0}
-    return load(run_experiment(load_settings("TF4CTR_DCNv2_demo", overrides=tiny | places)).folder)
+def exported(demo_run, tmp_path_factory):
+    """Exports the demo's run, every kind with every tables once."""
+
+    @cache
+    def export(kind, numbers):
+        folder = tmp_path_factory.mktemp("tables") / "served"
+        return export_run(demo_run, folder, kind, tables=numbers)
+
+    return export
 
 
 @pytest.mark.parametrize("numbers", ["fp16", "int8"])
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
-def test_small_tables_are_exported_and_measured(run, tmp_path, numbers, kind):
-    done = export_run(run, tmp_path / "small", kind, tables=numbers)
+def test_small_tables_are_exported_and_measured(demo_run, exported, numbers, kind):
+    done = exported(kind, numbers)
     assert done.difference < 1e-5
     before, after = done.metrics["fp32"], done.metrics["rounded"]
-    assert before == pytest.approx(run.record.test, rel=1e-6)
+    assert before == pytest.approx(demo_run.record.test, rel=1e-6)
     assert after["AUC"] == pytest.approx(before["AUC"], abs=2e-3) and after != before
     manifest = json.loads((done.folder / "manifest.json").read_text())
     assert manifest["tables"] == {"numbers": numbers, "metrics": done.metrics}
 
 
-def test_a_second_runtime_scores_an_export_alike(run, tmp_path):
+def test_a_second_runtime_scores_an_export_alike(demo_run, exported):
     reference = pytest.importorskip("onnx.reference")
     for numbers in ("fp32", "int8"):
-        folder = export_run(run, tmp_path / numbers, tables=numbers).folder
+        folder = exported("onnx", numbers).folder
         scorer = Scorer(folder)
         columns = {c["name"]: c for c in scorer.manifest["inputs"]}
-        batch = next(iter(run.loader("test", batch_size=50)))
+        batch = next(iter(demo_run.loader("test", batch_size=50)))
         inputs = {name: batch[name].numpy() for name in columns}
         evaluator = reference.ReferenceEvaluator(str(folder / "model.onnx"))
         for ours, theirs in zip(scorer._run(inputs), evaluator.run(None, inputs), strict=True):
@@ -63,18 +67,20 @@ def test_a_table_in_few_bytes_is_near_what_it_was():
     assert not SmallTable(table.weight, "int8")(torch.tensor([0])).any()
 
 
-def test_small_tables_leave_the_run_as_it_is(run):
-    before = {name: each.clone() for name, each in run.model.state_dict().items()}
-    small = with_small_tables(run.model, "int8")
+def test_small_tables_leave_the_run_as_it_is(demo_run):
+    before = {name: each.clone() for name, each in demo_run.model.state_dict().items()}
+    small = with_small_tables(demo_run.model, "int8")
     assert not any(isinstance(module, nn.Embedding) for module in small.modules())
-    assert all(torch.equal(each, before[name]) for name, each in run.model.state_dict().items())
+    assert all(
+        torch.equal(each, before[name]) for name, each in demo_run.model.state_dict().items()
+    )
     with pytest.raises(SettingsError, match=r"int4.*int8"):
-        export_run(run, "nowhere", tables="int4")
+        export_run(demo_run, "nowhere", tables="int4")
 
 
-def test_the_card_holds_what_the_hub_reads(run, tmp_path, capsys):
+def test_the_card_holds_what_the_hub_reads(demo_run, tmp_path, capsys):
     folder = tmp_path / "served"
-    named = ["--run", str(run.folder), "--output", str(folder)]
+    named = ["--run", str(demo_run.folder), "--output", str(folder)]
     assert main(["export", *named, "--tables", "fp16", "--card"]) == 0
     printed = capsys.readouterr().out
     assert "fp32    " in printed and "fp16    " in printed
@@ -87,15 +93,18 @@ def test_the_card_holds_what_the_hub_reads(run, tmp_path, capsys):
     assert result["task"]["type"] == content["pipeline_tag"] == "tabular-classification"
     assert result["dataset"] == {"name": "demo", "type": "demo", "split": "test"}
     values = {metric["type"]: metric["value"] for metric in result["metrics"]}
-    assert values == {"roc_auc": run.record.test["AUC"], "log_loss": run.record.test["logloss"]}
+    assert values == {
+        "roc_auc": demo_run.record.test["AUC"],
+        "log_loss": demo_run.record.test["logloss"],
+    }
     for said in (
-        run.record.data["fingerprint"],
+        demo_run.record.data["fingerprint"],
         "`job`",
         "embedding_dim: 4",
         "score.py",
         "| fp16 tables |",
     ):
         assert said in body
-    assert str(run.record.data["folder"]) not in text and "data_root" not in text
+    assert str(demo_run.record.data["folder"]) not in text and "data_root" not in text
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
     assert hub.ModelCard(text).data.eval_results[0].metric_type == "roc_auc"
