@@ -83,6 +83,8 @@ def _placements(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
 
 
 CONFIDENCE = 0.95
+# How many standard errors reach that far.
+Z = 1.959964
 
 
 @dataclass(frozen=True)

@@ -228,9 +228,6 @@ load = load_run  # the public name: fuxictr_tf4ctr.load(run)
 def merge_run(folder: Path) -> tuple[Path, bool]:
     """Put the divided tables of a finished run into the file of its other weights.
 
-    Args:
-        folder: The folder of the run.
-
     Returns:
         The file, and whether tables were divided.
 

@@ -154,11 +154,7 @@ TRACKERS: dict[str, Callable[[], Tracker]] = {
 
 
 class Trackers:
-    """The trackers of one run; one that fails is warned of once and left out from then on.
-
-    Args:
-        names: Which of ``TRACKERS``.
-    """
+    """The trackers of one run; one that fails is warned of once and left out from then on."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._trackers = {name: TRACKERS[name]() for name in names}

@@ -50,9 +50,6 @@ def taken_keys(model_class: type[BaseModel]) -> Mapping[str, Any]:
 
     They are the parameters of its ``__init__`` and of those it hands its ``**kwargs`` to, and the
     keys that its code reads out of them.
-
-    Args:
-        model_class: The model.
     """
     taken: dict[str, Any] = {}
     for cls in model_class.__mro__:
@@ -152,11 +149,7 @@ def key_problems(
 
 
 def contract_problems(model_class: type[BaseModel]) -> list[str]:
-    """Say which methods of a model take other arguments than FuxiCTR hands them by now.
-
-    Args:
-        model_class: The model.
-    """
+    """Say which methods of a model take other arguments than FuxiCTR hands them by now."""
     problems = []
     for method in ("get_inputs", "get_labels", "add_loss", "compute_loss"):
         parameters = inspect.signature(getattr(BaseModel, method)).parameters

@@ -132,9 +132,6 @@ def from_published(
 def twin_params(config: Mapping[str, Any]) -> dict[str, Any]:
     """Translate a model configuration from the authors' spelling to ours.
 
-    Args:
-        config: Model configuration in the authors' spelling.
-
     Raises:
         SettingsError: The model is none of the authors'.
     """

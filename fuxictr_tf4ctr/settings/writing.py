@@ -32,9 +32,6 @@ def as_sections(settings: Settings) -> tuple[Section, Section]:
 
     Nothing is left to be inherited or to be a default: keys of this package, of the model's class
     and of FuxiCTR are all there. Paths of data that was found are absolute.
-
-    Args:
-        settings: The experiment.
     """
     params = _with_defaults_of_the_class(settings)
     params.pop("model_id", None)  # FuxiCTR sets it to the expid

@@ -205,11 +205,7 @@ class Plan(Protocol):
 
 
 class FixedPlan:
-    """Jobs that are known beforehand, in their order.
-
-    Args:
-        jobs: The jobs.
-    """
+    """Jobs that are known beforehand, in their order."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
         self._jobs = iter(jobs)

@@ -29,11 +29,7 @@ Penalty = tuple[Term, Tensor]
 
 
 class Regularization:
-    """Regularization of weights that keep gradients of their own.
-
-    Args:
-        terms: Terms of each weight.
-    """
+    """Regularization of weights that keep gradients of their own."""
 
     def __init__(self, terms: Mapping[nn.Parameter, Terms]) -> None:
         weights: dict[Term, list[nn.Parameter]] = {}

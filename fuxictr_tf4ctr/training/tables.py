@@ -388,11 +388,7 @@ def check_range(ids: Tensor, size: Tensor | int) -> None:
 
 
 class DenseGradients:
-    """The gradient of a group in one buffer, each weight's ``grad`` a view of it.
-
-    Args:
-        group: The tables.
-    """
+    """The gradient of a group in one buffer, each weight's ``grad`` a view of it."""
 
     def __init__(self, group: TableGroup) -> None:
         self.group = group

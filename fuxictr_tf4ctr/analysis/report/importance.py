@@ -21,7 +21,7 @@ from fuxictr_tf4ctr.analysis.report.plot import count
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import write_whole
 from fuxictr_tf4ctr.metrics.definitions import STREAMS, cross_entropy
-from fuxictr_tf4ctr.metrics.significance import Interval, delong_test
+from fuxictr_tf4ctr.metrics.significance import Interval, Z, delong_test
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.runs.loading import LoadedRun
 from fuxictr_tf4ctr.schema import NUMBER, TEXT, ListOf, Record, read_json, whole
@@ -38,8 +38,6 @@ _IMPORTANCE = Record(
     }
 )
 _SCHEMA = Record({"rows": whole(1), "seed": whole(0), "importances": ListOf(_IMPORTANCE, least=1)})
-# z of a 95 % interval.
-_Z = 1.959964
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,7 @@ def _worth(y_true: np.ndarray, before: np.ndarray, after: np.ndarray) -> Worth:
 
 
 def _interval(value: float, error: float) -> Interval:
-    return Interval(value, value - _Z * error, value + _Z * error)
+    return Interval(value, value - Z * error, value + Z * error)
 
 
 def _bounded(interval: Interval) -> str:

@@ -8,9 +8,7 @@ import numpy as np
 from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section, run_legend
 from fuxictr_tf4ctr.analysis.report.plot import Plot, count, extent, number, root_ticks, signed
 from fuxictr_tf4ctr.metrics.definitions import Ranking, auc, cross_entropy, truth_probability
-
-# z of a 95 % interval.
-_Z = 1.959964
+from fuxictr_tf4ctr.metrics.significance import Z
 
 
 def roc_curve(y_true: np.ndarray, y_pred: np.ndarray, points: int = 160) -> np.ndarray:
@@ -70,9 +68,9 @@ def calibration_curve(y_true: np.ndarray, y_pred: np.ndarray, bins: int = 12) ->
     rows = np.array([len(part) for part in parts])
     predicted = np.array([y_pred[part].mean() for part in parts])
     observed = np.array([y_true[part].mean() for part in parts])
-    scale = 1 + _Z**2 / rows
-    center = (observed + _Z**2 / (2 * rows)) / scale
-    spread = np.sqrt(observed * (1 - observed) / rows + _Z**2 / (4 * rows**2)) * _Z / scale
+    scale = 1 + Z**2 / rows
+    center = (observed + Z**2 / (2 * rows)) / scale
+    spread = np.sqrt(observed * (1 - observed) / rows + Z**2 / (4 * rows**2)) * Z / scale
     return Calibration(predicted, observed, center - spread, center + spread, rows)
 
 
@@ -112,7 +110,7 @@ def decile_gain(
     saved = cross_entropy(y_true, base) - cross_entropy(y_true, y_pred)
     mean = np.array([saved[d].mean() for d in deciles])
     error = np.array([saved[d].std(ddof=1) / np.sqrt(len(d)) if len(d) > 1 else 0 for d in deciles])
-    return Gain(mean, mean - _Z * error, mean + _Z * error)
+    return Gain(mean, mean - Z * error, mean + Z * error)
 
 
 @dataclass(frozen=True)
