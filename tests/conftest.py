@@ -42,11 +42,13 @@ def device(request: pytest.FixtureRequest):
 # These files first, the longest before the others: no core waits for another's last file.
 LONG_FILES = (
     "test_docs_commands.py",
-    "test_ray.py",
     "test_export.py",
     "test_lost_ranks.py",
+    "test_fuzz.py",
+    "test_ray.py",
+    "test_checkout.py",
+    "test_estimator.py",
     "test_tune.py",
-    "test_registry.py",
 )
 
 
