@@ -20,7 +20,7 @@ import polars as pl
 
 from fuxictr_tf4ctr.errors import DataError
 
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 8 << 20
 # Polars infers the types of undeclared columns from this many rows, in FuxiCTR too.
 _INFER_BYTES = 1 << 20
 _QUOTE, _NEWLINE = ord('"'), ord("\n")

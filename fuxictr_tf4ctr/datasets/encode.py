@@ -25,10 +25,17 @@ from fuxictr_tf4ctr import __version__
 from fuxictr_tf4ctr.datasets import manifest
 from fuxictr_tf4ctr.datasets.feature_map import LABEL_DTYPE, column_dtype, row_shape
 from fuxictr_tf4ctr.datasets.fitted import column_encoders, save_encoder
-from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, empty_frame
+from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, empty_frame, few_collections
 from fuxictr_tf4ctr.datasets.job import DATA_FORMAT, SPLITS, EncodingJob, plan_encoding
 from fuxictr_tf4ctr.datasets.new_rows import Ancestor
-from fuxictr_tf4ctr.datasets.splits import HERE, Passes, Split, open_splits, warn_of_missing_labels
+from fuxictr_tf4ctr.datasets.splits import (
+    HERE,
+    Passes,
+    Split,
+    kept_rows,
+    open_splits,
+    warn_of_missing_labels,
+)
 from fuxictr_tf4ctr.datasets.stored import SUFFIXES, H5Writer, count_rows, part_files
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import (
@@ -294,8 +301,11 @@ def _encode(job: EncodingJob, staging: Path, passes: Passes) -> dict[str, Any]:
     train_rows = _fit(job, processor, splits, staging, passes)
     _refuse_empty_vocabularies(job, processor)
     save_encoder(processor, job)
-    need_space(job.data_dir, _bytes_needed(job, processor, train_rows))
-    encoders = column_encoders(processor)
+    # Each of these files goes when its rows are encoded.
+    kept = sum(file.stat().st_size for file in kept_rows(staging, "train").glob("*"))
+    need_space(job.data_dir, max(_bytes_needed(job, processor, train_rows) - kept, 0))
+    with few_collections():
+        encoders = column_encoders(processor)
     rows = {}
     for name, split in splits.items():
         encoded = passes.encoded(job, split, encoders, staging)
@@ -339,12 +349,13 @@ def _fit(
         kept = job.ancestor.normalizers()
     processor.statistics = {**statistics.as_fuxictr(), **kept}
     try:
-        processor.fit(
-            empty_frame(job.features),
-            rebuild_dataset=True,
-            min_categr_count=job.min_categr_count,
-            num_buckets=job.num_buckets,
-        )
+        with few_collections():
+            processor.fit(
+                empty_frame(job.features),
+                rebuild_dataset=True,
+                min_categr_count=job.min_categr_count,
+                num_buckets=job.num_buckets,
+            )
     except (KeyError, OSError, ValueError, BadZipFile, pl.exceptions.PolarsError) as error:
         refused = system_error(error)
         if refused is not None:

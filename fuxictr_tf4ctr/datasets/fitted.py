@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from fuxictr.features import FeatureMap
 from fuxictr.preprocess import FeatureProcessor
 
@@ -45,7 +46,7 @@ from fuxictr_tf4ctr.schema import (
 )
 
 ColumnEncoder = Callable[[pl.Series], np.ndarray]
-"""Turns a preprocessed column [rows] into what is stored, [rows] or [rows, width]."""
+"""Turns preprocessed values [rows] into what is stored, [rows] or [rows, width], each by itself."""
 
 
 def column_encoders(processor: FeatureProcessor) -> dict[str, ColumnEncoder]:
@@ -64,31 +65,37 @@ def column_encoders(processor: FeatureProcessor) -> dict[str, ColumnEncoder]:
 
 
 def encode_columns(
-    rows: pl.DataFrame,
+    rows: pl.DataFrame | pa.RecordBatch,
     path: str | Path,
     encoders: Mapping[str, ColumnEncoder],
     pool: Executor | None = None,
-) -> dict[str, np.ndarray]:
+) -> Iterable[tuple[str, np.ndarray]]:
     """Encode preprocessed rows.
 
     Args:
-        rows: After FuxiCTR's preprocessing.
+        rows: After FuxiCTR's preprocessing; dictionaries are encoded value by value.
         path: Where they come from, for messages.
         encoders: As :func:`column_encoders` returned them.
-        pool: Threads among which the columns are divided; None for none.
+        pool: Threads among which the columns are divided, and which begin at once; None for none.
+
+    Returns:
+        The columns, as they are done.
 
     Raises:
         DataError: A column holds what its encoder cannot take.
     """
 
     def encode(name: str) -> np.ndarray:
+        column, encoder = rows[name], encoders[name]
         try:
-            return encoders[name](rows[name])
+            if isinstance(column, pa.DictionaryArray):
+                return encoder(pl.from_arrow(column.dictionary))[column.indices.to_numpy()]
+            return encoder(pl.from_arrow(column) if isinstance(column, pa.Array) else column)
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{path}: column {name!r} cannot be encoded: {error}") from error
 
     encoded = map(encode, encoders) if pool is None else pool.map(encode, encoders)
-    return dict(zip(encoders, encoded, strict=True))
+    return zip(encoders, encoded, strict=True)
 
 
 def _encoder(

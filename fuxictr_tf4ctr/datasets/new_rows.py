@@ -171,7 +171,7 @@ class RowEncoder:
         if self._skipped is not None:
             good = self._good_rows(frame, prepared, rows.path)
             frame, prepared = frame.filter(good), prepared.filter(good)
-        columns = encode_columns(prepared, rows.path, self._encoders)
+        columns = dict(encode_columns(prepared, rows.path, self._encoders))
         columns = typed_columns(
             rows.path, columns, self._feature_map, binary=self._binary, first_row=rows.first
         )

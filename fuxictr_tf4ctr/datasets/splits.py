@@ -1,8 +1,13 @@
-"""The rows of an encoding on their way in: opened, preprocessed by FuxiCTR, counted, encoded."""
+"""The rows of an encoding on their way in: opened, preprocessed by FuxiCTR, counted, encoded.
 
-import dataclasses
+Rows that are counted are kept as dictionaries of each block's values, so that no file is parsed
+again to encode them: a block's values are looked up once each, whatever its rows.
+"""
+
 import logging
-from collections.abc import Iterator, Mapping
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +16,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from fuxictr.preprocess import FeatureProcessor
 from tqdm import tqdm
 
 from fuxictr_tf4ctr.datasets.fitted import ColumnEncoder, encode_columns
-from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics
+from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, coded
 from fuxictr_tf4ctr.datasets.job import EncodingJob
 from fuxictr_tf4ctr.datasets.raw import RawFiles, check_source_columns, types_to_read
-from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError
+from fuxictr_tf4ctr.files import need_space
 from fuxictr_tf4ctr.names import unknown
 
 LOG = logging.getLogger(__name__)
@@ -262,7 +269,7 @@ class Passes(Protocol):
             job: The encoding.
             splits: Its splits.
             statistics: Where to add them.
-            folder: For files that last as long as the encoding.
+            folder: For files that last as long as the encoding, rows kept for it among them.
         """
 
     def encoded(
@@ -278,7 +285,7 @@ class Passes(Protocol):
             job: The encoding.
             split: The split.
             encoders: Column -> its encoder.
-            folder: For files that last as long as the encoding.
+            folder: That of :meth:`count`.
 
         Yields:
             Column -> [rows] or [rows, width], for some rows at a time, in their order.
@@ -295,8 +302,8 @@ class _Here:
         statistics: ColumnStatistics,
         folder: Path,
     ) -> None:
-        for split in splits.values():
-            count_split(split, statistics)
+        for name, split in splits.items():
+            count_split(job, split, statistics, kept_rows(folder, name))
 
     def encoded(
         self,
@@ -305,20 +312,103 @@ class _Here:
         encoders: Mapping[str, ColumnEncoder],
         folder: Path,
     ) -> Iterator[dict[str, np.ndarray]]:
-        with ThreadPoolExecutor() as pool:
-            for batch in watched(split, "Encode"):
-                yield encode_columns(batch, split.path, encoders, pool)
+        yield from encode_split(job, split, encoders, kept_rows(folder, split.name), remove=True)
 
 
 HERE = _Here()
 
 
-def count_split(split: Split, statistics: ColumnStatistics) -> None:
-    """Add the rows of a split to the statistics: all columns of train, of others the meta ones."""
+def kept_rows(folder: Path, name: str) -> Path:
+    """Return where rows are kept between counting and encoding."""
+    return folder / f".{name}.rows"
+
+
+def count_split(job: EncodingJob, split: Split, statistics: ColumnStatistics, kept: Path) -> None:
+    """Add the rows of a split to the statistics: all columns of train, of others the meta ones.
+
+    Args:
+        job: The encoding; its files may be a part of the data set's.
+        split: The split.
+        statistics: Where to add its rows.
+        kept: A folder to keep them in for :func:`encode_split`; none is there where they do not
+            count, or the disk has no room for them.
+    """
     if split.name == "train":
-        for batch in watched(split, "Count"):
-            statistics.add_train(batch)
+        add = statistics.add_train
     elif statistics.meta_columns:
-        only_meta = dataclasses.replace(split, frame=split.frame.select(statistics.meta_columns))
-        for batch in watched(only_meta, "Count"):
-            statistics.add_other(batch)
+        add = statistics.add_other
+    else:
+        return
+    with ThreadPoolExecutor() as pool:
+        blocks = (coded(batch, job.features, pool) for batch in watched(split, "Count"))
+        files = job.files[split.name if split.name in job.files else "train"]
+        for rows in _keeping(blocks, kept, sum(map(os.path.getsize, files))):
+            add(rows)
+
+
+def _keeping(
+    blocks: Iterable[pa.RecordBatch], folder: Path, needs: int
+) -> Iterator[pa.RecordBatch]:
+    """Pass blocks of rows on and keep each in a file, if the disk has room for as many bytes."""
+    keep = True
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier try
+    try:
+        need_space(folder, needs)
+        folder.mkdir()
+    except (OSError, StorageError):
+        keep = False
+    for number, rows in enumerate(blocks):
+        try:
+            if keep:
+                file = str(folder / f"{number:09d}.arrow")
+                with pa.OSFile(file, "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+                    writer.write_batch(rows)
+        except OSError as error:
+            LOG.info("%s: %s; the raw files will be read once more", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
+            keep = False
+        yield rows
+
+
+def encode_split(
+    job: EncodingJob,
+    split: Split,
+    encoders: Mapping[str, ColumnEncoder],
+    kept: Path,
+    *,
+    remove: bool = False,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Encode the rows of one split.
+
+    Args:
+        job: The encoding; its files may be a part of the data set's.
+        split: The split.
+        encoders: Column -> its encoder.
+        kept: Where its rows were kept, if they were.
+        remove: Whether to remove each of those files once it is read.
+
+    Yields:
+        Column -> [rows] or [rows, width], for some rows at a time, in their order.
+    """
+    with ThreadPoolExecutor() as pool:
+        if kept.is_dir():
+            blocks = _kept_blocks(split, kept, remove)
+        else:
+            blocks = (coded(batch, job.features, pool) for batch in watched(split, "Encode"))
+        ahead = None
+        for rows in blocks:
+            encoded = encode_columns(rows, split.path, encoders, pool)
+            if ahead is not None:
+                yield dict(ahead)  # while the threads encode the next
+            ahead = encoded
+        if ahead is not None:
+            yield dict(ahead)
+
+
+def _kept_blocks(split: Split, folder: Path, remove: bool) -> Iterator[pa.RecordBatch]:
+    LOG.info("Encode the rows of %s", split.path)
+    for file in sorted(folder.iterdir()):
+        rows = pa.ipc.open_file(pa.py_buffer(file.read_bytes())).get_batch(0)
+        if remove:
+            file.unlink()
+        yield rows

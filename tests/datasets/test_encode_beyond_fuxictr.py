@@ -1,5 +1,6 @@
 """What FuxiCTR declares and leaves out, and raw files it does not read."""
 
+import errno
 import gc
 import gzip
 import json
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from fuxictr.preprocess.tokenizer import Tokenizer
 from hypothesis import given, settings
@@ -24,6 +26,7 @@ from fuxictr_tf4ctr.datasets import (
     manifest,
     read_columns,
 )
+from fuxictr_tf4ctr.datasets.csv_files import CsvFile
 from fuxictr_tf4ctr.datasets.fitted import SequenceIds, TokenIds, bucket_ids, hash_ids
 from fuxictr_tf4ctr.datasets.fitting import Moments, TokenCounts, quantiles
 from fuxictr_tf4ctr.datasets.raw import RawFiles
@@ -91,8 +94,9 @@ def test_sequences_are_the_tokenizers(rows, width, padding, missing):
 def test_counts_are_right_in_memory_and_on_disk(tmp_path_factory, batches, memory, least):
     counts = TokenCounts(["x", "y"], tmp_path_factory.mktemp("counts"), memory)
     for batch in batches:
-        tokens = pl.Series(batch, dtype=pl.String)
-        counts.add({"x": tokens, "y": tokens})
+        tokens = pl.DataFrame({"token": batch}, {"token": pl.String}).drop_nulls()
+        table = tokens.group_by("token").len("count")
+        counts.add({"x": table, "y": table})
     everything = [token for batch in batches for token in batch if token is not None]
     expected = {t: everything.count(t) for t in everything if everything.count(t) >= least}
     for name in ("x", "y"):
@@ -287,6 +291,36 @@ def test_small_blocks_do_not_show(params, tmp_path, monkeypatch):
         expected = read_columns(getattr(whole, split), names)
         for name, values in read_columns(getattr(cut, split), names).items():
             np.testing.assert_array_equal(values, expected[name])
+
+
+def test_files_are_parsed_once_where_there_is_room_to_keep_their_rows(
+    params, tmp_path, monkeypatch
+):
+    parsed, written = [], []
+    parse, new_file = CsvFile._parse, pa.ipc.new_file
+
+    def parsing(file, *arguments):
+        parsed.append(file.path.name)
+        return parse(file, *arguments)
+
+    def writing(*arguments):
+        written.append(arguments)
+        if len(written) == full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return new_file(*arguments)
+
+    monkeypatch.setattr(CsvFile, "_parse", parsing)
+    monkeypatch.setattr(pa.ipc, "new_file", writing)
+    monkeypatch.setattr("fuxictr_tf4ctr.datasets.splits._CHUNK_ROWS", 50)
+    encoded = []
+    for full, times in ((0, 1), (3, 2)):  # the third of the five blocks of train does not fit
+        parsed.clear(), written.clear()
+        dataset = encode_dataset(params | {"data_root": str(tmp_path / str(full))})
+        assert sorted(parsed) == ["test.csv", *["train.csv"] * times, "valid.csv"]
+        files = sorted(dataset.data_dir.iterdir())
+        encoded.append({f.name: f.read_bytes() for f in files if f.name != "encoding.json"})
+        assert not list(dataset.data_dir.glob(".*"))
+    assert encoded[0] == encoded[1]
 
 
 def test_preprocessing_sees_all_rows(plain_params, tmp_path, monkeypatch):

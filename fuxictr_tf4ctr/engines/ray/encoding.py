@@ -6,6 +6,7 @@ deviations of normalizers may differ in their last digits, as they are added up 
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fuxictr_tf4ctr.datasets import EncodedDataset, encode_dataset
 from fuxictr_tf4ctr.datasets.fitted import ColumnEncoder
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics
 from fuxictr_tf4ctr.datasets.job import EncodingJob
-from fuxictr_tf4ctr.datasets.splits import HERE, Split, count_split, open_splits
+from fuxictr_tf4ctr.datasets.splits import Split, count_split, encode_split, kept_rows, open_splits
 from fuxictr_tf4ctr.datasets.stored import H5Writer, opened
 from fuxictr_tf4ctr.engines.ray import connected, in_folder
 from fuxictr_tf4ctr.errors import EngineError, SettingsError
@@ -56,12 +57,14 @@ class _OnRay:
         _check(job)
         counted = [name for name in splits if name == "train" or statistics.meta_columns]
         tasks = [
-            _count.remote(job.of_file(name, file), name, str(folder.resolve()), os.getcwd())
+            _count.remote(job.of_file(name, file), name, str(part), os.getcwd())
             for name in counted
-            for file in job.files[name]
+            for file, part in _parts(job, name, folder)
         ]
-        for part in _in_order(tasks):
+        for part, missing in _in_order(tasks):
             statistics.take_in(part)
+            for (name, column), count in missing.items():
+                splits[name].files.missing[column] += count
 
     def encoded(
         self,
@@ -72,13 +75,9 @@ class _OnRay:
     ) -> Iterator[dict[str, np.ndarray]]:
         shared = ray.put(dict(encoders))
         tasks = []
-        for number, file in enumerate(job.files[split.name]):
-            part = folder.resolve() / f"{split.name}.{number}.h5"
-            tasks.append(
-                _encode.remote(
-                    job.of_file(split.name, file), split.name, shared, str(part), os.getcwd()
-                )
-            )
+        for file, part in _parts(job, split.name, folder):
+            part_of = job.of_file(split.name, file)
+            tasks.append(_encode.remote(part_of, split.name, shared, str(part), os.getcwd()))
         for part, rows, missing in _in_order(tasks):
             for name, count in missing.items():
                 split.files.missing[name] += count
@@ -87,6 +86,17 @@ class _OnRay:
                     for start, stop in file.blocks(rows):
                         yield file.read(list(encoders), start, stop)
             part.unlink()
+            shutil.rmtree(_kept(part), ignore_errors=True)
+
+
+def _parts(job: EncodingJob, name: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Return the files of a split, and where each one's encoded rows go."""
+    for number, file in enumerate(job.files[name]):
+        yield file, folder.resolve() / f"{name}.{number}.h5"
+
+
+def _kept(part: Path) -> Path:
+    return kept_rows(part.parent, part.stem)
 
 
 def _check(job: EncodingJob) -> None:
@@ -102,12 +112,17 @@ def _check(job: EncodingJob) -> None:
 
 
 @ray.remote
-def _count(job: EncodingJob, name: str, staging: str, folder: str) -> ColumnStatistics:
-    """Count the rows of one file."""
+def _count(
+    job: EncodingJob, name: str, part: str, folder: str
+) -> tuple[ColumnStatistics, dict[tuple[str, str], int]]:
+    """Count the rows of one file; return also how many labels lacked, if it is not read again."""
     with in_folder(folder):
-        statistics = ColumnStatistics(job.features, job.min_categr_count, Path(staging))
-        count_split(_opened(job, name, staging), statistics)
-        return statistics
+        kept = _kept(Path(part))
+        statistics = ColumnStatistics(job.features, job.min_categr_count, kept.parent)
+        split = _opened(job, name, kept.parent)
+        count_split(job, split, statistics, kept)
+        missing = split.files.missing if kept.is_dir() else {}
+        return statistics, {(name, column): count for column, count in missing.items()}
 
 
 @ray.remote
@@ -116,15 +131,15 @@ def _encode(
 ) -> tuple[Path, int, dict[str, int]]:
     """Encode the rows of one file into a part; return it, its rows, and how many labels lacked."""
     with in_folder(folder):
-        split = _opened(job, name, str(Path(part).parent))
+        split = _opened(job, name, Path(part).parent)
         with H5Writer(part) as writer:
-            for columns in HERE.encoded(job, split, encoders, Path(part).parent):
+            for columns in encode_split(job, split, encoders, _kept(Path(part))):
                 writer.append(columns)
         return Path(part), writer.rows, split.files.missing
 
 
-def _opened(job: EncodingJob, name: str, staging: str) -> Split:
-    return open_splits(job, job.processor(Path(staging)))[name]
+def _opened(job: EncodingJob, name: str, staging: Path) -> Split:
+    return open_splits(job, job.processor(staging))[name]
 
 
 def _in_order(tasks: list[ray.ObjectRef]) -> Iterator[Any]:
