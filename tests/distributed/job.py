@@ -53,15 +53,6 @@ def write_data(folder: Path, apart: int = 1) -> None:
             writer.append(columns)
 
 
-def memory_peak(since: int | None = None) -> int:
-    """Bytes of memory that this process has, or by how many more it had at most since then."""
-    if since is None:
-        Path("/proc/self/clear_refs").write_text("5")
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (peak,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
-    return peak - (since or 0)
-
-
 class TinyMLP(EmbeddingMLP):
     """FuxiCTR's layers, dropout off: ranks draw other masks than one process would."""
 

@@ -1,11 +1,12 @@
 """What a rank with divided tables does in the tests: ``sharded_job.py FOLDER JOB``."""
 
 import os
+import resource
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from unittest import mock
@@ -14,7 +15,7 @@ import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding
 from fuxictr.pytorch.models import BaseModel
-from job import TinyMLP, build, build_feature_map, error_of, memory_peak, train_model, twin
+from job import TinyMLP, build, build_feature_map, error_of, train_model, twin
 
 from fuxictr_tf4ctr.distributed import Ranks, joined_ranks
 from fuxictr_tf4ctr.distributed.cost import ShardingOptions
@@ -209,14 +210,13 @@ def train_big(folder: Path, ranks: Ranks) -> list[dict]:
 
 
 @contextmanager
-def killed_in_a_save(number: int, note) -> Iterator[None]:
-    """While in context, end this process within a save, after calling ``note``."""
+def killed_in_a_save(number: int) -> Iterator[None]:
+    """While in context, end this process within a save."""
     saves = count(1)
 
     def write(folder, rank, pieces):
         if next(saves) == number:
             (folder / "rank-00001.safetensors").write_bytes(b"half")
-            note()
             os.kill(os.getpid(), signal.SIGKILL)
         write_shard(folder, rank, pieces)
 
@@ -226,27 +226,24 @@ def killed_in_a_save(number: int, note) -> Iterator[None]:
 
 def big_of_two(folder: Path, ranks: Ranks) -> None:
     """Train until rank 1 is killed while it saves the state after step 8."""
-    note = memory_note(folder / f"two{ranks.rank}.json")
-    with nullcontext() if ranks.leads else killed_in_a_save(4, note):
-        try:
-            train_big(folder, ranks)
-        except RuntimeError:  # the other one is gone
-            note()
+    limit_memory()
+    with nullcontext() if ranks.leads else killed_in_a_save(4), suppress(RuntimeError):
+        train_big(folder, ranks)
 
 
 def big_of_three(folder: Path, ranks: Ranks) -> dict:
     """Go on with what two ranks left."""
     found = sorted(path.name for path in (folder / "state").glob("step-*"))
-    note = memory_note(folder / f"three{ranks.rank}.json")
-    evaluations = train_big(folder, ranks)
-    note()
-    return {"found": found, "evaluations": evaluations}
+    limit_memory()
+    return {"found": found, "evaluations": train_big(folder, ranks)}
 
 
-def memory_note(file: Path):
-    """Return what notes by how many bytes this process's memory peaked since now."""
-    before = memory_peak()
-    return lambda: file.write_text(str(memory_peak(before)))
+def limit_memory() -> None:
+    """Refuse this process more beside what it has than nine tenths of the whole table."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (now,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("VmData"))
+    most = now + int(0.9 * BIG_BYTES)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def main(folder: Path, job: str) -> None:
