@@ -3,12 +3,13 @@
     python benchmarks/weak_scaling.py
 
 Plays rank 0 of 1 to 64 on made-up data of Criteo's shape. ``benchmarks/results/weak_scaling.json``
-gets the seconds to read and serve an epoch of its rows, the seconds of its part of the metrics of
-all rows, the bytes it sends for that, and the seconds one process would take for all of it. What is
-constant scales; what grows with the ranks is what an epoch of many ranks will wait for.
+gets the seconds of a core to read and serve an epoch of its rows and the bytes read, those of its
+part of the metrics of all rows, the bytes it sends for that, and the seconds one process would take
+for all of it. What is constant scales; what grows with the ranks is what many ranks will wait for.
 
-Not simulated is ``host_memory``: 1, 2 and 4 gloo ranks of this machine hold the rows, and what
-their memory grew by, shared pages counted once (PSS, so Linux alone), against the size of the rows.
+Not simulated is ``host``: 1, 2 and 4 gloo ranks of this machine serve the rows, held in memory or
+streamed. Of each is kept what it read of the file, and what the memory of all grew by, shared pages
+counted once (PSS, so Linux alone), beside the size of the rows.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from fuxictr_tf4ctr.runs.records import machine, versions
 RESULTS = Path(__file__).resolve().parent / "results"
 FIELDS, TOKENS = 39, 10_000
 RANKS = (1, 4, 16, 64)
+STORAGES = ("memory", "stream")
 METRICS = ["AUC", "logloss"]
 
 
@@ -46,16 +48,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=20_000, help="of each rank")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--hold", metavar="FOLDER", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.hold:
-        print(memory_to_hold(arguments.hold))
+    if arguments.serve:
+        print(json.dumps(served(*arguments.serve)))
         return
     content = {
         "rows_per_rank": arguments.rows,
         "fields": FIELDS,
         "ranks": [simulated(ranks, arguments.rows, arguments.repeats) for ranks in RANKS],
-        "host_memory": [host_memory(ranks) for ranks in (1, 2, 4)],
+        "host": [host(ranks, storage) for storage in STORAGES for ranks in (1, 2, 4)],
         "load": os.getloadavg()[0],
         "machine": machine(),
         "versions": versions(),
@@ -69,21 +71,23 @@ def simulated(ranks: int, rows: int, repeats: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         write_rows(folder, rng, [rows] * ranks)
         result = {"ranks": ranks}
-        for storage in ("memory", "stream"):
-            seconds = [epoch_seconds(folder, ranks, storage) for _ in range(repeats)]
+        for storage in STORAGES:
+            epochs = [epoch(folder, ranks, storage) for _ in range(repeats)]
+            seconds, read = zip(*epochs, strict=True)
             result[f"input_seconds_{storage}"] = round(statistics.median(seconds), 4)
+            result[f"input_bytes_{storage}"] = read[0]
     y_true = torch.from_numpy(rng.integers(0, 2, ranks * rows).astype(np.float32))
     y_pred = torch.from_numpy(rng.random(ranks * rows).astype(np.float32))
     own = y_true[:rows], y_pred[:rows]
     part, whole = [], []
     for _ in range(repeats):
         played = PlayedRank(ranks)
-        start = time.perf_counter()
+        start = time.process_time()
         evaluate_spread(Columns(*own), METRICS, played)
-        middle = time.perf_counter()
+        middle = time.process_time()
         evaluate_metrics(y_true, y_pred, METRICS)
         part.append(middle - start)
-        whole.append(time.perf_counter() - middle)
+        whole.append(time.process_time() - middle)
     result["metrics_seconds"] = round(statistics.median(part), 4)
     result["metrics_bytes_sent"] = played.bytes_sent
     result["metrics_of_all_rows_seconds"] = round(statistics.median(whole), 4)
@@ -136,25 +140,26 @@ def opened(folder: str, **options: Any) -> H5DataLoader:
     return H5DataLoader(feature_map, Path(folder) / "train.h5", batch_size=1000, **options)
 
 
-def epoch_seconds(folder: str, ranks: int, storage: str) -> float:
+def epoch(folder: str, ranks: int, storage: str) -> tuple[float, int]:
     """Serve rank 0's rows of one epoch; what is held in memory is read before, once for all."""
     loader = opened(folder, shuffle=True, storage=storage, world_size=ranks)
-    start = time.perf_counter()
+    start, before = time.process_time(), bytes_read()
     for _ in loader:
         pass
-    return time.perf_counter() - start
+    return time.process_time() - start, bytes_read() - before
 
 
-def host_memory(ranks: int, rows: int = 2_000_000) -> dict:
-    """Let ranks of this machine hold rows, and add up what their memory grew by."""
+def host(ranks: int, storage: str, rows: int = 2_000_000) -> dict:
+    """Let ranks of this machine serve rows, and add up what their memory grew by."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         write_rows(folder, np.random.default_rng(0), [rows // 20] * 20)
+        file_bytes = (Path(folder) / "train.h5").stat().st_size
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
         free.close()
         processes = [
             subprocess.Popen(
-                [sys.executable, __file__, "--hold", folder],
+                [sys.executable, __file__, "--serve", folder, storage],
                 env=os.environ
                 | address
                 | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)},
@@ -163,25 +168,36 @@ def host_memory(ranks: int, rows: int = 2_000_000) -> dict:
             )
             for rank in range(ranks)
         ]
-        grown, sizes = zip(
-            *(map(int, process.communicate()[0].split()) for process in processes), strict=True
-        )
-    result = {"ranks": ranks, "rows_bytes": sizes[0], "grown_bytes": sum(grown)}
-    result["grown_over_rows"] = round(sum(grown) / sizes[0], 3)
+        served = [json.loads(process.communicate()[0]) for process in processes]
+    grown = sum(each["grown"] for each in served)
+    result = {"storage": storage, "ranks": ranks, "rows_bytes": served[0]["rows"]}
+    result |= {"file_bytes": file_bytes, "grown_bytes": grown}
+    result["grown_over_rows"] = round(grown / result["rows_bytes"], 3)
+    result["read_by_each_over_file"] = [round(each["read"] / file_bytes, 3) for each in served]
     print(json.dumps(result), flush=True)
     return result
 
 
-def memory_to_hold(folder: str) -> str:
-    """Hold the rows as one of the ranks; return what its memory grew by, and the rows' bytes."""
+def served(folder: str, storage: str) -> dict:
+    """Serve an epoch as one of the ranks, all at the same time."""
     with joined_ranks(on_gpu=False, seconds=300) as ranks:
-        before = proportional_set_size()
-        loader = opened(folder, rank=ranks.rank, world_size=ranks.size, filled=ranks.once_a_host)
-        next(iter(loader))
-        ranks.all_gather(None)
-        grown = proportional_set_size() - before
-        ranks.all_gather(None)
-        return f"{grown} {4 * loader._held.words.numel()}"
+        before, start = proportional_set_size(), bytes_read()
+        loader = opened(
+            folder, rank=ranks.rank, world_size=ranks.size, filled=ranks.once_a_host,
+            storage=storage, shuffle=True,
+        )  # fmt: skip
+        grown = 0
+        for at, _ in enumerate(loader):
+            if at % 50 == 49:
+                ranks.all_gather(None)
+                grown = max(grown, proportional_set_size() - before)
+                ranks.all_gather(None)
+        return {"grown": grown, "read": bytes_read() - start, "rows": loader._reader.bytes}
+
+
+def bytes_read() -> int:
+    """Return the bytes this process has read from files, out of the system's memory or not."""
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 def proportional_set_size() -> int:

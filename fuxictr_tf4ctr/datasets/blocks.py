@@ -5,10 +5,11 @@ no more bytes than its types need.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from fuxictr_tf4ctr.datasets.feature_map import (
     row_shape,
     typed_columns,
 )
-from fuxictr_tf4ctr.datasets.stored import opened
+from fuxictr_tf4ctr.datasets.stored import CHUNK_ROWS, opened
 from fuxictr_tf4ctr.errors import DataError
 
 Filled = Callable[[tuple[int, int], torch.dtype, Callable[[Tensor], None]], Tensor]
@@ -30,6 +31,25 @@ Filled = Callable[[tuple[int, int], torch.dtype, Callable[[Tensor], None]], Tens
 Block = tuple[Path, int, int]
 """A file, its first row, and the one after its last."""
 
+
+class Part(NamedTuple):
+    """Rows of a block: of those that are kept, the ones from ``first`` on, before ``stop``."""
+
+    block: Block
+    first: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many they are."""
+        return self.stop - self.first
+
+
+# Into how many stripes the rows of a split are cut that are streamed in a random order.
+STRIPES = 64
+# Bytes of the blocks, one of each stripe, among whose rows they are shuffled.
+_SHUFFLED_BYTES = 1 << 27
+_LEAST_BLOCK_ROWS = 1 << 10
 # Rows fused at a time: few enough that they stay in the processor's cache.
 _FUSED_ROWS = 8192
 _TORCH = {
@@ -112,8 +132,13 @@ class NegativeSampling:
 
     def kept(self, labels: np.ndarray, file: int, start: int) -> np.ndarray:
         """Say which rows are kept, [rows], of a block: the file's number and its first row."""
-        generator = np.random.Generator(np.random.PCG64([self.seed, file, start]))
-        return (labels != 0) | (generator.random(len(labels)) < self.share)
+        stop = start + len(labels)
+        first = start - start % CHUNK_ROWS
+        draws = [
+            np.random.Generator(np.random.PCG64([self.seed, file, at])).random(CHUNK_ROWS)
+            for at in range(first, stop, CHUNK_ROWS)
+        ]
+        return (labels != 0) | (np.concatenate(draws)[start - first : stop - first] < self.share)
 
 
 def filled_here(
@@ -137,8 +162,9 @@ class BlockReader:
 
     Attributes:
         rows: How many there are, without those left out.
-        bytes: How much memory they take when read at once.
-        blocks: The files cut into blocks that lie together in them.
+        words: Words a row takes in memory, of four bytes.
+        block_rows: Rows of a block that is read at a time, where the format leaves a choice.
+        bytes: How much memory all rows take.
     """
 
     def __init__(
@@ -155,35 +181,71 @@ class BlockReader:
         self._feature_map, self._binary = feature_map, binary
         self._names = [*feature_map.features, *feature_map.labels]
         self._matrix_index = _matrix_index(feature_map)
-        self.blocks: list[Block] = []
-        for path in files:
-            with opened(path, self._matrix_index) as file:
-                rows = check_lengths(path, {name: file.rows(name) for name in self._names})
-                self.blocks += [(path, start, stop) for start, stop in file.blocks(rows)]
         shapes = {name: row_shape(spec) for name, spec in feature_map.features.items()}
         self._shapes = shapes | dict.fromkeys(feature_map.labels, ())
         self._widths = {name: int(np.prod(shape)) for name, shape in self._shapes.items()}
-        self._kinds, self._words = _layout(feature_map, self._widths)
+        self._kinds, self.words = _layout(feature_map, self._widths)
         self._served: dict[torch.dtype, int] = {}
         for kind in self._kinds:
             width = self._served.get(kind.served, 0) + kind.stop - kind.first
             self._served[kind.served] = width
         self._numbers = {path: number for number, path in enumerate(files)}
+        self.block_rows = _block_rows(4 * self.words)
+        self._files: list[tuple[Path, range]] = []
+        for path in files:
+            with opened(path, self._matrix_index) as file:
+                rows = check_lengths(path, {name: file.rows(name) for name in self._names})
+                self._files.append((path, range(0, rows, file.block_rows(rows, self.block_rows))))
         self._weight_col = getattr(feature_map, "weight_col", None)
         self._sampling, self._scale = sampling, 1.0
-        self._sizes = {block: block[2] - block[1] for block in self.blocks}
+        self.rows, self._sizes = sum(starts.stop for _, starts in self._files), {}
         if sampling is not None or self._weight_col is not None:
             mean = self._count()
             self._scale = 1 / mean if training else 1.0
-        self.rows = sum(self._sizes.values())
-        self.bytes = 4 * self._words * self.rows
+        self.bytes = 4 * self.words * self.rows
+
+    @property
+    def _blocks(self) -> Iterator[Block]:
+        for path, starts in self._files:
+            for start in starts:
+                yield path, start, min(start + starts.step, starts.stop)
+
+    def parts(self) -> Iterator[Part]:
+        """Cut the files into blocks that are read one by one, and yield all rows of each."""
+        for block in self._blocks:
+            yield Part(block, 0, self._sizes.get(block, block[2] - block[1]))
+
+    def runs(self, sizes: Sequence[int], wanted: Container[int]) -> dict[int, list[Part]]:
+        """Cut the rows into runs, one after the other, and return some of them.
+
+        Args:
+            sizes: Rows of each run, in all those there are.
+            wanted: Numbers of the runs to return.
+
+        Returns:
+            Number -> the parts of the run.
+        """
+        found: dict[int, list[Part]] = {}
+        parts, part = self.parts(), None
+        for number, missing in enumerate(sizes):
+            run = []
+            while missing:
+                while part is None or not part.rows:
+                    part = next(parts)
+                size = min(missing, part.rows)
+                run.append(part._replace(stop=part.first + size))
+                part = part._replace(first=part.first + size)
+                missing -= size
+            if number in wanted:
+                found[number] = run
+        return found
 
     def _count(self) -> float:
         """Count the rows of each block that are kept, and return the mean of their weights."""
         label, total = self._feature_map.labels[0], 0.0
         only = copy.copy(self._feature_map)
         only.features = {}
-        for block in self.blocks:
+        for block in self._blocks:
             path, start, stop = block
             with opened(path, self._matrix_index) as file:
                 stored = file.read(only.labels, start, stop)
@@ -192,11 +254,11 @@ class BlockReader:
             self._sizes[block] = len(columns[label])
             weights = columns.get(self._weight_col, np.ones(len(columns[label])))
             total += float(weights.sum(dtype=np.float64))
-        rows = sum(self._sizes.values())
+        self.rows = sum(self._sizes.values())
         if not total:
-            reason = "all weights are 0" if rows else "negative_sampling leaves no row"
-            raise DataError(f"{self.blocks[0][0]}: {reason}; there is nothing to learn from")
-        return total / rows
+            reason = "all weights are 0" if self.rows else "negative_sampling leaves no row"
+            raise DataError(f"{self._files[0][0]}: {reason}; there is nothing to learn from")
+        return total / self.rows
 
     def _sampled(self, columns: dict[str, np.ndarray], block: Block) -> dict[str, np.ndarray]:
         if self._sampling is None:
@@ -206,41 +268,45 @@ class BlockReader:
         kept = self._sampling.kept(labels, self._numbers[path], start)
         return {name: column[kept] for name, column in columns.items()}
 
-    def read(self, blocks: Sequence[Block] | None = None, filled: Filled = filled_here) -> Rows:
-        """Read some blocks, all where None, into one place.
+    def read(self, parts: Iterable[Part] | None = None, filled: Filled = filled_here) -> Rows:
+        """Read some parts, all rows where None, into one place.
 
         Args:
-            blocks: The blocks.
+            parts: The parts.
             filled: Makes the place.
 
         Raises:
             DataError: A value disagrees with the feature map; the message names its row.
         """
-        blocks = self.blocks if blocks is None else blocks
-        shape = sum(map(self._sizes.__getitem__, blocks)), self._words
-        return Rows(filled(shape, torch.int32, lambda words: self._fill(Rows(words), blocks)))
+        parts = list(self.parts() if parts is None else parts)
+        shape = sum(part.rows for part in parts), self.words
+        return Rows(filled(shape, torch.int32, lambda words: self._fill(Rows(words), parts)))
 
-    def _fill(self, rows: Rows, blocks: Sequence[Block]) -> None:
+    def _fill(self, rows: Rows, parts: Iterable[Part]) -> None:
         at = 0
-        for columns in self._columns_of(blocks):
+        for columns in self._columns_of(parts):
             size = len(columns[self._names[0]])
             for kind in self._kinds:
                 _fuse([columns[name] for name in kind.names], rows[at : at + size].of(kind))
             at += size
 
-    def _columns_of(self, blocks: Sequence[Block]) -> Iterator[dict[str, np.ndarray]]:
-        for path, group in groupby(blocks, key=lambda block: block[0]):
+    def _columns_of(self, parts: Iterable[Part]) -> Iterator[dict[str, np.ndarray]]:
+        for path, group in groupby(parts, key=lambda part: part.block[0]):
             with opened(path, self._matrix_index) as file:
-                for block in group:
-                    _, start, stop = block
+                for block, first, stop in group:
+                    _, start, end = block
+                    if self._sampling is None:
+                        start, end = start + first, start + stop
                     columns = typed_columns(
                         path,
-                        file.read(self._names, start, stop),
+                        file.read(self._names, start, end),
                         self._feature_map,
                         binary=self._binary,
                         first_row=start,
                     )
-                    columns = self._sampled(columns, block)
+                    if self._sampling is not None:
+                        kept = self._sampled(columns, block)
+                        columns = {name: column[first:stop] for name, column in kept.items()}
                     if self._scale != 1:
                         scaled = columns[self._weight_col] * self._scale
                         columns[self._weight_col] = scaled.astype(LABEL_DTYPE)
@@ -271,6 +337,12 @@ class BlockReader:
                 found[name] = matrix[at:stop].T.contiguous() if self._shapes[name] else matrix[at]
                 at = stop
         return {name: found[name] for name in self._names}
+
+
+def _block_rows(row_bytes: int) -> int:
+    """Rows to read at a time: a power of 2, for rows of so many bytes."""
+    rows = max(_SHUFFLED_BYTES // (STRIPES * row_bytes), 1)
+    return min(CHUNK_ROWS, max(_LEAST_BLOCK_ROWS, 1 << (rows.bit_length() - 1)))
 
 
 def _layout(feature_map: FeatureMap, widths: Mapping[str, int]) -> tuple[list[_Kind], int]:

@@ -4,6 +4,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +231,7 @@ def _load_converted(
 LABEL_DTYPE = np.dtype(np.float32)
 
 
+@cache
 def id_dtype(vocab_size: int) -> np.dtype:
     """Return the smallest integer type for ids below ``vocab_size``.
 

@@ -70,8 +70,8 @@ def summarize(files: list, feature_map: FeatureMap) -> SplitSummary:
     """Count over the files of one split."""
     reader = BlockReader(files, feature_map, binary=False)
     summary, hashes = SplitSummary(), []
-    for block in reader.blocks:
-        rows = reader.read([block])
+    for part in reader.parts():
+        rows = reader.read([part])
         columns = {name: c.numpy() for name, c in reader.columns(rows).items()}
         summary.rows += len(rows)
         for label in feature_map.labels:

@@ -1,9 +1,12 @@
 """Batches from encoded files, by the contract of FuxiCTR's ``data_loader`` hook."""
 
 import logging
+import math
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -15,9 +18,11 @@ from fuxictr.features import FeatureMap
 from torch import Tensor
 
 from fuxictr_tf4ctr.datasets.blocks import (
+    STRIPES,
     BlockReader,
     Filled,
     NegativeSampling,
+    Part,
     Rows,
     filled_here,
 )
@@ -34,8 +39,11 @@ NO_GPU_STORAGE = "storage: gpu keeps rows in a GPU's memory: set gpu, or take me
 # For a model nothing is known of.
 GPU_RESERVE = 4 << 30
 CPU = torch.device("cpu")
-# Blocks shuffled together when streaming: about half a million rows.
-_BUFFER_BLOCKS = 8
+# Blocks read at a time, at least, when streaming; and in how many parts their rows are put in
+# order, of which a thread makes some ahead.
+_BLOCKS_AT_ONCE = 8
+_COPIES_OF_A_BLOCK = 8
+_AHEAD = 4
 
 
 class CheckedBatch(dict):
@@ -44,11 +52,18 @@ class CheckedBatch(dict):
     Args:
         columns: The columns.
         feature_map: The map.
+        portion: Which portion of the batch's rows these are, where several ranks share it.
     """
 
-    def __init__(self, columns: Mapping[str, Tensor], feature_map: FeatureMap) -> None:
+    def __init__(
+        self,
+        columns: Mapping[str, Tensor],
+        feature_map: FeatureMap,
+        portion: float | None = None,
+    ) -> None:
         super().__init__(columns)
         self.feature_map = feature_map
+        self.portion = portion
 
 
 def is_binary(task: str | Sequence[str]) -> bool:
@@ -67,7 +82,8 @@ class Selection:
             the same in each epoch. None: all.
         seed: Seed of the row order.
         rank: Which process of a distributed training this is.
-        world_size: How many there are. Each serves its own rows, all in the same number of batches.
+        world_size: How many there are. Each serves its own rows, all in the same number of batches:
+            of each batch of training rows every ``world_size``-th, of others a part in one piece.
 
     Raises:
         SettingsError: ``rank`` is none of ``world_size``.
@@ -148,7 +164,10 @@ class H5DataLoader:
     on every platform, and after a resume. Validation and test rows keep the file's order.
 
     A split within ``memory_budget`` is held in memory and shuffled as a whole. A larger one is
-    streamed: its blocks come in random order, and rows are shuffled among some blocks at a time.
+    streamed. Its rows are cut into ``STRIPES`` stripes, of which each batch has as many rows each,
+    give or take one; of a stripe, blocks come in random order and so do the rows of a block. Ranks
+    whose number divides that of the stripes read those of their own alone, and together the batches
+    that one process would read.
     With a GPU batches are on it: a split in its memory is cut there; otherwise rows come through
     pinned memory, made ready ahead by a thread, while the step before is computed.
 
@@ -209,12 +228,12 @@ class H5DataLoader:
             raise DataError(
                 f"{data_path}: {self._all_rows} rows are too few for {world_size} ranks"
             )
-        self.num_samples = len(range(rank, self._all_rows, world_size))
+        # Rank 0 has the most; the others have as many, or one row less.
+        self._shares = [len(range(at, self._all_rows, world_size)) for at in range(world_size)]
+        self.num_samples = self._shares[rank]
         self.num_blocks = len(files)
-        # By the largest share, rank 0's: the smaller ones are at most one row short of it.
-        largest = len(range(0, self._all_rows, world_size))
-        self.num_batches = len(range(0, largest, batch_size))
-        if self.num_samples < self.num_batches:
+        self.num_batches = len(range(0, self._shares[0], batch_size))
+        if self._shares[-1] < self.num_batches:
             raise SettingsError(
                 f"batch_size=1: {self._all_rows} rows cannot give {world_size} ranks as many "
                 "batches each; set batch_size to 2"
@@ -226,12 +245,30 @@ class H5DataLoader:
         self._prefetch = ahead if placement.prefetch is None else placement.prefetch
         streams = self.storage == "stream"
         self._held = None if streams else self._reader.read(filled=placement.filled)
+        self._own_runs = self._runs() if streams else {}
         if self.storage == "gpu":
             self._held = self._held.to(self._device)
         LOG.info("%s: %d rows from %s (%s)", split, self.num_samples, data_path, self.storage)
 
     def __len__(self) -> int:
         return self.num_batches
+
+    def _runs(self) -> dict[int, list[Part]]:
+        """Cut the split's rows, and return the runs that this rank reads."""
+        rank, ranks = self._selection.rank, self._selection.world_size
+        if self.split != "train":
+            return self._reader.runs(self._shares, {rank})
+        if not self.shuffle:
+            return {}
+        apart = math.gcd(ranks, STRIPES)
+        if apart < ranks:
+            LOG.warning(
+                "%d ranks do not divide the %d stripes of streamed rows: each reads 1/%d of all "
+                "rows and serves 1/%d; take a power of 2 up to %d",
+                *(ranks, STRIPES, apart, ranks, STRIPES),
+            )
+        sizes = [len(range(_place(at), self._all_rows, STRIPES)) for at in range(STRIPES)]
+        return self._reader.runs(sizes, {_place(at) for at in range(rank % apart, STRIPES, apart)})
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Start an epoch.
@@ -243,68 +280,176 @@ class H5DataLoader:
         """
         epoch, self.epoch = self.epoch, self.epoch + 1
         first, self.first_batch = self.first_batch, 0
-        # NumPy's PCG64 gives the same stream on every platform; torch's depends on the device.
-        generator = np.random.Generator(np.random.PCG64([self._selection.seed, epoch]))
-        if self._held is not None:
-            batches = self._chosen(generator, first)
-        else:
-            batches = islice(self._streamed(generator), first, None)
+        chosen = self._chosen if self._held is not None else self._streamed
+        batches = zip(chosen(epoch, first), self._portions()[first:], strict=True)
         if self._device.type == "cpu" or self.storage == "gpu":
-            return prefetched(map(self._columns, batches), self._prefetch)
-        ready = prefetched(map(Rows.pinned, batches), self._prefetch)
-        return (self._columns(rows.to(self._device)) for rows in ready)
+            return prefetched((self._columns(*batch) for batch in batches), self._prefetch)
+        ready = prefetched(((rows.pinned(), share) for rows, share in batches), self._prefetch)
+        return (self._columns(rows.to(self._device), share) for rows, share in ready)
 
-    def _columns(self, rows: Rows) -> CheckedBatch:
-        return CheckedBatch(self._reader.columns(rows), self.feature_map)
+    def _columns(self, rows: Rows, portion: float | None) -> CheckedBatch:
+        return CheckedBatch(self._reader.columns(rows), self.feature_map, portion)
 
-    def _chosen(self, generator: np.random.Generator, first_batch: int) -> Iterator[Rows]:
+    def _chosen(self, epoch: int, first_batch: int) -> Iterator[Rows]:
         """Cut batches out of the rows held in memory."""
-        rank, world_size = self._selection.rank, self._selection.world_size
-        order = generator.permutation(self._all_rows) if self.shuffle else None
-        if order is not None:
-            order = torch.from_numpy(order[rank::world_size].copy())
-            order = order.to(self._held.device)
-        for start, stop in self._bounds()[first_batch:]:
+        rank, step = self._selection.rank, self._selection.world_size
+        order, begin = None, rank
+        if self.shuffle:
+            order = _generator(self._selection.seed, epoch).permutation(self._all_rows)
+            order = torch.from_numpy(order[rank::step].copy()).to(self._held.device)
+        elif self.split != "train":
+            begin, step = sum(self._shares[:rank]), 1
+        for start, stop in self._bounds(self.num_samples)[first_batch:]:
             if order is not None:
                 yield self._held.take(order[start:stop])
             else:
-                first, last = (rank + at * world_size for at in (start, stop))
-                yield self._held[first:last:world_size]
+                first, last = (begin + at * step for at in (start, stop))
+                yield self._held[first:last:step]
 
-    def _bounds(self) -> list[tuple[int, int]]:
-        """First row of each batch, and the one after its last, among the rows of this rank."""
-        stops = [*range(self.batch_size, self.num_samples, self.batch_size), self.num_samples]
-        if len(stops) < self.num_batches:  # the other ranks have one row more, in a last batch
-            stops.insert(-1, self.num_samples - 1)
+    def _bounds(self, share: int) -> list[tuple[int, int]]:
+        """First row of each batch, and the one after its last, among so many of one rank."""
+        stops = [*range(self.batch_size, share, self.batch_size), share]
+        if len(stops) < self.num_batches:  # other ranks have one row more, in a last batch
+            stops.insert(-1, share - 1)
         return list(zip([0, *stops], stops, strict=False))
 
-    def _streamed(self, generator: np.random.Generator) -> Iterator[Rows]:
-        """Cut batches out of blocks as they are read; a batch may span two readings."""
-        sizes = iter([stop - start for start, stop in self._bounds()])
-        missing, parts = next(sizes), []
-        for rows, order in prefetched(self._buffers(generator), ahead=1):
-            while len(order):
-                parts.append(rows.take(order[:missing]))
-                order = order[missing:]
-                missing -= len(parts[-1])
-                if not missing:
-                    yield Rows.joined(parts)
-                    missing, parts = next(sizes, 0), []
+    def _portions(self) -> list[float | None]:
+        """Which portion of each batch this rank has; None for a process that is alone."""
+        if len(self._shares) == 1:
+            return [None] * self.num_batches
+        ranks = {share: self._shares.count(share) for share in set(self._shares)}
+        bounds = {share: self._bounds(share) for share in ranks}
+        sizes = {share: [stop - start for start, stop in own] for share, own in bounds.items()}
+        return [
+            sizes[self.num_samples][at] / sum(ranks[share] * sizes[share][at] for share in ranks)
+            for at in range(self.num_batches)
+        ]
 
-    def _buffers(self, generator: np.random.Generator) -> Iterator[tuple[Rows, Tensor]]:
-        """Read some blocks at a time, with the numbers of this rank's rows in their order."""
-        rank, world_size = self._selection.rank, self._selection.world_size
-        blocks = list(self._reader.blocks)
-        size = 1
-        if self.shuffle:
-            blocks = [blocks[at] for at in generator.permutation(len(blocks))]
-            size = _BUFFER_BLOCKS
-        seen = 0
-        for first in range(0, len(blocks), size):
-            rows = self._reader.read(blocks[first : first + size])
-            order = generator.permutation(len(rows)) if self.shuffle else np.arange(len(rows))
-            yield rows, torch.from_numpy(order[(rank - seen) % world_size :: world_size].copy())
-            seen += len(rows)
+    def _streamed(self, epoch: int, first_batch: int) -> Iterator[Rows]:
+        """Cut batches out of rows as they are read; a batch may span two readings."""
+        bounds = self._bounds(self.num_samples)[first_batch:]
+        sizes = iter([stop - start for start, stop in bounds])
+        missing, parts = next(sizes, 0), []
+        with closing(prefetched(self._in_order(epoch, bounds[:1]), _AHEAD)) as readings:
+            for rows in readings:
+                while len(rows):
+                    parts.append(rows[:missing])
+                    rows = rows[missing:]
+                    missing -= len(parts[-1])
+                    if not missing:
+                        yield Rows.joined(parts)
+                        missing, parts = next(sizes, 0), []
+
+    def _in_order(self, epoch: int, first: list[tuple[int, int]]) -> Iterator[Rows]:
+        """Read this rank's rows from those of a batch on, and yield them in their order."""
+        lanes, served = self._lanes(epoch), first[0][0] if first else self.num_samples
+        # By turns the lanes give a row each: that of the next row comes first.
+        turn = served % len(lanes)
+        skipped = [len(range(at, served, len(lanes))) for at in range(len(lanes))]
+        lanes = [_skipped(*each) for each in zip(lanes, skipped, strict=True)]
+        lanes = lanes[turn:] + lanes[:turn]
+        at_once = max(_BLOCKS_AT_ONCE // len(lanes), 1)
+        waiting: list[deque[tuple[Rows, np.ndarray]]] = [deque() for _ in lanes]
+        while True:
+            read = [list(islice(lane, at_once)) for lane in lanes]
+            rows = self._reader.read(part for lane in read for part, _ in lane)
+            for queue_, lane in zip(waiting, read, strict=True):
+                for part, order in lane:
+                    queue_.append((rows[: part.rows], order))
+                    rows = rows[part.rows :]
+            del rows  # what is served goes before the next are read
+            there = [sum(len(order) for _, order in queue_) for queue_ in waiting]
+            ended = not any(read)
+            left = sum(there) if ended else min(there) * len(lanes)
+            while left:  # of all rows read at once, a copy would take as much memory again
+                size = min(left, max(self._reader.block_rows // _COPIES_OF_A_BLOCK, 1) * len(lanes))
+                words = torch.empty(size, self._reader.words, dtype=torch.int32)
+                for at, queue_ in enumerate(waiting):
+                    _fill(words[at :: len(lanes)].numpy(), queue_)
+                yield Rows(words)
+                left -= size
+            if ended:
+                return
+
+    def _lanes(self, epoch: int) -> list[Iterator[tuple[Part, np.ndarray]]]:
+        """Return the runs of rows that give this rank a row each by turns, in their order."""
+        rank, ranks = self._selection.rank, self._selection.world_size
+        if self.split != "train":
+            return [_ordered(self._own_runs[rank])]
+        if not self.shuffle:
+            return [_ordered(self._reader.parts(), rank, ranks)]
+        # Row k of an epoch is of stripe k mod STRIPES, and rank k mod ranks serves it.
+        turns = range(rank, ranks * STRIPES // math.gcd(ranks, STRIPES), ranks)
+        step = ranks // math.gcd(ranks, STRIPES)
+        return [
+            _ordered(
+                self._own_runs[_place(turn % STRIPES)],
+                *(turn // STRIPES, step),
+                _generator(self._selection.seed, epoch, turn % STRIPES),
+            )
+            for turn in turns
+        ]
+
+
+def _generator(*seeds: int) -> np.random.Generator:
+    # NumPy's PCG64 gives the same stream on every platform; torch's depends on the device.
+    return np.random.Generator(np.random.PCG64(list(seeds)))
+
+
+def _place(stripe: int) -> int:
+    """Return where among all stripes, in the order of the rows, one lies: its bits reversed.
+
+    So the stripes that a small batch has rows of lie apart, and those of a rank side by side.
+    """
+    bits = STRIPES.bit_length() - 1
+    return int(f"{stripe:0{bits}b}"[::-1], 2)
+
+
+def _ordered(
+    parts: Iterable[Part],
+    first: int = 0,
+    step: int = 1,
+    generator: np.random.Generator | None = None,
+) -> Iterator[tuple[Part, np.ndarray]]:
+    """Yield parts with the order of their rows, random where there is a generator.
+
+    Args:
+        parts: The parts.
+        first: The first of their rows to serve.
+        step: The others are so many apart.
+        generator: Draws the order of the parts and of the rows of each.
+    """
+    if generator is not None:
+        parts = list(parts)
+        parts = [parts[at] for at in generator.permutation(len(parts))]
+    for part in parts:
+        rows = part.rows
+        order = np.arange(rows) if generator is None else generator.permutation(rows)
+        yield part, order[first::step]
+        first = (first - rows) % step
+
+
+def _skipped(
+    parts: Iterator[tuple[Part, np.ndarray]], rows: int
+) -> Iterator[tuple[Part, np.ndarray]]:
+    """Leave out the first rows, and the parts that have none left."""
+    for part, order in parts:
+        left = order[rows:]
+        rows -= len(order) - len(left)
+        if len(left):
+            yield part, left
+
+
+def _fill(words: np.ndarray, waiting: deque[tuple[Rows, np.ndarray]]) -> None:
+    """Fill a matrix by the next rows that wait."""
+    at = 0
+    while at < len(words):
+        rows, order = waiting.popleft()
+        some = order[: len(words) - at]
+        words[at : at + len(some)] = rows.words.numpy().take(some, axis=0)
+        at += len(some)
+        if len(some) < len(order):
+            waiting.appendleft((rows, order[len(some) :]))
 
 
 def device_of(gpu: int) -> torch.device:

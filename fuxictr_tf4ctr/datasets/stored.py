@@ -28,8 +28,9 @@ from fuxictr_tf4ctr.names import nearest
 COMPRESSIONS = ("gzip", "lzf")
 # How the files of a split may end; the first that is there is taken.
 SUFFIXES = (".h5", ".parquet", ".npz")
-# Rows of a scalar column that lie together in an h5 file, and are read together.
+# Rows of a scalar column that lie together in an h5 file; compressed ones are read together.
 CHUNK_ROWS = 1 << 16
+_COMPRESSED_CHUNK_ROWS = 1 << 13
 _LEAST_CHUNK_ROWS = 1 << 10
 _MATRIX = "data"
 
@@ -89,7 +90,8 @@ class H5Writer:
     def _create(self, name: str, values: np.ndarray) -> h5py.Dataset:
         row = values.shape[1:]
         # A chunk takes its whole size in the file, however few rows there are.
-        rows = min(CHUNK_ROWS, max(len(values), _LEAST_CHUNK_ROWS))
+        most = CHUNK_ROWS if self._compression is None else _COMPRESSED_CHUNK_ROWS
+        rows = min(most, max(len(values), _LEAST_CHUNK_ROWS))
         return self._file.create_dataset(
             name,
             (0, *row),
@@ -121,8 +123,8 @@ class StoredFile(Protocol):
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
         """Read some rows of columns: name -> array [rows] or [rows, width]."""
 
-    def blocks(self, rows: int) -> list[tuple[int, int]]:
-        """Cut the rows where they are read best: first row, and the one after the last."""
+    def block_rows(self, rows: int, size: int) -> int:
+        """Return how many of its rows to read at a time, ``size`` where that can be chosen."""
 
 
 class _H5:
@@ -132,7 +134,11 @@ class _H5:
 
     def __init__(self, path: Path, matrix_index: MatrixIndex) -> None:
         self._path, self._index = path, matrix_index
-        self._file = h5py.File(path, "r")
+        # Without a cache of chunks: of those of which some rows are asked for, no others are read.
+        self._file = h5py.File(path, "r", rdcc_nbytes=0)
+        # To look one up takes longer than to read some rows of it.
+        self._found: dict[str, h5py.Dataset] = {}
+        self._one_matrix = list(self._file) == [_MATRIX] and self._column(_MATRIX).ndim == 2
 
     def columns(self) -> list[str]:
         return [name for name in self._file if isinstance(self._file.get(name), h5py.Dataset)]
@@ -152,21 +158,22 @@ class _H5:
             return _split_matrix(self._path, rows, names, self._index)
         return {name: self._column(name)[start:stop] for name in names}
 
-    def blocks(self, rows: int) -> list[tuple[int, int]]:
-        return _cut(rows, CHUNK_ROWS)
+    def block_rows(self, rows: int, size: int) -> int:
+        return size
 
     def close(self) -> None:
         self._file.close()
 
     def _is_matrix(self, names: Sequence[str]) -> bool:
-        alone = list(self._file) == [_MATRIX] and list(names) != [_MATRIX]
-        return alone and self._column(_MATRIX).ndim == 2
+        return self._one_matrix and list(names) != [_MATRIX]
 
     def _column(self, name: str) -> h5py.Dataset:
-        column = self._file.get(name)
-        if not isinstance(column, h5py.Dataset) or column.ndim == 0:
-            raise _no_column(self._path, name, self._file)
-        return column
+        if name not in self._found:
+            column = self._file.get(name)
+            if not isinstance(column, h5py.Dataset) or column.ndim == 0:
+                raise _no_column(self._path, name, self._file)
+            self._found[name] = column
+        return self._found[name]
 
 
 class _Parquet:
@@ -195,15 +202,8 @@ class _Parquet:
         frame = self._scan.select(names).slice(start, stop - start).collect()
         return {name: self._array(frame[name]) for name in names}
 
-    def blocks(self, rows: int) -> list[tuple[int, int]]:
-        # A row group is decoded as a whole; small ones are read together.
-        found, start, stop = [], 0, 0
-        for group in range(self._metadata.num_row_groups):
-            stop += self._metadata.row_group(group).num_rows
-            if stop - start >= CHUNK_ROWS:
-                found.append((start, stop))
-                start = stop
-        return [*found, (start, rows)] if start < rows else found
+    def block_rows(self, rows: int, size: int) -> int:
+        return size
 
     def close(self) -> None:
         pass
@@ -245,8 +245,8 @@ class _Npz:
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
         return {name: self._array(name)[start:stop] for name in names}
 
-    def blocks(self, rows: int) -> list[tuple[int, int]]:
-        return _cut(rows, rows)
+    def block_rows(self, rows: int, size: int) -> int:
+        return rows  # it is read as a whole, whatever is asked for
 
     def close(self) -> None:
         self._file.close()
@@ -362,10 +362,6 @@ def _is_there(column: h5py.Dataset) -> bool:
         return column.id.get_storage_size() >= column.nbytes
     chunks = [-(-size // chunk) for size, chunk in zip(column.shape, column.chunks, strict=True)]
     return column.id.get_num_chunks() >= math.prod(chunks)
-
-
-def _cut(rows: int, size: int) -> list[tuple[int, int]]:
-    return [(start, min(start + size, rows)) for start in range(0, rows, max(size, 1))]
 
 
 def _no_column(path: Path, name: str, there: Sequence[str] | Mapping[str, object]) -> DataError:

@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 from fuxictr_tf4ctr.errors import SettingsError
 
-# Tensors of more numbers than this are added up where they are; smaller ones share a message.
+# Tensors of more numbers than this are added up where they are; smaller ones share messages of
+# about as many.
 _LARGE = 1 << 18
+# Steps between two looks at flags that a GPU has added up, each of which waits for it.
+_STEPS_PER_LOOK = 100
 # Where Linux keeps files in memory, which the processes of a host can share.
 _SHARED_MEMORY = Path("/dev/shm")
 
@@ -32,6 +35,21 @@ class Memory(Protocol):
 
     def get(self, name: str) -> str | None:
         """Return a value that was noted, None where none was."""
+
+
+class Sums:
+    """What a process that trains alone adds up over the ranks in a step: nothing."""
+
+    def finish(self, tensors: Sequence[Tensor]) -> None:
+        """Add up, in place, what a backward pass has left, and wait for it.
+
+        Args:
+            tensors: What to add up beside the gradients of the weights given to
+                :meth:`Ranks.sums`, of the same shapes on every rank.
+        """
+
+    def release(self) -> None:
+        """Leave the weights alone from here on."""
 
 
 class Ranks:
@@ -75,12 +93,29 @@ class Ranks:
         """
         return 1.0
 
-    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Add tensors up over the ranks, in place.
+    def sums(self, weights: Iterable[nn.Parameter]) -> Sums:
+        """Return what adds up gradients over the ranks.
 
         Args:
-            tensors: Of the same shapes on every rank.
+            weights: Those of which gradients go out while a backward pass computes others.
         """
+        return Sums()
+
+    def raise_flags(self, *flags: bool) -> None:
+        """Let the next :meth:`Sums.finish` tell the other ranks what this one wants.
+
+        Args:
+            flags: As many as last time. Those that are raised are to stay so until they are heeded:
+                what a GPU has added up is looked at after some steps alone.
+        """
+
+    def raised(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether a rank had raised it, on all ranks alike.
+
+        Args:
+            flags: What this process wants now, which is what counts where it is alone.
+        """
+        return list(flags)
 
     def agree(self, *flags: bool) -> list[bool]:
         """Return for each flag whether any rank has raised it."""
@@ -95,10 +130,10 @@ class Ranks:
         return [value]
 
     def gather(self, columns: Sequence[Tensor]) -> list[Tensor]:
-        """Join the rows of all ranks on rank 0, in the order of the data.
+        """Join the rows of all ranks on rank 0, those of lower ranks first.
 
         Args:
-            columns: [rows] each, of which rank r has the rows r, r + size, r + 2 size, ….
+            columns: [rows] each, of the same types on every rank.
 
         Returns:
             The whole columns on rank 0; on others, their own.
@@ -156,28 +191,21 @@ class JoinedRanks(Ranks):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.control = control
         self.bytes_sent = 0
+        self.flags: list[bool] = []
 
     def portion(self, rows: int) -> float:
         total = torch.tensor([rows])
         dist.all_reduce(total, group=self.control)
         return rows / total.item()
 
-    @torch.no_grad()
-    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        small = [tensor for tensor in tensors if tensor.numel() <= _LARGE]
-        if small:
-            flat = torch.cat([tensor.reshape(-1) for tensor in small])
-            self._all_reduce(flat)
-            parts = flat.split([tensor.numel() for tensor in small])
-            for tensor, part in zip(small, parts, strict=True):
-                tensor.copy_(part.view_as(tensor))
-        for tensor in tensors:
-            if tensor.numel() > _LARGE:
-                self._all_reduce(tensor)
+    def sums(self, weights: Iterable[nn.Parameter]) -> "JoinedSums":
+        return JoinedSums(self, weights)
 
-    def _all_reduce(self, tensor: Tensor) -> None:
-        dist.all_reduce(tensor)
-        self.bytes_sent += tensor.numel() * tensor.element_size()
+    def raise_flags(self, *flags: bool) -> None:
+        self.flags = list(flags)
+
+    def raised(self, *flags: bool) -> list[bool]:
+        return [bool(flag) for flag in self.flags]
 
     def agree(self, *flags: bool) -> list[bool]:
         raised = torch.tensor(flags, dtype=torch.uint8)
@@ -213,8 +241,7 @@ class JoinedRanks(Ranks):
         dist.gather(padded, parts, group=self.control)
         if parts is None:
             return column
-        # Rank by rank they are r, r + size, …: side by side they are in order, padding last.
-        return torch.stack(parts, dim=1).flatten()[: sum(rows)]
+        return torch.cat([part[:own] for part, own in zip(parts, rows, strict=True)])
 
     def all_to_all(self, columns: Sequence[Tensor], target: Tensor) -> list[Tensor]:
         order = target.argsort()
@@ -258,6 +285,97 @@ class JoinedRanks(Ranks):
     def broadcast_model(self, model: nn.Module) -> None:
         for tensor in _tensors(model):
             dist.broadcast(tensor.detach(), src=0)
+
+
+class JoinedSums(Sums):
+    """Sums over the ranks of the default process group.
+
+    Small gradients share messages. Which, and in which order messages go, is the same on every rank
+    and in every step: that of the weights, last to first, as a backward pass comes to them.
+
+    Args:
+        ranks: The ranks.
+        weights: As for :meth:`Ranks.sums`.
+    """
+
+    def __init__(self, ranks: JoinedRanks, weights: Iterable[nn.Parameter]) -> None:
+        self._ranks = ranks
+        self._buckets = _buckets([weight for weight in weights if weight.requires_grad][::-1])
+        self._bucket_of = {
+            weight: number for number, bucket in enumerate(self._buckets) for weight in bucket
+        }
+        self._hooks = [
+            weight.register_post_accumulate_grad_hook(self._note) for weight in self._bucket_of
+        ]
+        self._steps = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._missing = [len(bucket) for bucket in self._buckets]
+        self._sent = 0
+        self._under_way: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
+
+    def _note(self, weight: nn.Parameter) -> None:
+        """Send the messages that are complete with the gradient of a weight."""
+        self._missing[self._bucket_of[weight]] -= 1
+        while self._sent < len(self._buckets) and not self._missing[self._sent]:
+            self._send([weight.grad for weight in self._buckets[self._sent]])
+            self._sent += 1
+
+    @torch.no_grad()
+    def finish(self, tensors: Sequence[Tensor]) -> None:
+        left = [weight for bucket in self._buckets[self._sent :] for weight in bucket]
+        # The backward pass did not come to all: no rank's did, as all have the same model.
+        gradients = [weight.grad for weight in left if weight.grad is not None]
+        flags = tensors[-1].new_zeros(len(self._ranks.flags))
+        for at, flag in enumerate(self._ranks.flags):
+            if flag:
+                flags[at] = 1.0
+        self._send([*gradients, *tensors, flags])
+        for work, summed, targets in self._under_way:
+            work.wait()
+            if targets:
+                parts = summed.split([target.numel() for target in targets])
+                for target, part in zip(targets, parts, strict=True):
+                    target.copy_(part.view_as(target))
+        self._steps += 1
+        if flags.device.type == "cpu" or self._steps % _STEPS_PER_LOOK == 0:
+            self._ranks.flags = flags.tolist()
+        else:
+            self._ranks.flags = [False] * len(flags)
+        self._begin()
+
+    @torch.no_grad()
+    def _send(self, tensors: Sequence[Tensor]) -> None:
+        """Begin to add tensors up, small ones in one message."""
+        for tensor in tensors:
+            if tensor.numel() > _LARGE:
+                self._add_up(tensor, [])
+        small = [tensor for tensor in tensors if tensor.numel() <= _LARGE]
+        if small:
+            self._add_up(torch.cat([tensor.reshape(-1) for tensor in small]), small)
+
+    def _add_up(self, tensor: Tensor, targets: list[Tensor]) -> None:
+        work = dist.all_reduce(tensor, async_op=True)
+        self._under_way.append((work, tensor, targets))
+        self._ranks.bytes_sent += tensor.numel() * tensor.element_size()
+
+    def release(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _buckets(weights: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Divide weights into those that share a message, in their order."""
+    buckets: list[list[nn.Parameter]] = []
+    size = _LARGE
+    for weight in weights:
+        if size + weight.numel() > _LARGE:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(weight)
+        size += weight.numel()
+    return buckets
 
 
 def _host() -> tuple[str, int]:

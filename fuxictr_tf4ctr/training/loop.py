@@ -147,6 +147,8 @@ class _Loop:
         self.epochs = schedule.epochs
         self.interval = schedule.evaluation_interval(model._eval_steps, len(data.train))
         self.ranks, self.tables = team.ranks, team.tables
+        # Known to all: the ranks that keep no state tell none when it is due.
+        self.save_every = team.ranks.broadcast(lambda: getattr(watch.checkpoints, "steps", None))
         self.watch = watch
         self.step = step
         self.check_signals = check_signals
@@ -213,6 +215,7 @@ class _Loop:
             for batch in bar:
                 model._batch_index = self.batches_done
                 model._total_steps += 1
+                self.ranks.raise_flags(*self._wanted())
                 with self.first_step:
                     loss = self._train_step(batch)
                 self.first_step = nullcontext()
@@ -229,20 +232,21 @@ class _Loop:
 
     def _save_or_stop(self) -> None:
         """Save the state if it is due, and stop if SIGTERM came, to any rank."""
-        checkpoints = self.watch.checkpoints
-        due = checkpoints is not None and checkpoints.due(self.model._total_steps)
-        due, terminated = self.ranks.agree(due, self._terminated())
-        if due:
+        due, terminated = self.ranks.raised(*self._wanted())
+        if due or (self.save_every and self.model._total_steps % self.save_every == 0):
             self._save_state()
         if terminated:
             raise Terminated
 
-    def _terminated(self) -> bool:
+    def _wanted(self) -> tuple[bool, bool]:
+        """Say whether a state is due after this step, and whether SIGTERM came."""
+        checkpoints = self.watch.checkpoints
+        due = checkpoints is not None and checkpoints.due(self.model._total_steps)
         try:
             self.check_signals()
         except Terminated:
-            return True
-        return False
+            return due, True
+        return due, False
 
     def _train_step(self, batch: Any) -> Tensor:
         model = self.model

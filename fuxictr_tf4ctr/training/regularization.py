@@ -39,18 +39,24 @@ class Regularization:
         self.groups = list(weights.items())
 
     @torch.no_grad()
-    def add_gradients(self, portion: float = 1.0) -> list[Penalty]:
-        """Add this portion of the gradient to that of each weight; return the whole penalties."""
-        found = []
+    def penalties(self) -> list[Penalty]:
+        """Return the penalties of the weights as they are."""
+        return [
+            (term, norm)
+            for term, weights in self.groups
+            for norm in torch._foreach_norm(weights, term[0])
+        ]
+
+    @torch.no_grad()
+    def add_gradients(self) -> None:
+        """Add the gradient to that of each weight."""
         for (order, strength), weights in self.groups:
             for weight in weights:
                 if weight.grad is None:
                     weight.grad = torch.zeros_like(weight)
             gradients = [weight.grad for weight in weights]
             slopes = weights if order == 2 else torch._foreach_sign(weights)
-            torch._foreach_add_(gradients, slopes, alpha=strength * portion)
-            found += [((order, strength), norm) for norm in torch._foreach_norm(weights, order)]
-        return found
+            torch._foreach_add_(gradients, slopes, alpha=strength)
 
 
 def penalties(weights: Tensor, terms: Terms) -> list[Penalty]:

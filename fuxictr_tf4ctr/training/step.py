@@ -114,6 +114,7 @@ def training_step(
             stack.enter_context(faster_dropout(model, noise))
         step = TrainingStep(model, forward, fast, ranks, weights)
         stack.callback(step.lookups.release)
+        stack.callback(step.sums.release)
         if model.device.type == "cuda":  # streams and recordings are of the current one
             stack.enter_context(torch.cuda.device(model.device))
         yield GraphedStep(model, step) if fast.cuda_graphs else step
@@ -168,6 +169,7 @@ class TrainingStep:
         self.lookups = FusedLookups(model, groups, fast.compile)
         self.tables = [_table_gradients(group, model, fast) for group in groups]
         self.others = [weight for weight in model.parameters() if weight not in embeddings]
+        self.sums = ranks.sums(self.others)
         self.regularization = Regularization({w: terms[w] for w in self.others if w in terms})
         self.terms = NO_TERMS
         self._nothing = torch.zeros((), device=model.device)
@@ -193,11 +195,13 @@ class TrainingStep:
         else:
             loss = weighted_loss(model, outputs, y_true, self.weights.of(batch, y_true))
         # Added up over the ranks, what each makes of its portion is what the whole batch would.
-        portion = self.ranks.portion(len(y_true))
+        portion = getattr(batch, "portion", None)
+        if portion is None:
+            portion = self.ranks.portion(len(y_true))
         loss.backward(torch.full_like(loss, portion))
         loss = loss.detach()
         penalties = [each for tables in self.tables for each in tables.finish(portion)]
-        penalties += self.regularization.add_gradients(portion)
+        penalties += self.regularization.penalties()
         regularization = added_up(penalties) if penalties else self._nothing
         named = {"loss": loss}
         if not self.own_regularization:
@@ -205,8 +209,11 @@ class TrainingStep:
         values = torch.stack([loss + regularization, *named.values()])
         if portion != 1:
             values *= portion
-        gradients = self._gradients()
-        self.ranks.all_reduce([*gradients, values])
+        of_tables = [each for tables in self.tables for each in tables.tensors()]
+        self.sums.finish([*of_tables, values])
+        self.regularization.add_gradients()
+        others = [weight.grad for weight in self.others if weight.grad is not None]
+        gradients = of_tables + others
         if self.scales_itself:
             step_clipped(model.optimizer, gradients, model._max_gradient_norm)
         else:
@@ -216,10 +223,6 @@ class TrainingStep:
             model.optimizer.step()
         self.terms = Terms(tuple(named), values[1:])
         return values[0]
-
-    def _gradients(self) -> list[Tensor]:
-        of_tables = [each for tables in self.tables for each in tables.tensors()]
-        return of_tables + [weight.grad for weight in self.others if weight.grad is not None]
 
 
 def _table_gradients(

@@ -3,6 +3,7 @@
 import gc
 import json
 import threading
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from small_data import FEATURES, encoded_columns, store
 
 from fuxictr_tf4ctr.datasets import H5DataLoader, load_feature_map
 from fuxictr_tf4ctr.datasets import loader as loader_module
-from fuxictr_tf4ctr.datasets.blocks import Rows
+from fuxictr_tf4ctr.datasets.blocks import STRIPES, BlockReader, Rows
 from fuxictr_tf4ctr.datasets.loader import prefetched
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 
@@ -232,7 +233,7 @@ def test_a_fuxictr_1_data_set_is_read(tmp_path):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr("fuxictr_tf4ctr.datasets.stored.CHUNK_ROWS", 7)
+    monkeypatch.setattr("fuxictr_tf4ctr.datasets.blocks.CHUNK_ROWS", 7)
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
@@ -328,6 +329,73 @@ def test_a_streamed_epoch_may_start_at_any_batch(encoded, small_blocks):
     assert len(list(rest)) == 7
 
 
+def sessions(path, ranks, **options):
+    """The values of a column that each rank serves, batch by batch."""
+    options = {"storage": "stream", "shuffle": True, "seed": 3, "world_size": ranks} | options
+    served = [loader(path, rank=rank, **options) for rank in range(ranks)]
+    for batches in served:
+        batches.epoch, batches.first_batch = 2, options.get("first", 0)
+    return [[batch["session"].tolist() for batch in batches] for batches in served]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 64, 128])
+def test_any_number_of_ranks_streams_the_batches_of_one(encoded, small_blocks, ranks):
+    rows, size = 128 * 64 + 130, 384
+    path = encoded(rows, session=np.arange(rows))
+    ((*alone, last),) = sessions(path, 1, batch_size=size)
+    for batch in alone:  # stripes are of 130 rows: of each, a batch has 384 / 64
+        stripes = np.searchsorted(np.linspace(0, rows, STRIPES + 1), batch, side="right")
+        assert abs(np.bincount(stripes, minlength=STRIPES + 1)[1:] - 6).max() <= 1
+    for first in (0, 9):
+        spread = sessions(path, ranks, batch_size=size // ranks, first=first)
+        for at, batch in enumerate([*alone, last][first:]):
+            shares = [served[at] for served in spread]
+            assert sorted(chain(*shares)) == sorted(batch)
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    served = list(chain(*alone, last))
+    assert sorted(served) == list(range(rows)) != served
+
+
+@pytest.mark.parametrize(("ranks", "share"), [(4, 4), (64, 64), (3, 1), (6, 2), (128, 64)])
+@pytest.mark.parametrize("negative_sampling", [None, 0.5])
+def test_a_rank_reads_its_stripes_alone(
+    encoded, small_blocks, monkeypatch, caplog, ranks, share, negative_sampling
+):
+    rows = 128 * 64 + 130
+    path = encoded(rows, session=np.arange(rows))
+    options = {"batch_size": 2, "rank": 1, "world_size": ranks, "shuffle": True}
+    options |= {"storage": "stream", "negative_sampling": negative_sampling}
+    batches, read = loader(path, **options), []
+    plain = BlockReader.read
+    monkeypatch.setattr(
+        BlockReader,
+        "read",
+        lambda self, parts: read.extend(parts := list(parts)) or plain(self, parts),
+    )
+    served = epoch(batches)["session"].tolist()
+    mine = sum(part.rows for part in read)
+    assert len(set(read)) == len(read)
+    assert len(set(served)) == len(served) == batches.num_samples
+    assert abs(mine - batches._all_rows / share) <= STRIPES / share
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    if ranks == share:
+        assert not said
+        assert max(served) - min(served) < 1.2 * rows / share  # they lie side by side
+    else:
+        (message,) = said
+        assert (
+            f"{ranks} ranks do not divide the 64 stripes of streamed rows: each reads 1/{share} "
+            in (message)
+        )
+
+
+def test_ranks_evaluate_parts_in_one_piece(encoded, small_blocks):
+    path = encoded(40, session=np.arange(40))
+    for storage in ("memory", "stream"):
+        served = sessions(path, 3, split="valid", storage=storage, batch_size=5)
+        assert list(chain(*chain(*served))) == list(range(40))
+
+
 @pytest.mark.parametrize("storage", ["memory", "stream"])
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("rows", [36, 37, 40])
@@ -344,6 +412,10 @@ def test_ranks_share_the_rows_in_as_many_steps(encoded, small_blocks, storage, s
     assert all(len(batch) for batch in served)
     assert sorted(torch.cat(served).tolist()) == list(range(rows))
     assert sum(rank.num_samples for rank in ranks) == rows
+    for number, shares in enumerate(zip(*batches, strict=True)):
+        sizes = [len(batch["click"]) for batch in shares]
+        portions = [size / sum(sizes) for size in sizes]
+        assert [batch.portion for batch in shares] == portions, number
 
 
 def test_ranks_that_cannot_be_served_are_refused(encoded):

@@ -150,6 +150,16 @@ def exchanged(ranks: Ranks) -> list[int]:
     return received.sort().values.tolist()
 
 
+def raised(ranks: Ranks) -> list[list[bool]]:
+    """Raise flags on rank 1 before one sum, and none before the next."""
+    sums, found = ranks.sums([]), []
+    for mine in (ranks.rank == 1, False):
+        ranks.raise_flags(False, mine)
+        sums.finish([torch.zeros(1)])
+        found.append(ranks.raised(True, True))
+    return found
+
+
 CASES = (
     "plain", "ties", "one score", "one class", "few", "not finite", "no label",
     "groups of one class",
@@ -159,7 +169,7 @@ CASES = (
 def evaluate_diverged(folder: Path, ranks: Ranks) -> None:
     """Evaluate a model on rows of which row 5 gets no finite score."""
     model = fuxictr_model(folder)
-    rows = torch.arange(11)[ranks.rank :: ranks.size]
+    rows = torch.arange(11).tensor_split(ranks.size)[ranks.rank]
     batch = {"user": rows % 12, "item": rows % 12, "label": rows % 2, "query": rows}
     with torch.no_grad():
         for table in model.embedding_layer.embedding_layer.embedding_layers.values():
@@ -226,17 +236,20 @@ def once_a_host(ranks: Ranks, fill) -> list[list[int]]:
 def main(folder: Path) -> None:
     with joined_ranks(on_gpu=False, seconds=60) as ranks:
         mine = [torch.tensor([1.0 + ranks.rank]), torch.full((1 << 19,), 2.0)]
-        ranks.all_reduce(mine)
+        ranks.sums([]).finish(mine)
         result = {
             "portion": ranks.portion(ranks.rank + 1),
             "sums": [mine[0].item(), mine[1].unique().tolist()],
             "bytes": ranks.bytes_sent,
             "agreed": ranks.agree(ranks.rank == 1, False),
+            "raised": raised(ranks),
             "shared": ranks.broadcast(lambda: f"of {ranks.rank}"),
             "shared error": error_of(lambda: ranks.broadcast(undefined)),
             "host": once_a_host(ranks, lambda tensor: tensor.fill_(ranks.rank)),
             "host error": error_of(lambda: once_a_host(ranks, lambda tensor: undefined())),
-            "rows": ranks.gather([torch.arange(11)[ranks.rank :: ranks.size]])[0].tolist(),
+            "rows": ranks.gather([torch.arange(11).tensor_split(ranks.size)[ranks.rank]])[
+                0
+            ].tolist(),
             "metrics": {case: metrics_among(ranks, case) for case in CASES},
             "weighted": weighted_among(ranks),
             "exchanged": exchanged(ranks),

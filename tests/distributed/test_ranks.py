@@ -94,6 +94,7 @@ def test_what_ranks_do_together(together):
         assert rank["sums"] == [sum(range(1, size + 1)), [2.0 * size]]
         assert rank["bytes"] == 4 * (1 + (1 << 19))
         assert rank["agreed"] == [True, False]
+        assert rank["raised"] == [[False, True], [False, False]]
         assert rank["shared"] == "of 0"
         assert rank["shared error"] == "AUC is not defined"
         if Path("/dev/shm").is_dir():

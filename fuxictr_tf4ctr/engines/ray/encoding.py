@@ -21,7 +21,7 @@ from fuxictr_tf4ctr.datasets.fitted import ColumnEncoder
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics
 from fuxictr_tf4ctr.datasets.job import EncodingJob
 from fuxictr_tf4ctr.datasets.splits import Split, count_split, encode_split, kept_rows, open_splits
-from fuxictr_tf4ctr.datasets.stored import H5Writer, opened
+from fuxictr_tf4ctr.datasets.stored import CHUNK_ROWS, H5Writer, opened
 from fuxictr_tf4ctr.engines.ray import connected, in_folder
 from fuxictr_tf4ctr.errors import EngineError, SettingsError
 
@@ -83,8 +83,8 @@ class _OnRay:
                 split.files.missing[name] += count
             if rows:
                 with opened(part) as file:
-                    for start, stop in file.blocks(rows):
-                        yield file.read(list(encoders), start, stop)
+                    for start in range(0, rows, CHUNK_ROWS):
+                        yield file.read(list(encoders), start, min(start + CHUNK_ROWS, rows))
             part.unlink()
             shutil.rmtree(_kept(part), ignore_errors=True)
 
