@@ -36,10 +36,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=10_000)
-    parser.add_argument("--only-bytes", action="store_true", help="count bytes alone, and print")
+    parser.add_argument("--only-bytes", action="store_true", help="count bytes alone, again")
     arguments = parser.parse_args()
+    file = RESULTS / "scaling.json"
     if arguments.only_bytes:
-        print(json.dumps([bytes_per_step(workers) for workers in (2, 4)], indent=2))
+        content = json.loads(file.read_text())
+        content["bytes_per_step_of_all_ranks"] = [bytes_per_step(workers) for workers in (2, 4)]
+        file.write_text(json.dumps(content, indent=2) + "\n")
         return
     results = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +65,7 @@ def main() -> None:
         "machine": machine(),
         "versions": versions(),
     }
-    (RESULTS / "scaling.json").write_text(json.dumps(content, indent=2) + "\n")
+    file.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def measured(folder: Path, threads: int, options: list[str], epochs: int, batch_size: int) -> dict:

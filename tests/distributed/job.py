@@ -150,6 +150,24 @@ def exchanged(ranks: Ranks) -> list[int]:
     return received.sort().values.tolist()
 
 
+def sent_early(ranks: Ranks) -> dict:
+    """Add gradients up, and note how many bytes had gone out before all of them were known."""
+    torch.manual_seed(0)
+    first, second, idle = (torch.nn.Linear(600, 600) for _ in range(3))
+    sums = ranks.sums([*first.parameters(), *idle.parameters(), *second.parameters()])
+    before, early = ranks.bytes_sent, []
+    hidden = first(torch.randn(8, 600)[ranks.rank :: ranks.size])
+    hidden.register_hook(lambda _: early.append(ranks.bytes_sent - before))
+    second(hidden.relu()).square().sum().backward()
+    sums.finish([torch.zeros(1)])
+    sums.release()
+    return {
+        "early": early[0],
+        "gradients": [weight.grad for weight in (*first.parameters(), *second.parameters())],
+        "idle": idle.weight.grad,
+    }
+
+
 def raised(ranks: Ranks) -> list[list[bool]]:
     """Raise flags on rank 1 before one sum, and none before the next."""
     sums, found = ranks.sums([]), []
@@ -243,6 +261,7 @@ def main(folder: Path) -> None:
             "bytes": ranks.bytes_sent,
             "agreed": ranks.agree(ranks.rank == 1, False),
             "raised": raised(ranks),
+            "sent early": sent_early(ranks),
             "shared": ranks.broadcast(lambda: f"of {ranks.rank}"),
             "shared error": error_of(lambda: ranks.broadcast(undefined)),
             "host": once_a_host(ranks, lambda tensor: tensor.fill_(ranks.rank)),

@@ -12,6 +12,7 @@ from job import (
     fuxictr_model,
     row_weights,
     scored_rows,
+    sent_early,
     train,
     twin,
     write_data,
@@ -106,6 +107,14 @@ def test_what_ranks_do_together(together):
         assert "OwnStep has a training step or optimizers of its own" in own_step
         assert "sparse_embeddings sees the batch of one process" in switch
     assert together[0]["rows"] == list(range(11))
+
+
+def test_gradients_go_out_during_the_backward_pass(together):
+    expected = sent_early(ALONE)
+    for rank in (found["sent early"] for found in together):
+        assert expected["early"] == 0 and rank["early"] >= 4 * 600 * 600
+        assert rank["idle"] is None
+        torch.testing.assert_close(rank["gradients"], expected["gradients"])
 
 
 @pytest.mark.parametrize("case", ["plain", "ties", "one score", "few"])
