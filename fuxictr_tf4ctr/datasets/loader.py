@@ -349,6 +349,7 @@ class H5DataLoader:
         lanes = [_skipped(*each) for each in zip(lanes, skipped, strict=True)]
         lanes = lanes[turn:] + lanes[:turn]
         at_once = max(_BLOCKS_AT_ONCE // len(lanes), 1)
+        most = max(at_once * self._reader.block_rows // _COPIES_OF_A_BLOCK, 1) * len(lanes)
         waiting: list[deque[tuple[Rows, np.ndarray]]] = [deque() for _ in lanes]
         while True:
             read = [list(islice(lane, at_once)) for lane in lanes]
@@ -362,7 +363,7 @@ class H5DataLoader:
             ended = not any(read)
             left = sum(there) if ended else min(there) * len(lanes)
             while left:  # of all rows read at once, a copy would take as much memory again
-                size = min(left, max(self._reader.block_rows // _COPIES_OF_A_BLOCK, 1) * len(lanes))
+                size = min(left, most)
                 words = torch.empty(size, self._reader.words, dtype=torch.int32)
                 for at, queue_ in enumerate(waiting):
                     _fill(words[at :: len(lanes)].numpy(), queue_)

@@ -338,15 +338,15 @@ def sessions(path, ranks, **options):
     return [[batch["session"].tolist() for batch in batches] for batches in served]
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4, 64, 128])
+@pytest.mark.parametrize("ranks", [2, 3, 32])
 def test_any_number_of_ranks_streams_the_batches_of_one(encoded, small_blocks, ranks):
-    rows, size = 128 * 64 + 130, 384
+    rows, size = 5 * 384 + 130, 384
     path = encoded(rows, session=np.arange(rows))
     ((*alone, last),) = sessions(path, 1, batch_size=size)
-    for batch in alone:  # stripes are of 130 rows: of each, a batch has 384 / 64
+    for batch in alone:  # of each stripe it has 384 / 64 rows
         stripes = np.searchsorted(np.linspace(0, rows, STRIPES + 1), batch, side="right")
         assert abs(np.bincount(stripes, minlength=STRIPES + 1)[1:] - 6).max() <= 1
-    for first in (0, 9):
+    for first in (0, 3):
         spread = sessions(path, ranks, batch_size=size // ranks, first=first)
         for at, batch in enumerate([*alone, last][first:]):
             shares = [served[at] for served in spread]
@@ -361,9 +361,9 @@ def test_any_number_of_ranks_streams_the_batches_of_one(encoded, small_blocks, r
 def test_a_rank_reads_its_stripes_alone(
     encoded, small_blocks, monkeypatch, caplog, ranks, share, negative_sampling
 ):
-    rows = 128 * 64 + 130
+    rows = 2050
     path = encoded(rows, session=np.arange(rows))
-    options = {"batch_size": 2, "rank": 1, "world_size": ranks, "shuffle": True}
+    options = {"batch_size": 6, "rank": 1, "world_size": ranks, "shuffle": True}
     options |= {"storage": "stream", "negative_sampling": negative_sampling}
     batches, read = loader(path, **options), []
     plain = BlockReader.read
@@ -380,7 +380,7 @@ def test_a_rank_reads_its_stripes_alone(
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     if ranks == share:
         assert not said
-        assert max(served) - min(served) < 1.2 * rows / share  # they lie side by side
+        assert max(served) - min(served) < 1.5 * rows / share  # they lie side by side
     else:
         (message,) = said
         assert (

@@ -90,18 +90,21 @@ def twin(folder: Path, **options):
 
 
 def train(make, folder: Path, ranks: Ranks, epochs: int = 2, state: Path | None = None):
-    """Train and return the evaluations without their durations."""
-    return train_model(make(folder), WHOLE, folder, ranks, epochs, state)
+    """Train and return the evaluations without their durations; what goes on is streamed."""
+    storage = "memory" if state is None and epochs == 2 else "stream"
+    return train_model(make(folder), WHOLE, folder, ranks, epochs, state, storage=storage)
 
 
-def train_model(model, tables, folder: Path, ranks: Ranks, epochs: int, state, norm=10.0):
+def train_model(
+    model, tables, folder: Path, ranks: Ranks, epochs: int, state, norm=10.0, storage="memory"
+):
     if ranks.size > 1:
         synchronise_batch_norm(model)
     train_gen, valid_gen = (
         H5DataLoader(
             model.feature_map, folder / f"{split}.h5", split=split, seed=3, shuffle=True,
             batch_size=BATCH_SIZE // ranks.size, rank=ranks.rank, world_size=ranks.size,
-            filled=ranks.once_a_host,
+            filled=ranks.once_a_host, storage=storage,
         )
         for split in ("train", "valid")
     )  # fmt: skip
