@@ -59,19 +59,21 @@ def main() -> None:
         return
     results = RESULTS / "sharded_tables.json"
     content = json.loads(results.read_text()) if results.exists() else {}
+    here = {"machine": machine(), "versions": versions(["torchrec", "fbgemm-gpu-cpu"])}
     if arguments.only != "memory":
         content |= {
             "tables": {"fields": FIELDS, "rows": ROWS_OF_A_TABLE, "width": WIDTH},
             "batch_size": BATCH_SIZE,
             "cases": [measured(ranks, arguments.rounds) for ranks in arguments.ranks],
             "load": os.getloadavg()[0],
+            **here,
         }
     if arguments.only != "speed":
         content["memory"] = {
             "tables": {"fields": FIELDS, "rows": LARGE, "width": WIDTH, "bytes": TABLE_BYTES},
             "cases": [peaks(ranks) for ranks in arguments.ranks],
+            **here,
         }
-    content |= {"machine": machine(), "versions": versions(["torchrec", "fbgemm-gpu-cpu"])}
     results.write_text(json.dumps(content, indent=1) + "\n")
 
 
