@@ -243,14 +243,8 @@ class BlockReader:
     def _count(self) -> float:
         """Count the rows of each block that are kept, and return the mean of their weights."""
         label, total = self._feature_map.labels[0], 0.0
-        only = copy.copy(self._feature_map)
-        only.features = {}
         for block in self._blocks:
-            path, start, stop = block
-            with opened(path, self._matrix_index) as file:
-                stored = file.read(only.labels, start, stop)
-            columns = typed_columns(path, stored, only, binary=self._binary, first_row=start)
-            columns = self._sampled(columns, block)
+            columns = self._labels_of(block)
             self._sizes[block] = len(columns[label])
             weights = columns.get(self._weight_col, np.ones(len(columns[label])))
             total += float(weights.sum(dtype=np.float64))
@@ -259,6 +253,34 @@ class BlockReader:
             reason = "all weights are 0" if self.rows else "negative_sampling leaves no row"
             raise DataError(f"{self._files[0][0]}: {reason}; there is nothing to learn from")
         return total / self.rows
+
+    def refuse_one_class(self) -> None:
+        """Raise DataError where a label is the same in all rows; reads on until it is not."""
+        wanted = {name: None for name in self._feature_map.labels if name != self._weight_col}
+        for block in self._blocks:
+            columns = self._labels_of(block)
+            for name, first in list(wanted.items()):
+                values = columns[name]
+                if first is None and len(values):
+                    first = wanted[name] = values[0]
+                if (values != first).any():
+                    del wanted[name]
+            if not wanted:
+                return
+        name, value = next(iter(wanted.items()))
+        raise DataError(
+            f"{self._files[0][0]}: label {name!r}: all {self.rows} are {value:.0f}; both 0 and 1 "
+            "are needed"
+        )
+
+    def _labels_of(self, block: Block) -> dict[str, np.ndarray]:
+        path, start, stop = block
+        only = copy.copy(self._feature_map)
+        only.features = {}
+        with opened(path, self._matrix_index) as file:
+            stored = file.read(only.labels, start, stop)
+        columns = typed_columns(path, stored, only, binary=self._binary, first_row=start)
+        return self._sampled(columns, block)
 
     def _sampled(self, columns: dict[str, np.ndarray], block: Block) -> dict[str, np.ndarray]:
         if self._sampling is None:

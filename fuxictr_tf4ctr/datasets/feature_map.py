@@ -295,7 +295,7 @@ def typed_columns(
     for name in feature_map.labels:
         values = _shaped(path, name, stored[name], ())
         if name == getattr(feature_map, "weight_col", None):
-            problem = "is no weight, they are 0 or more and none is missing"
+            problem = "is no weight, they are 0 or more; a missing one is read as -1"
             _refuse(path, name, values, ~(values >= 0), problem, first_row)
         elif binary:
             no_label = (values != 0) & (values != 1)

@@ -119,6 +119,8 @@ _SHARED = {
     "fill_na": Key(Kind("a text or a number", lambda value: isinstance(value, str | int | float))),
     "remap": Key(FLAG, default=True),
 }
+# The type of weight_col's entry among the labels
+WEIGHT = "weight_col"
 _LABEL = Record(_SHARED | {"type": Key(TEXT), "source": Key(ANYTHING), "positive": Key(TEXT)})
 _FEATURE = _SHARED | {
     "type": name_of("type", TYPES),
@@ -205,7 +207,7 @@ def label_entries(params: Mapping[str, Any]) -> Any:
     if weight is None or labels is None:
         return labels
     # A missing weight is read as one that is refused.
-    entry = {"name": weight, "dtype": "float", "fill_na": -1}
+    entry = {"name": weight, "dtype": "float", "type": WEIGHT, "fill_na": -1}
     return [*(labels if isinstance(labels, list) else [labels]), entry]
 
 

@@ -250,6 +250,10 @@ class H5DataLoader:
             self._held = self._held.to(self._device)
         LOG.info("%s: %d rows from %s (%s)", split, self.num_samples, data_path, self.storage)
 
+    def refuse_one_class(self) -> None:
+        """Raise DataError where a label is the same in all rows of the split, of any rank."""
+        self._reader.refuse_one_class()
+
     def __len__(self) -> int:
         return self.num_batches
 

@@ -12,6 +12,7 @@ from polars import selectors
 from polars.io.plugins import register_io_source
 
 from fuxictr_tf4ctr.datasets.csv_files import CsvFile
+from fuxictr_tf4ctr.datasets.feature_specs import WEIGHT
 from fuxictr_tf4ctr.errors import DataError
 from fuxictr_tf4ctr.names import nearest
 
@@ -222,6 +223,7 @@ def check_source_columns(
             if name not in schema and not column.get("preprocess"):
                 close = nearest(name, schema) or list(schema)
                 hint = "; is sep right?" if len(schema) == 1 else ""
+                role = WEIGHT if column.get("type") == WEIGHT else role
                 raise DataError(f"{path}: no {role} {name!r}; there: {', '.join(close)}{hint}")
             found = schema.get(name)
             if found is not None and not _agree(column, found):

@@ -19,6 +19,7 @@ from fuxictr.utils import print_to_json
 
 from fuxictr_tf4ctr import errors
 from fuxictr_tf4ctr.datasets import EncodedDataset, H5DataLoader, encode_dataset, load_feature_map
+from fuxictr_tf4ctr.datasets.loader import is_binary
 from fuxictr_tf4ctr.distributed import (
     ALONE,
     Ranks,
@@ -115,7 +116,9 @@ def run_experiment(
                 refuse_other_data(record, dataset)
                 feature_map = load_feature_map(dataset, settings.params)
             if settings.params.get("calibration") and dataset.valid is None:
-                raise SettingsError("calibration is fitted on validation data: give valid_data")
+                raise SettingsError(
+                    "calibration is fitted on validation data: give valid_data or valid_size"
+                )
             record.data = {
                 "fingerprint": dataset.fingerprint,
                 "rows": dict(dataset.rows),
@@ -348,6 +351,8 @@ def _loaders(
             "gpu_reserve": gpu_reserve,
         }
         gen = H5DataLoader(feature_map, str(path), split=split, **options)
+        if is_binary(settings["task"]) and (split == "train" or "AUC" in settings["metrics"]):
+            gen.refuse_one_class()  # found now, not by a metric after an epoch
         LOG.info("%s samples: %d", split.capitalize(), gen.num_samples)
         return gen
 

@@ -49,7 +49,8 @@ def averaging_problems(params: Mapping[str, Any]) -> Iterator[str]:
         if params.get("average_start") is not None:
             yield "average_start is for average_weights: set that too, or leave it out"
         return
-    drops = params.get("reduce_lr_on_plateau") and params.get("valid_data")
+    validates = params.get("valid_data") or params.get("valid_size")
+    drops = params.get("reduce_lr_on_plateau") and validates
     if averaging.start == LEARNING_RATE_DROP and not drops:
         yield (
             f"average_start: {LEARNING_RATE_DROP} needs reduce_lr_on_plateau and validation data: "

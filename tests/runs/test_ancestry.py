@@ -205,6 +205,21 @@ def test_an_ancestor_that_is_damaged_is_named(first, tmp_path, damage, message):
         run_experiment(settings(folder, day, continue_from=run, keep_optimizer=True))
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_labels_of_one_class_are_found_before_training(tmp_path, split):
+    day = write_day(tmp_path / "1.csv", range(10), 1)
+    rows = pl.read_csv(day).with_row_index()
+    tail = rows["index"] >= 240  # the rows for the test
+    kept = pl.lit(tail if split == "train" else ~tail)
+    rows.with_columns(click=pl.col("click") * kept.cast(pl.Int64)).drop("index").write_csv(day)
+    one = settings(tmp_path, day)
+    message = rf"{split}\.h5: label 'click': all \d+ are 0; both 0 and 1 are needed"
+    with pytest.raises(DataError, match=message):
+        run_experiment(one)
+    (record,) = tmp_path.rglob("run.json")
+    assert json.loads(record.read_text())["evaluations"] == []
+
+
 def test_an_optimizer_that_was_not_kept_cannot_be_taken_over(first):
     folder, _, day = first
     plain = run_experiment(settings(folder, day))

@@ -232,9 +232,9 @@ class OwnLoss(OneStream):
     [
         ("-1", "column 'worth', row 2 .*: -1.0 is no weight"),
         ("NaN", "nan is no weight"),
-        ("", "-1.0 is no weight, they are 0 or more and none is missing"),
+        ("", "-1.0 is no weight, they are 0 or more; a missing one is read as -1"),
         ("0", "all weights are 0"),
-        (None, "no label 'worth'; there: user"),
+        (None, "no weight_col 'worth'; there: user"),
     ],
 )
 def test_bad_weights_end_a_run_before_training(folder, tmp_path, worth, problem, monkeypatch):

@@ -118,4 +118,6 @@ def test_a_run_taken_up_ends_bitwise_as_one_that_was_not_cut_off(tmp_path, start
 def test_settings_that_cannot_work_are_named(given, words):
     (problem,) = averaging_problems(given)
     assert words in problem
-    assert not list(averaging_problems({"average_weights": 0.9}))
+    fine = {"average_weights": 0.9, "average_start": LEARNING_RATE_DROP}
+    for validation in ({"valid_data": "valid.csv"}, {"valid_size": 0.1}):
+        assert not list(averaging_problems(fine | validation | {"reduce_lr_on_plateau": True}))

@@ -112,8 +112,8 @@ def _points(run: ReportedRun, value: Value) -> list[Point]:
 def _epoch_plot(points: Sequence[Point], **options: Any) -> Plot:
     last = max(x for x, _ in points)
     first = min(x for x, _ in points)
-    low = 0.0 if first < 1 else first - 0.04 * (last - first)
-    return Plot((low, max(last, low + 1e-9)), extent((y for _, y in points)), "epoch", **options)
+    low = 0.0 if first < 1 or first == last else first - 0.04 * (last - first)
+    return Plot((low, last), extent((y for _, y in points)), "epoch", **options)
 
 
 def _mark_best(plot: Plot, run: ReportedRun, points: Sequence[Point]) -> None:
