@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fuxictr_tf4ctr.schema import NOT_NEGATIVE, SHARE
+from fuxictr_tf4ctr.schema import NOT_NEGATIVE, SHARE, one_of
 
 Reduction = Literal["mean", "sum", "none"]
+_REDUCTION = one_of("mean", "sum", "none")
 
 
 def focus_weights(
@@ -102,32 +103,6 @@ def twin_focus_loss(
     return TwinFocusLoss(c, gamma, alpha, reduction)(logit_simple, logit_complex, y_true)
 
 
-def _stream_losses(
-    logit_simple: Tensor, logit_complex: Tensor, y_true: Tensor, c: float, gamma: float
-) -> Tensor:
-    """Return L_simple and L_complex, [2, ...], sample by sample."""
-    if not logit_simple.shape == logit_complex.shape == y_true.shape:
-        raise ValueError(
-            "logit_simple, logit_complex and y_true must have one shape, not "
-            f"{tuple(logit_simple.shape)}, {tuple(logit_complex.shape)}, {tuple(y_true.shape)}"
-        )
-    logits = torch.stack([logit_simple, logit_complex])
-    labels = y_true.to(logits.dtype).expand_as(logits)
-    bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return _weights(logits, y_true, c, gamma) * bce
-
-
-def _reduced(losses: Tensor, reduction: Reduction) -> Tensor:
-    """Reduce losses [2, ...] to [2]; "none" leaves them as they are."""
-    if reduction == "mean":
-        return losses.reshape(2, -1).mean(1)
-    if reduction == "sum":
-        return losses.reshape(2, -1).sum(1)
-    if reduction == "none":
-        return losses
-    raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
-
-
 def focus_problems(c: float, gamma: float, alpha: float) -> list[str]:
     """List what is wrong with the loss's parameters, one sentence each; empty if all is well.
 
@@ -135,25 +110,11 @@ def focus_problems(c: float, gamma: float, alpha: float) -> list[str]:
         >>> focus_problems(c=0.8, gamma=-1, alpha=0.25)
         ['gamma=-1 must be a number >= 0']
     """
-
     return [
         *SHARE.problems(c, "c"),
         *NOT_NEGATIVE.problems(gamma, "gamma"),
         *SHARE.problems(alpha, "alpha"),
     ]
-
-
-def check_focus(c: float, gamma: float, alpha: float) -> None:
-    """Raise ValueError where a parameter of the loss is outside its range.
-
-    Example:
-        >>> check_focus(c=0.8, gamma=1, alpha=2)
-        Traceback (most recent call last):
-        ValueError: alpha=2 must be a number in [0, 1]
-    """
-    problems = focus_problems(c, gamma, alpha)
-    if problems:
-        raise ValueError("; ".join(problems))
 
 
 class TwinFocusLoss(nn.Module):
@@ -187,7 +148,9 @@ class TwinFocusLoss(nn.Module):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
-        check_focus(c, gamma, alpha)
+        problems = focus_problems(c, gamma, alpha) + _REDUCTION.problems(reduction, "reduction")
+        if problems:
+            raise ValueError("; ".join(problems))
         self.c, self.gamma, self.alpha, self.reduction = c, gamma, alpha, reduction
 
     def forward(
@@ -211,10 +174,21 @@ class TwinFocusLoss(nn.Module):
         row_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return L_simple and L_complex, reduced; arguments as of :meth:`forward`."""
-        losses = _stream_losses(logit_simple, logit_complex, y_true, self.c, self.gamma)
+        if not logit_simple.shape == logit_complex.shape == y_true.shape:
+            raise ValueError(
+                "logit_simple, logit_complex and y_true must have one shape, not "
+                f"{tuple(logit_simple.shape)}, {tuple(logit_complex.shape)}, {tuple(y_true.shape)}"
+            )
+        logits = torch.stack([logit_simple, logit_complex])
+        labels = y_true.to(logits.dtype).expand_as(logits)
+        bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        losses = _weights(logits, y_true, self.c, self.gamma) * bce
         if row_weight is not None:
             losses = row_weight * losses
-        return _reduced(losses, self.reduction).unbind()
+        if self.reduction == "none":
+            return losses.unbind()
+        each = losses.reshape(2, -1)
+        return (each.mean(1) if self.reduction == "mean" else each.sum(1)).unbind()
 
     def combine(self, loss_simple: Tensor, loss_complex: Tensor) -> Tensor:
         """Return alpha * L_simple + (1 - alpha) * L_complex."""

@@ -16,7 +16,6 @@ from fuxictr_tf4ctr.twin.encoders.base import (
     option_problems,
     pick_options,
 )
-from fuxictr_tf4ctr.twin.fusion import Fusion
 from fuxictr_tf4ctr.twin.sample_selection import SAMPLE_SELECTIONS
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
@@ -115,9 +114,6 @@ class TwinModel(TwoStreamModel):
             else None
         )
         return self.simple_encoder.output_dim, self.complex_encoder.output_dim
-
-    def build_fusion(self, simple_dim: int, complex_dim: int, params: Mapping[str, Any]) -> Fusion:
-        return super().build_fusion(simple_dim, complex_dim, params, params["simple_head"])
 
     @classmethod
     def with_defaults(cls, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class PairModel(TwoStreamModel):
         )
 
     def build_fusion(self, simple_dim: int, complex_dim: int, params: Mapping[str, Any]) -> Fusion:
-        fusion = super().build_fusion(simple_dim, complex_dim, params, simple_head=False)
+        fusion = super().build_fusion(simple_dim, complex_dim, {**params, "simple_head": False})
         if fusion.has_heads:
             fusion.fc_complex = nn.Identity()  # a logit, like the simple model's
         return fusion

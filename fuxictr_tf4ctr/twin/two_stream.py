@@ -80,28 +80,14 @@ class TwoStreamModel(BaseModel):
         """
         raise NotImplementedError
 
-    def build_fusion(
-        self,
-        simple_dim: int,
-        complex_dim: int,
-        params: Mapping[str, Any],
-        simple_head: bool = True,
-    ) -> Fusion:
-        """Build the fusion of outputs of these widths.
-
-        Args:
-            simple_dim: Width d_s of the simple stream's output.
-            complex_dim: Width d_c of the complex stream's output.
-            params: Complete parameters.
-            simple_head: False where the simple stream's output is a logit already.
-        """
+    def build_fusion(self, simple_dim: int, complex_dim: int, params: Mapping[str, Any]) -> Fusion:
+        """Build the fusion of outputs of these widths d_s and d_c, from complete parameters."""
         fusion = FUSIONS[params["fusion"]]
         options = {
             name: params.get(f"fusion_{name}", value) for name, value in fusion.options.items()
         }
-        return fusion(
-            simple_dim, complex_dim, simple_head=simple_head, heads=params["twin_focus"], **options
-        )
+        options |= {"simple_head": params.get("simple_head", True), "heads": params["twin_focus"]}
+        return fusion(simple_dim, complex_dim, **options)
 
     @classmethod
     def with_defaults(cls, params: Mapping[str, Any]) -> dict[str, Any]:

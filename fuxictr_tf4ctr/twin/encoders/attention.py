@@ -1,17 +1,18 @@
 """Attention: between the fields of a sample, and of a target over a behaviour sequence."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from fuxictr.pytorch.layers import DIN_Attention, MLP_Block
+from fuxictr.pytorch.layers import DIN_Attention
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.twin.embedding import View, ViewSpec
-from fuxictr_tf4ctr.twin.encoders.base import Encoder, register_encoder
+from fuxictr_tf4ctr.twin.encoders.base import Encoder, MLPEncoder, register_encoder
 
 
 @register_encoder("self_attention")
@@ -53,22 +54,10 @@ class SelfAttention(Encoder):
         net_dropout: float = 0.0,
     ) -> None:
         super().__init__(spec)
-        check_heads(attention_dim, num_heads)
-        self.spec = spec
-        input_dims = [spec.embedding_dim] + [attention_dim] * (num_layers - 1)
+        dims = _layer_dims(spec, num_layers, attention_dim, num_heads)
+        options = use_residual, use_scale, layer_norm, net_dropout
         self.layers = nn.Sequential(
-            *(
-                InteractingLayer(
-                    input_dim,
-                    attention_dim,
-                    num_heads,
-                    use_residual=use_residual,
-                    use_scale=use_scale,
-                    layer_norm=layer_norm,
-                    dropout=net_dropout,
-                )
-                for input_dim in input_dims
-            )
+            *(InteractingLayer(*each, num_heads, *options) for each in dims)
         )
         self.output_dim = spec.num_fields * attention_dim
 
@@ -84,9 +73,7 @@ class InteractingLayer(nn.Module):
         attention_dim: Width of a field after the layer, all heads together.
         num_heads: Number of heads.
         use_residual: Whether the input is added, projected where the widths differ.
-        use_scale: Whether scores are divided by the square root of a head's width.
-        layer_norm: Whether the sum is layer-normalized.
-        dropout: Dropout rate of the attention weights.
+        use_scale, layer_norm, dropout: As of :class:`SelfAttention`.
     """
 
     def __init__(
@@ -132,16 +119,15 @@ class InteractingLayer(nn.Module):
         return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-def check_heads(attention_dim: int, num_heads: int) -> None:
-    """Raise SettingsError where the heads do not share the attention dim evenly.
-
-    Example:
-        >>> check_heads(attention_dim=6, num_heads=2)
-    """
+def _layer_dims(
+    spec: ViewSpec, num_layers: int, attention_dim: int, num_heads: int
+) -> list[tuple[int, int]]:
+    """Return the width of a field before and after each layer, all heads together."""
     if attention_dim % num_heads:
         raise SettingsError(
             f"attention_dim={attention_dim} must be a multiple of num_heads={num_heads}"
         )
+    return list(itertools.pairwise([spec.embedding_dim, *[attention_dim] * num_layers]))
 
 
 @register_encoder("disentangled_attention")
@@ -184,22 +170,10 @@ class DisentangledAttention(Encoder):
         att_dropout: float = 0.0,
     ) -> None:
         super().__init__(spec)
-        check_heads(attention_dim, num_heads)
-        self.spec = spec
-        input_dims = [spec.embedding_dim] + [attention_dim] * (num_layers - 1)
+        dims = _layer_dims(spec, num_layers, attention_dim, num_heads)
+        options = residual_mode == "each_layer", use_scale, relu_before_att, att_dropout
         self.layers = nn.Sequential(
-            *(
-                DisentangledLayer(
-                    input_dim,
-                    attention_dim,
-                    num_heads,
-                    use_residual=residual_mode == "each_layer",
-                    use_scale=use_scale,
-                    relu=relu_before_att,
-                    dropout=att_dropout,
-                )
-                for input_dim in input_dims
-            )
+            *(DisentangledLayer(*each, num_heads, *options) for each in dims)
         )
         last = residual_mode == "last_layer"
         self.residual = nn.Linear(spec.embedding_dim, attention_dim) if last else None
@@ -228,9 +202,7 @@ class DisentangledLayer(nn.Module):
         attention_dim: Width of a field after the layer, all heads together.
         num_heads: Number of heads.
         use_residual: Whether the projected input is added.
-        use_scale: Whether scores are divided by the square root of a head's width.
-        relu: Whether queries, keys and values pass a ReLU.
-        dropout: Dropout rate of the attention weights.
+        use_scale, relu, dropout: As of :class:`DisentangledAttention`.
     """
 
     def __init__(
@@ -278,7 +250,7 @@ class DisentangledLayer(nn.Module):
 
 
 @register_encoder("target_attention")
-class TargetAttention(Encoder):
+class TargetAttention(MLPEncoder):
     """Deep interest network: an MLP that sees sequences as the target field looks at them.
 
     Where the view holds the pooled embedding of a sequence, the attention's output takes its
@@ -296,9 +268,6 @@ class TargetAttention(Encoder):
         attention_activation: Activation of the attention's hidden layers.
         attention_dropout: Dropout rate of the attention's hidden layers.
         use_softmax: Whether the weights of a sequence sum to one.
-        hidden_activations: Activation after each layer, one name for all or one per layer.
-        net_dropout: Dropout rate after each layer, one for all or one per layer.
-        batch_norm: Whether each layer is batch-normalized before its activation.
 
     Raises:
         SettingsError: The data set has no such fields, or their embeddings differ in width.
@@ -321,12 +290,9 @@ class TargetAttention(Encoder):
         attention_activation: str = "Dice",
         attention_dropout: float = 0.0,
         use_softmax: bool = False,
-        hidden_activations: str | list[str] = "relu",
-        net_dropout: float | list[float] = 0.0,
-        batch_norm: bool = False,
+        **mlp: Any,
     ) -> None:
-        super().__init__(spec)
-        self.spec = spec
+        super().__init__(spec, hidden_units, **mlp)
         self.target_of = _pair(spec, _listed(target), _listed(sequence))
         dims = dict(zip(spec.field_names, spec.field_dims, strict=True))
         self.attention = nn.ModuleDict(
@@ -341,14 +307,7 @@ class TargetAttention(Encoder):
                 for sequence, target in self.target_of.items()
             }
         )
-        self.mlp = MLP_Block(
-            spec.input_dim,
-            hidden_units=list(hidden_units),
-            hidden_activations=hidden_activations,
-            dropout_rates=net_dropout,
-            batch_norm=batch_norm,
-        )
-        self.output_dim = hidden_units[-1]
+        self.mlp = self.make_mlp(spec.input_dim)
 
     @classmethod
     def column_problems(

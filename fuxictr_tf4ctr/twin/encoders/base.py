@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction
+from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction, MLP_Block
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr.names import NameTable, unknown
@@ -49,7 +49,11 @@ class Encoder(nn.Module):
     A subclass takes the shapes of its view and its options, all with defaults and type hints
     (settings are checked against them), sets ``output_dim``, and maps a view to [B, output_dim].
 
+    Args:
+        spec: Shapes of the view.
+
     Attributes:
+        spec: Shapes of the view.
         output_dim: Width of the output.
         reads_embeddings: False for an encoder that uses raw ids alone (LR).
         needs_equal_dims: True for an encoder that needs one embedding dim for all fields.
@@ -79,6 +83,7 @@ class Encoder(nn.Module):
 
     def __init__(self, spec: ViewSpec, **options: Any) -> None:
         super().__init__()
+        self.spec = spec
 
     @classmethod
     def column_problems(
@@ -109,16 +114,23 @@ class Encoder(nn.Module):
 def encoder_options(cls: type[Encoder]) -> dict[str, inspect.Parameter]:
     """Return the options an encoder takes, with their defaults and type hints.
 
+    Those are among them that its bases take, where it hands them ``**options``.
+
     Example:
         >>> encoder_options(ENCODERS["cross_net_v2"])["num_layers"].default
         3
     """
-    parameters = inspect.signature(cls.__init__).parameters.values()
-    return {
-        p.name: p
-        for p in parameters
-        if p.name not in ("self", "spec") and p.kind is not inspect.Parameter.VAR_KEYWORD
-    }
+    options: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__[: cls.__mro__.index(Encoder)]:
+        if "__init__" in vars(base):
+            hints = typing.get_type_hints(base.__init__)
+            taken = inspect.signature(base.__init__).parameters
+            for name, option in taken.items():
+                if name not in ("self", "spec") and option.kind is not option.VAR_KEYWORD:
+                    options.setdefault(name, option.replace(annotation=hints.get(name, Any)))
+            if all(each.kind is not each.VAR_KEYWORD for each in taken.values()):
+                break
+    return options
 
 
 def pick_options(role: str, cls: type[Encoder], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,17 +172,15 @@ def option_problems(role: str, name: str, params: Mapping[str, Any]) -> list[str
     """
     cls = ENCODERS[name]
     known = encoder_options(cls)
-    prefixed = {f"{role}_{option}" for option in known}
-    prefixed |= {f"{role}_encoder", f"{role}_head"}
+    prefixed = {f"{role}_{option}" for option in (*known, "encoder", "head")}
     problems = [
-        f"{unknown(f'option of the {role} encoder {name!r}:', key, prefixed)}"
+        unknown(f"option of the {role} encoder {name!r}:", key, prefixed)
         for key in params
         if key.startswith(f"{role}_") and key not in prefixed
     ]
-    hints = typing.get_type_hints(cls.__init__)
     for option, value in pick_options(role, cls, params).items():
         key = option if f"{role}_{option}" not in params else f"{role}_{option}"
-        problems += _kind(hints.get(option, Any), option).problems(value, key)
+        problems += _kind(known[option].annotation, option).problems(value, key)
     return problems
 
 
@@ -191,6 +201,39 @@ def _kind(hint: Any, option: str) -> Kind:
         return _RATE if hint is float and "dropout" in option else _PLAIN[hint]
     cls = origin or hint
     return Kind(f"a {cls.__name__}", lambda value: isinstance(value, cls))
+
+
+class MLPEncoder(Encoder):
+    """Base of the encoders that end in FuxiCTR's MLP.
+
+    Args:
+        spec: Shapes of the view.
+        hidden_units: Width of each hidden layer; the last one is the output's.
+        hidden_activations: Activation after each layer, one name for all or one per layer.
+        net_dropout: Dropout rate after each layer, one for all or one per layer.
+        batch_norm: Whether each layer is batch-normalized before its activation.
+    """
+
+    def __init__(
+        self,
+        spec: ViewSpec,
+        hidden_units: list[int] = (400, 400, 400),
+        hidden_activations: str | list[str] = "relu",
+        net_dropout: float | list[float] = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__(spec)
+        self._mlp_options = {
+            "hidden_units": list(hidden_units),
+            "hidden_activations": hidden_activations,
+            "dropout_rates": net_dropout,
+            "batch_norm": batch_norm,
+        }
+        self.output_dim = hidden_units[-1]
+
+    def make_mlp(self, input_dim: int) -> MLP_Block:
+        """Make the MLP from [B, input_dim] to [B, output_dim]."""
+        return MLP_Block(input_dim, **self._mlp_options)
 
 
 class LinearLogit(nn.Module):
@@ -268,9 +311,6 @@ class LR(Encoder):
 class FM(Encoder):
     """Factorization machine: LR plus the inner products of all pairs of fields, summed.
 
-    Args:
-        spec: Shapes of the view.
-
     Example:
         >>> FM(spec)(view).shape
         torch.Size([5, 1])
@@ -283,7 +323,6 @@ class FM(Encoder):
 
     def __init__(self, spec: ViewSpec) -> None:
         super().__init__(spec)
-        self.spec = spec
         self.linear = LinearLogit(spec, use_bias=True)
         self.product_sum = InnerProductInteraction(spec.num_fields, output="product_sum")
         self.output_dim = 1
@@ -296,9 +335,6 @@ class FM(Encoder):
 class NoEncoder(Encoder):
     """An encoder of width 0: under the fusion CF, the model is its other encoder and a Linear.
 
-    Args:
-        spec: Shapes of the view.
-
     Example:
         >>> NoEncoder(spec)(view).shape
         torch.Size([5, 0])
@@ -306,9 +342,6 @@ class NoEncoder(Encoder):
 
     reads_embeddings = False
     output_dim = 0
-
-    def __init__(self, spec: ViewSpec) -> None:
-        super().__init__(spec)
 
     def forward(self, view: View) -> Tensor:
         return view.embeddings[:, :0]

@@ -4,17 +4,17 @@ Shapes: [B, F, D] fields, [B, input_dim] the same, flat.
 """
 
 import itertools
+from typing import Any, ClassVar
 
 import torch
 from fuxictr.pytorch.layers import CrossNet as CrossNetLayers
 from fuxictr.pytorch.layers import CrossNetMix as CrossNetMixLayers
 from fuxictr.pytorch.layers import CrossNetV2 as CrossNetV2Layers
-from fuxictr.pytorch.layers import MLP_Block
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.twin.embedding import FieldEmbedding, View, ViewSpec
-from fuxictr_tf4ctr.twin.encoders.base import Encoder, register_encoder
+from fuxictr_tf4ctr.twin.encoders.base import Encoder, MLPEncoder, register_encoder
 
 
 @register_encoder("cross_net")
@@ -33,9 +33,11 @@ class CrossNet(Encoder):
         DCN, arXiv 1708.05123, equation 3.
     """
 
+    made_of: ClassVar[type[nn.Module]] = CrossNetLayers
+
     def __init__(self, spec: ViewSpec, num_layers: int = 3) -> None:
         super().__init__(spec)
-        self.cross_net = CrossNetLayers(spec.input_dim, num_layers)
+        self.cross_net = self.made_of(spec.input_dim, num_layers)
         self.output_dim = spec.input_dim
 
     def forward(self, view: View) -> Tensor:
@@ -43,12 +45,8 @@ class CrossNet(Encoder):
 
 
 @register_encoder("cross_net_v2")
-class CrossNetV2(Encoder):
+class CrossNetV2(CrossNet):
     """Cross network with a full weight matrix per layer.
-
-    Args:
-        spec: Shapes of the view.
-        num_layers: Number of cross layers; the degree is one more.
 
     Example:
         >>> CrossNetV2(spec, num_layers=2)(view).shape
@@ -58,13 +56,7 @@ class CrossNetV2(Encoder):
         DCN V2, arXiv 2008.13535, equation 1.
     """
 
-    def __init__(self, spec: ViewSpec, num_layers: int = 3) -> None:
-        super().__init__(spec)
-        self.cross_net = CrossNetV2Layers(spec.input_dim, num_layers)
-        self.output_dim = spec.input_dim
-
-    def forward(self, view: View) -> Tensor:
-        return self.cross_net(view.embeddings)
+    made_of = CrossNetV2Layers
 
 
 @register_encoder("cross_net_mix")
@@ -260,7 +252,7 @@ class ExponentialCrossNet(MaskedCrossNet):
 
 
 @register_encoder("afn")
-class AFN(Encoder):
+class AFN(MLPEncoder):
     """MLP over logarithmic neurons: products of fields, each raised to a learned power.
 
     Neuron j is exp(sum_i w_ij ln|e_i|) = prod_i |e_i|^w_ij, elementwise over the embedding dim.
@@ -269,10 +261,6 @@ class AFN(Encoder):
     Args:
         spec: Shapes of the view.
         logarithmic_neurons: Number of learned products.
-        hidden_units: Width of each hidden layer; the last one is the output's.
-        hidden_activations: Activation after each layer, one name for all or one per layer.
-        net_dropout: Dropout rate after each layer, one for all or one per layer.
-        batch_norm: Whether each hidden layer is batch-normalized before its activation.
         own_embedding: Whether the encoder reads embedding tables of its own in place of its view,
             as in AFN+. The sample selection SER gives it such tables anyway.
 
@@ -292,28 +280,17 @@ class AFN(Encoder):
         self,
         spec: ViewSpec,
         logarithmic_neurons: int = 600,
-        hidden_units: list[int] = (400, 400, 400),
-        hidden_activations: str | list[str] = "relu",
-        net_dropout: float | list[float] = 0.0,
-        batch_norm: bool = False,
         own_embedding: bool = False,
+        **mlp: Any,
     ) -> None:
-        super().__init__(spec)
-        self.spec = spec
+        super().__init__(spec, **mlp)
         self.embedding = (
             FieldEmbedding(spec.feature_map, spec.embedding_dim) if own_embedding else None
         )
         self.log_norm = nn.BatchNorm1d(spec.num_fields)
         self.powers = nn.Linear(spec.num_fields, logarithmic_neurons, bias=False)
         self.exp_norm = nn.BatchNorm1d(logarithmic_neurons)
-        self.mlp = MLP_Block(
-            logarithmic_neurons * spec.embedding_dim,
-            hidden_units=list(hidden_units),
-            hidden_activations=hidden_activations,
-            dropout_rates=net_dropout,
-            batch_norm=batch_norm,
-        )
-        self.output_dim = hidden_units[-1]
+        self.mlp = self.make_mlp(logarithmic_neurons * spec.embedding_dim)
 
     def forward(self, view: View) -> Tensor:
         embeddings = view.embeddings if self.embedding is None else self.embedding(view.inputs)
@@ -425,7 +402,6 @@ class Euler(Encoder):
         layer_norm: bool = False,
     ) -> None:
         super().__init__(spec)
-        self.spec = spec
         self.modulus = nn.Parameter(torch.ones(spec.num_fields, 1))
         widths = [spec.num_fields, *num_orders]
         self.layers = nn.Sequential(

@@ -1,6 +1,6 @@
 """Multi-layer perceptrons: plain, behind gates and masks, and of factorized layers."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from fuxictr.pytorch.layers import MLP_Block
@@ -10,49 +10,28 @@ from torch import Tensor, nn
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.twin.embedding import FieldEmbedding, View, ViewSpec
-from fuxictr_tf4ctr.twin.encoders.base import Encoder, register_encoder
+from fuxictr_tf4ctr.twin.encoders.base import Encoder, MLPEncoder, register_encoder
 
 
 @register_encoder("mlp")
-class MLP(Encoder):
+class MLP(MLPEncoder):
     """FuxiCTR's MLP over the flat embeddings.
-
-    Args:
-        spec: Shapes of the view.
-        hidden_units: Width of each hidden layer; the last one is the output's.
-        hidden_activations: Activation after each layer, one name for all or one per layer.
-        net_dropout: Dropout rate after each layer, one for all or one per layer.
-        batch_norm: Whether each layer is batch-normalized before its activation.
 
     Example:
         >>> MLP(spec, hidden_units=[6, 4])(view).shape
         torch.Size([5, 4])
     """
 
-    def __init__(
-        self,
-        spec: ViewSpec,
-        hidden_units: list[int] = (400, 400, 400),
-        hidden_activations: str | list[str] = "relu",
-        net_dropout: float | list[float] = 0.0,
-        batch_norm: bool = False,
-    ) -> None:
-        super().__init__(spec)
-        self.mlp = MLP_Block(
-            spec.input_dim,
-            hidden_units=list(hidden_units),
-            hidden_activations=hidden_activations,
-            dropout_rates=net_dropout,
-            batch_norm=batch_norm,
-        )
-        self.output_dim = hidden_units[-1]
+    def __init__(self, spec: ViewSpec, **mlp: Any) -> None:
+        super().__init__(spec, **mlp)
+        self.mlp = self.make_mlp(spec.input_dim)
 
     def forward(self, view: View) -> Tensor:
         return self.mlp(view.embeddings)
 
 
 @register_encoder("feature_gated_mlp")
-class FeatureGatedMLP(Encoder):
+class FeatureGatedMLP(MLPEncoder):
     """MLP over embeddings that a gate has weighted, element by element, with factors in (0, 2).
 
     The gate is an MLP of context fields, embedded in tables of their own; without context it is
@@ -63,9 +42,6 @@ class FeatureGatedMLP(Encoder):
         hidden_units: Width of each hidden layer; the last one is the output's.
         gate_hidden_units: Width of each hidden layer of the gate.
         context: Fields the gate depends on.
-        hidden_activations: Activation after each layer, one name for all or one per layer.
-        net_dropout: Dropout rate after each layer, one for all or one per layer.
-        batch_norm: Whether each layer is batch-normalized before its activation.
 
     Raises:
         SettingsError: A field of ``context`` is not there.
@@ -84,11 +60,9 @@ class FeatureGatedMLP(Encoder):
         hidden_units: list[int] = (64, 64, 64),
         gate_hidden_units: list[int] = (64,),
         context: list[str] | None = None,
-        hidden_activations: str | list[str] = "relu",
-        net_dropout: float | list[float] = 0.0,
-        batch_norm: bool = False,
+        **mlp: Any,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, hidden_units, **mlp)
         # The context's tables are as wide as the view's.
         dim = max(spec.field_dims)
         if context:
@@ -107,14 +81,7 @@ class FeatureGatedMLP(Encoder):
             output_dim=spec.input_dim,
             output_activation="sigmoid",
         )
-        self.mlp = MLP_Block(
-            spec.input_dim,
-            hidden_units=list(hidden_units),
-            hidden_activations=hidden_activations,
-            dropout_rates=net_dropout,
-            batch_norm=batch_norm,
-        )
-        self.output_dim = hidden_units[-1]
+        self.mlp = self.make_mlp(spec.input_dim)
 
     def forward(self, view: View) -> Tensor:
         if self.context_embedding is None:
@@ -324,7 +291,6 @@ class FinalBlock(Encoder):
                 f"the encoder final_block halves every layer: hidden_units {list(hidden_units)} "
                 "must be even, or residual 'sum'"
             )
-        self.spec = spec
         self.gating = FeatureGating(spec.num_fields) if feature_gating else None
         self.layers = nn.Sequential()
         width = 2 * spec.num_fields * spec.embedding_dim if feature_gating else spec.input_dim

@@ -1,32 +1,24 @@
 """Products of fields: pairs under an MLP, compressed interactions, quadratic layers."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from fuxictr.pytorch.layers import (
     BilinearInteractionV2,
     CompressedInteractionNet,
     InnerProductInteraction,
-    MLP_Block,
     SqueezeExcitation,
 )
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.twin.embedding import View, ViewSpec
-from fuxictr_tf4ctr.twin.encoders.base import Encoder, register_encoder
+from fuxictr_tf4ctr.twin.encoders.base import Encoder, MLPEncoder, register_encoder
 
 
 @register_encoder("inner_product")
-class InnerProduct(Encoder):
+class InnerProduct(MLPEncoder):
     """MLP over the embeddings and the inner products of all pairs of fields.
-
-    Args:
-        spec: Shapes of the view.
-        hidden_units: Width of each hidden layer; the last one is the output's.
-        hidden_activations: Activation after each layer, one name for all or one per layer.
-        net_dropout: Dropout rate after each layer, one for all or one per layer.
-        batch_norm: Whether each layer is batch-normalized before its activation.
 
     Example:
         >>> InnerProduct(spec, hidden_units=[6, 4])(view).shape
@@ -38,26 +30,11 @@ class InnerProduct(Encoder):
 
     needs_equal_dims = True
 
-    def __init__(
-        self,
-        spec: ViewSpec,
-        hidden_units: list[int] = (400, 400, 400),
-        hidden_activations: str | list[str] = "relu",
-        net_dropout: float | list[float] = 0.0,
-        batch_norm: bool = False,
-    ) -> None:
-        super().__init__(spec)
-        self.spec = spec
+    def __init__(self, spec: ViewSpec, **mlp: Any) -> None:
+        super().__init__(spec, **mlp)
         pairs = torch.triu_indices(spec.num_fields, spec.num_fields, offset=1)
         self.register_buffer("pairs", pairs, persistent=False)
-        self.mlp = MLP_Block(
-            spec.num_fields * spec.embedding_dim + pairs.shape[1],
-            hidden_units=list(hidden_units),
-            hidden_activations=hidden_activations,
-            dropout_rates=net_dropout,
-            batch_norm=batch_norm,
-        )
-        self.output_dim = hidden_units[-1]
+        self.mlp = self.make_mlp(spec.num_fields * spec.embedding_dim + pairs.shape[1])
 
     def forward(self, view: View) -> Tensor:
         # FuxiCTR's layer selects the pairs by a mask, for which a GPU must wait.
@@ -68,15 +45,8 @@ class InnerProduct(Encoder):
 
 
 @register_encoder("bi_interaction")
-class BiInteraction(Encoder):
+class BiInteraction(MLPEncoder):
     """MLP over the sum of the elementwise products of all pairs of fields.
-
-    Args:
-        spec: Shapes of the view.
-        hidden_units: Width of each hidden layer; the last one is the output's.
-        hidden_activations: Activation after each layer, one name for all or one per layer.
-        net_dropout: Dropout rate after each layer, one for all or one per layer.
-        batch_norm: Whether each layer is batch-normalized before its activation.
 
     Example:
         >>> BiInteraction(spec, hidden_units=[6, 4])(view).shape
@@ -88,25 +58,10 @@ class BiInteraction(Encoder):
 
     needs_equal_dims = True
 
-    def __init__(
-        self,
-        spec: ViewSpec,
-        hidden_units: list[int] = (400, 400, 400),
-        hidden_activations: str | list[str] = "relu",
-        net_dropout: float | list[float] = 0.0,
-        batch_norm: bool = False,
-    ) -> None:
-        super().__init__(spec)
-        self.spec = spec
+    def __init__(self, spec: ViewSpec, **mlp: Any) -> None:
+        super().__init__(spec, **mlp)
         self.pooling = InnerProductInteraction(spec.num_fields, output="bi_interaction")
-        self.mlp = MLP_Block(
-            spec.embedding_dim,
-            hidden_units=list(hidden_units),
-            hidden_activations=hidden_activations,
-            dropout_rates=net_dropout,
-            batch_norm=batch_norm,
-        )
-        self.output_dim = hidden_units[-1]
+        self.mlp = self.make_mlp(spec.embedding_dim)
 
     def forward(self, view: View) -> Tensor:
         return self.mlp(self.pooling(self.spec.stack(view.embeddings)))
@@ -116,7 +71,7 @@ BilinearType = Literal["field_all", "field_each", "field_interaction"]
 
 
 @register_encoder("bilinear")
-class Bilinear(Encoder):
+class Bilinear(MLPEncoder):
     """MLP over the bilinear interactions of the embeddings, as they are and SENET-weighted.
 
     Args:
@@ -125,10 +80,6 @@ class Bilinear(Encoder):
             fields, "field_each" each field, "field_all" none (one matrix for all).
         reduction_ratio: Number of fields over the width of SENET's hidden layer.
         excitation_activation: Activation of SENET's weights.
-        hidden_units: Width of each hidden layer; the last one is the output's.
-        hidden_activations: Activation after each layer, one name for all or one per layer.
-        net_dropout: Dropout rate after each layer, one for all or one per layer.
-        batch_norm: Whether each layer is batch-normalized before its activation.
 
     Example:
         >>> Bilinear(spec, reduction_ratio=2, hidden_units=[6])(view).shape
@@ -146,25 +97,14 @@ class Bilinear(Encoder):
         bilinear_type: BilinearType = "field_interaction",
         reduction_ratio: int = 3,
         excitation_activation: Literal["relu", "sigmoid"] = "relu",
-        hidden_units: list[int] = (400, 400, 400),
-        hidden_activations: str | list[str] = "relu",
-        net_dropout: float | list[float] = 0.0,
-        batch_norm: bool = False,
+        **mlp: Any,
     ) -> None:
-        super().__init__(spec)
-        self.spec = spec
+        super().__init__(spec, **mlp)
         shape = spec.num_fields, spec.embedding_dim
         self.senet = SqueezeExcitation(spec.num_fields, reduction_ratio, excitation_activation)
         self.bilinear = BilinearInteractionV2(*shape, bilinear_type)
         self.senet_bilinear = BilinearInteractionV2(*shape, bilinear_type)
-        self.mlp = MLP_Block(
-            spec.num_fields * (spec.num_fields - 1) * spec.embedding_dim,
-            hidden_units=list(hidden_units),
-            hidden_activations=hidden_activations,
-            dropout_rates=net_dropout,
-            batch_norm=batch_norm,
-        )
-        self.output_dim = hidden_units[-1]
+        self.mlp = self.make_mlp(spec.num_fields * (spec.num_fields - 1) * spec.embedding_dim)
 
     def forward(self, view: View) -> Tensor:
         fields = self.spec.stack(view.embeddings)
@@ -195,7 +135,6 @@ class CIN(Encoder):
         self, spec: ViewSpec, hidden_units: list[int] = (16, 16), output_dim: int = 1
     ) -> None:
         super().__init__(spec)
-        self.spec = spec
         self.cin = CompressedInteractionNet(spec.num_fields, list(hidden_units), output_dim)
         self.output_dim = output_dim
 
