@@ -49,6 +49,7 @@ LONG_FILES = (
     "test_checkout.py",
     "test_estimator.py",
     "test_tune.py",
+    "test_state.py",
 )
 
 

@@ -27,30 +27,42 @@ from fuxictr_tf4ctr.datasets.feature_map import id_dtype
 SPLITS = ("train", "valid", "test")
 NO_RAY = 42
 
-BUILD_DATASET = f"""
+BUILD_DATASET = """
 import json, sys
-import ray
+from fuxictr.preprocess import FeatureProcessor, build_dataset
+params = json.loads(sys.stdin.read())
+build_dataset(FeatureProcessor(**params), **params)
+"""
+THROUGH_RAY = f"""
+import ray, sys
 try:
     ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
 except Exception as error:
     print(error)
     sys.exit({NO_RAY})
-from fuxictr.preprocess import FeatureProcessor, build_dataset
-params = json.loads(sys.stdin.read())
-build_dataset(FeatureProcessor(**params), **params)
+"""
+# Ray's part is to call FuxiCTR's transform block by block: here it is called once, for all rows.
+WITHOUT_RAY = """
+import os
+from fuxictr.preprocess import build_dataset as module
+
+def transform(encoder, rows, split="train", block_size=0):
+    columns = {column.name: column.to_numpy() for column in rows.collect()}
+    columns = {name: list(values) for name, values in encoder.transform(columns).items()}
+    os.makedirs(encoder.data_dir, exist_ok=True)
+    pl.DataFrame(columns).write_parquet(os.path.join(encoder.data_dir, split + ".parquet"))
+
+sys.modules[module.__module__].transform = transform
 """
 
 
-@pytest.fixture(scope="module")
-def fuxictr_dir(tmp_path_factory) -> Path:
-    """The folder FuxiCTR encodes the small data set into, through Ray."""
-    if (os.cpu_count() or 1) < 2:
-        pytest.skip("FuxiCTR's build_dataset needs two CPUs: it makes cpu_count // 2 blocks")
-    params = small_params(tmp_path_factory.mktemp("fuxictr"))
+def encoded_by_fuxictr(folder: Path, way: str) -> Path:
+    """The folder FuxiCTR encodes the small data set into."""
+    params = small_params(folder)
     for column in params["feature_cols"]:
         column.setdefault("active", True)
     done = subprocess.run(
-        [sys.executable, "-c", BUILD_DATASET],
+        [sys.executable, "-c", "import sys; import polars as pl\n" + way + BUILD_DATASET],
         input=json.dumps(params),
         text=True,
         capture_output=True,
@@ -60,6 +72,30 @@ def fuxictr_dir(tmp_path_factory) -> Path:
         pytest.skip(f"Ray does not start here: {done.stdout}")
     assert done.returncode == 0, done.stderr
     return Path(params["data_root"]) / "small"
+
+
+@pytest.fixture(scope="module")
+def fuxictr_dir(tmp_path_factory) -> Path:
+    return encoded_by_fuxictr(tmp_path_factory.mktemp("fuxictr"), WITHOUT_RAY)
+
+
+@pytest.mark.slow
+def test_ray_changes_nothing_in_what_fuxictr_encodes(tmp_path, fuxictr_dir):
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("FuxiCTR's build_dataset needs two CPUs: it makes cpu_count // 2 blocks")
+    through_ray = encoded_by_fuxictr(tmp_path, THROUGH_RAY)
+    assert {path.name for path in through_ray.iterdir()} == {
+        path.name for path in fuxictr_dir.iterdir()
+    }
+    for split in SPLITS:
+        one, other = (
+            pl.read_parquet(folder / f"{split}.parquet") for folder in (through_ray, fuxictr_dir)
+        )
+        assert sorted(one.columns) == sorted(other.columns)
+        for name in one.columns:
+            np.testing.assert_array_equal(
+                np.stack(one[name].to_numpy()), np.stack(other[name].to_numpy()), err_msg=name
+            )
 
 
 def our_columns(path):
