@@ -1,9 +1,9 @@
 """Rows of tables that no process holds whole: drawn, kept in files and put together in parts.
 
 A model draws its first weights from PyTorch's generator, one after another. A table that is not
-made takes just as many numbers from it, so the other weights become what they would be, and
-remembers where its own begin: each rank draws them again and keeps the rows it has. Nobody ever has
-a whole table, and every weight is what one process would have drawn.
+made moves the generator on past its numbers, so the other weights become what they would be, and
+remembers where its own begin: each rank draws those of the rows it has. Nobody ever has or draws a
+whole table, and every weight is what one process would have drawn.
 
 Beside a file X.model or X.state with all other weights, X.shards/STEP-NUMBER/ holds a file of each
 rank in the safetensors format: JSON that says which rows of which tables, then their numbers. No
@@ -21,13 +21,16 @@ import sys
 import uuid
 import zipfile
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from torch import Tensor, nn
@@ -45,6 +48,56 @@ _FILLS = {"zero_": 0.0, "zeros_": 0.0, "fill_": None, "constant_": None}
 _SAME = ("to", "cpu", "cuda", "float")
 
 
+# PyTorch's generator on the CPU is the Mersenne twister MT19937: of its last 624 words it makes the
+# next, word i + 624 of words i, i + 1 and i + 397, by a matrix whose last row is the third number.
+_WORDS, _MIDDLE, _LAST_ROW = 624, 397, 0x9908B0DF
+_DEGREE = 19937
+
+
+@cache
+def _exponents() -> list[int]:
+    """Exponents of the characteristic polynomial of MT19937, modulo 2, but for the highest."""
+    found = 1
+    for bit in range(31):
+        found = found << _WORDS - 1 ^ found << _MIDDLE - 1 ^ _LAST_ROW >> bit & 1
+    found = found << _WORDS ^ found << _MIDDLE ^ _LAST_ROW >> 31
+    return [exponent for exponent in range(_DEGREE) if found >> exponent & 1]
+
+
+def _words_needed(ahead: int) -> np.ndarray:
+    """Tell which words i add up, bit by bit modulo 2, to word ``ahead``: x^ahead as such a sum."""
+    power = 1
+    for bit in f"{ahead:b}":
+        power = int(f"{power:b}", 4) << int(bit)  # the square: a zero between all digits
+        while high := power >> _DEGREE:
+            power ^= high << _DEGREE
+            for exponent in _exponents():
+                power ^= high << exponent
+    return np.frombuffer(f"{power:b}"[::-1].encode(), np.uint8) == ord("1")
+
+
+def _later(state: Tensor, count: int) -> Tensor:
+    """Return the generator's state after ``count`` numbers more, 624 at the least; in 0.1 s.
+
+    Source: Haramoto et al., "Efficient Jump Ahead for F2-Linear Random Number Generators", 2008.
+    """
+    state = state.clone()
+    header, words = state.numpy()[:24].view(np.int32), state.numpy()[24:].view(np.uint64)[:_WORDS]
+    needed = _words_needed(count + 1 - int(header[2]))  # that many of the 624 are not used yet
+    twister, block = np.random.MT19937(), words.astype(np.uint32)
+    words[:] = 0
+    for first in range(0, len(needed), _WORDS):
+        twister.state = {"bit_generator": "MT19937", "state": {"key": block, "pos": _WORDS}}
+        twister.random_raw(output=False)
+        next_block = twister.state["state"]["key"].copy()
+        runs = np.lib.stride_tricks.sliding_window_view(np.append(block, next_block), _WORDS)
+        (chosen,) = needed[first : first + _WORDS].nonzero()
+        words ^= np.bitwise_xor.reduce(runs[chosen])
+        block = next_block
+    header[2], header[4:] = 1, 0  # all of the 624 are used
+    return state
+
+
 @dataclass(frozen=True)
 class _Write:
     """Numbers ``start`` to ``stop`` of a table, drawn from a generator's ``state``."""
@@ -54,15 +107,18 @@ class _Write:
     draw: Callable[[Tensor], Any]
     state: Tensor | None
 
-    def parts(self) -> Iterator[tuple[int, Tensor]]:
-        """Write again: yield positions and the numbers from there on, some at a time."""
+    def parts(self, position: int) -> Iterator[tuple[int, Tensor]]:
+        """Write again from about a position: yield positions and the numbers from there on."""
         count = self.stop - self.start
         bounds = [*range(0, max(count - 16, 1), _PART), count]
+        first = max(0, bisect_right(bounds, position - self.start, hi=len(bounds) - 1) - 1)
+        if self.state is not None:
+            torch.set_rng_state(_later(self.state, bounds[first]) if first else self.state)
         part = torch.empty(min(count, _PART + 16))
-        for first, last in pairwise(bounds):
-            numbers = part[: last - first]
+        for low, high in pairwise(bounds[first:]):
+            numbers = part[: high - low]
             self.draw(numbers)
-            yield self.start + first, numbers
+            yield self.start + low, numbers
 
 
 class UnmadeTable(Tensor):
@@ -133,7 +189,7 @@ class UnmadeTable(Tensor):
 
         write = _Write(start, start + count, draw, torch.get_rng_state())
         self.writes.append(write)
-        for _ in write.parts():  # as many numbers as the table would have taken
+        for _ in write.parts(write.stop):  # as many numbers as the table would have taken
             pass
 
     @torch.no_grad()
@@ -149,9 +205,7 @@ class UnmadeTable(Tensor):
         flat = rows.view(-1) if rows.is_contiguous() else rows.new_empty(rows.numel())
         with torch.random.fork_rng(devices=[]):
             for write in _needed(self.writes, begin, end):
-                if write.state is not None:
-                    torch.set_rng_state(write.state)
-                for at, numbers in write.parts():
+                for at, numbers in write.parts(begin):
                     low, high = max(at, begin), min(at + len(numbers), end)
                     if low < high:
                         flat[low - begin : high - begin] = numbers[low - at : high - at]

@@ -44,7 +44,7 @@ def built(name, feature_map, **options):
     return find_model(name)(feature_map, **OPTIONS | options), torch.rand(1)
 
 
-@pytest.mark.parametrize("part", [64, 1 << 20])
+@pytest.mark.parametrize("part", [1024, 1 << 20])
 @pytest.mark.parametrize("rows", [1, 97])
 @pytest.mark.parametrize("name", ["TF4CTR_DeepFM", "TF4CTR_FinalNet"])
 def test_rows_made_later_and_all_other_weights_are_what_they_would_have_been(
@@ -73,6 +73,18 @@ def test_rows_made_later_and_all_other_weights_are_what_they_would_have_been(
             assert torch.equal(made[:, : theirs.shape[1]], theirs[first:last]), field
             assert (made[:, theirs.shape[1] :] == 7).all()
     assert tables >= 5
+
+
+@pytest.mark.parametrize("count", [624, 625, 20_000, 3_000_000])
+@pytest.mark.parametrize("before", [0, 1, 623, 624, 700])
+def test_a_generator_can_leave_numbers_out(before, count):
+    torch.manual_seed(3)
+    torch.rand(before)
+    state = torch.get_rng_state()
+    torch.rand(count)
+    expected = torch.rand(2_000)
+    torch.set_rng_state(shards._later(state, count))
+    assert torch.equal(torch.rand(2_000), expected)
 
 
 def test_tables_beside_fuxictrs_layers_are_made():
