@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fuxictr_tf4ctr import load, load_settings, run_experiment
-from fuxictr_tf4ctr.analysis.report.plot import WIDTH, Plot, extent, root_ticks
+from fuxictr_tf4ctr.analysis.report.plot import WIDTH, Axis, Plot
 from fuxictr_tf4ctr.analysis.report.quality import shares
 from fuxictr_tf4ctr.metrics.definitions import truth_probability
 from fuxictr_tf4ctr.runs.loading import LoadedRun
@@ -21,7 +21,7 @@ from fuxictr_tf4ctr.twin.loss import focus_weights
 
 FIGURES = Path(__file__).resolve().parent / "figures"
 EDGES = np.linspace(0, 1, 41)
-P_T = "pₜ, probability of the true label"
+P_T = Axis(0, 1, "pₜ, probability of the true label")
 COLORS = {"simple": "#0e9384", "complex": "#e0602a"}
 STYLE = """text { fill: #7a8495; font: 11px sans-serif; } .middle { text-anchor: middle; }
 .end { text-anchor: end; } .grid, .axis { stroke: #7a8495; stroke-opacity: .3; }
@@ -34,7 +34,7 @@ def focus_chart() -> Plot:
     """Draw the focus weights for gamma 1 and, thinner, gamma 2, at c = 0.8."""
     p = torch.linspace(0.001, 0.999, 81, dtype=torch.float64)
     logit, positive = torch.logit(p), torch.ones_like(p)
-    plot = Plot((0, 1), (0, 3.4), P_T, "weight of the sample")
+    plot = Plot(P_T, Axis(0, 3.4, "weight of the sample"))
     plot.rule((0, 1), (1, 1), "rule dashed")
     for gamma, style in ((1.0, "line"), (2.0, "line thin dashed")):
         weights = focus_weights(logit, logit, positive, c=0.8, gamma=gamma)
@@ -46,12 +46,11 @@ def focus_chart() -> Plot:
 def difficulty_chart(p_t: Mapping[str, np.ndarray]) -> Plot:
     """Draw how the test rows' p_t is distributed for both encoders, heights as square roots."""
     heights = {role: np.sqrt(shares(values, EDGES)) for role, values in p_t.items()}
-    bounds = extent([max(map(np.max, heights.values()))], include=[0.0])
-    plot = Plot((0, 1), bounds, P_T, "share of test rows")
-    plot.ticks_at(root_ticks(bounds[1]))
-    plot.rule((0.5, 0), (0.5, bounds[1]), "rule dashed")
-    plot.note(0.485, 0.95 * bounds[1], "hard", "end")
-    plot.note(0.515, 0.95 * bounds[1], "easy")
+    y = Axis.root(max(map(np.max, heights.values())), "share of test rows")
+    plot = Plot(P_T, y)
+    plot.rule((0.5, 0), (0.5, y.high), "rule dashed")
+    plot.note(0.485, 0.95 * y.high, "hard", "end")
+    plot.note(0.515, 0.95 * y.high, "easy")
     for role in ("complex", "simple"):
         plot.steps(EDGES, heights[role], role)
     return plot

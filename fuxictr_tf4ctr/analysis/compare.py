@@ -14,13 +14,13 @@ from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.metrics.definitions import STREAMS
 from fuxictr_tf4ctr.metrics.significance import (
     DeLong,
-    Interval,
     PairedIntervals,
     delong_test,
     paired_bootstrap,
     statistics,
 )
 from fuxictr_tf4ctr.runs.loading import LoadedRun, load_run
+from fuxictr_tf4ctr.runs.scoring import whole_columns
 
 
 @dataclass(frozen=True)
@@ -99,47 +99,54 @@ def score_run(run: LoadedRun) -> RunScores:
         DataError: The test rows are of one class, so that they rank nothing.
     """
     model = run.model.eval()
+
+    def columns(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        outputs = model(batch)
+        found = {"y_true": model.get_labels(batch), "y_pred": outputs["y_pred"]}
+        found |= {name: outputs[f"y_{name}"] for name in STREAMS if f"y_{name}" in outputs}
+        found = {name: column.double() for name, column in found.items()}
+        if model.feature_map.group_id is not None:
+            found["group_id"] = model.get_group_id(batch)
+        return found
+
     start = time.perf_counter()
-    parts: dict[str, list[torch.Tensor]] = {}
-    with torch.no_grad():
-        for batch in run.loader("test"):
-            outputs = model(batch)
-            columns = {"y_true": model.get_labels(batch), "y_pred": outputs["y_pred"]}
-            columns |= {name: outputs[f"y_{name}"] for name in STREAMS if f"y_{name}" in outputs}
-            if model.feature_map.group_id is not None:
-                columns["group_id"] = model.get_group_id(batch)
-            for name, column in columns.items():
-                parts.setdefault(name, []).append(column.reshape(-1).clone())
-    whole = {name: torch.cat(columns).cpu() for name, columns in parts.items()}
-    group_id = whole.pop("group_id", None)
-    scores = {name: column.double().numpy() for name, column in whole.items()}
+    scores = whole_columns(run.loader("test"), columns)
+    seconds = time.perf_counter() - start
+    group_id = scores.pop("group_id", None)
     y_true, y_pred = scores.pop("y_true"), scores.pop("y_pred")
     if y_true.min() == y_true.max():
         raise DataError(
             f"run {run.folder}: all {len(y_true)} test labels are {y_true[0]:.0f}; a comparison "
             "needs both classes"
         )
-    groups = None if group_id is None else group_id.numpy()
-    return RunScores(run, y_true, y_pred, scores, groups, time.perf_counter() - start)
+    return RunScores(run, y_true, y_pred, scores, group_id, seconds)
 
 
-def refuse_other_rows(runs: Sequence[LoadedRun]) -> None:
-    """Refuse runs whose encoded data differ, before any row is scored.
-
-    Data encoded with grown vocabularies differ and may hold the same rows: their labels will tell.
+def comparable_runs(folders: Sequence[str | Path], resamples: int) -> list[LoadedRun]:
+    """Load runs that can be compared, by so many resamples; what cannot be is refused unscored.
 
     Raises:
-        DataError: Naming the first run that differs from the first of all.
+        SettingsError: A run is not there or not finished, or ``resamples`` is too small.
+        DataError: The encoded data of a run differ from those of the first. Data encoded with grown
+            vocabularies differ and may hold the same rows: their labels will tell.
     """
-    first = runs[0]
-    for other in runs[1:]:
+    if resamples < 2:
+        raise SettingsError(f"resamples={resamples} must be 2 or more")
+    first, *others = runs = [finished_run(folder) for folder in folders]
+    for other in others:
         grown = first.record.ancestor or other.record.ancestor
         if not grown and other.record.data["fingerprint"] != first.record.data["fingerprint"]:
+            described = (
+                f"{run.settings['dataset_id']} {run.record.data['fingerprint'][:8]}, "
+                f"{run.record.data['rows']['test']} rows"
+                for run in (first, other)
+            )
             raise DataError(
                 f"runs {first.folder} and {other.folder} were trained on different encoded data "
-                f"({_described(first)}; {_described(other)}): compare runs of one data set, "
+                f"({'; '.join(described)}): compare runs of one data set, "
                 "encoded with the same settings"
             )
+    return runs
 
 
 def refuse_other_labels(scores: Sequence[RunScores]) -> None:
@@ -155,11 +162,6 @@ def refuse_other_labels(scores: Sequence[RunScores]) -> None:
                 f"the test labels of runs {first.run.folder} and {other.run.folder} differ: "
                 "compare runs with the same label column and test rows"
             )
-
-
-def _described(run: LoadedRun) -> str:
-    data = run.record.data
-    return f"{run.settings['dataset_id']} {data['fingerprint'][:8]}, {data['rows']['test']} rows"
 
 
 # Always compared, whatever metrics the runs themselves name.
@@ -182,6 +184,15 @@ class Cost:
     train_seconds: float
     train_rows_per_second: float
     score_rows_per_second: float
+
+
+# How each is shown.
+_COSTS = {
+    "parameters": ("parameters", ",.0f"),
+    "train_seconds": ("training, s", ",.1f"),
+    "train_rows_per_second": ("training, rows/s", ",.0f"),
+    "score_rows_per_second": ("scoring, rows/s", ",.0f"),
+}
 
 
 @dataclass(frozen=True)
@@ -211,42 +222,28 @@ class Comparison:
         return _jsonable(asdict(self))
 
     def __str__(self) -> str:
-        return "\n".join([*self._heading(), "", *self._metric_lines(), "", *self._cost_lines()])
-
-    def _heading(self) -> list[str]:
         named = zip("AB", self.expids, self.folders, strict=True)
-        return [
+        lines = [
             *(f"{letter}  {expid}  {folder}" for letter, expid, folder in named),
             f"{self.rows:,} test rows; 95% intervals of {self.resamples:,} paired resamples",
+            "",
+            f"{'':<10}{'A':<30}{'B':<30}B - A",
         ]
-
-    def _metric_lines(self) -> list[str]:
-        lines = [f"{'':<10}{'A':<30}{'B':<30}B - A"]
         for name, pair in self.metrics.items():
-            cells = (_cell(pair.first), _cell(pair.second), _cell(pair.difference, "+"))
-            lines.append(f"{name:<10}{cells[0]:<30}{cells[1]:<30}{cells[2]}")
+            values = f"{name:<10}{f'{pair.first:.5f}':<30}{f'{pair.second:.5f}':<30}"
+            lines.append(f"{values}{pair.difference:+.5f}")
         test = self.delong
         differ = "differ" if test.p_value < _SIGNIFICANT else "do not differ significantly"
-        lines.append(f"DeLong's test: z = {test.z:+.2f}, p = {test.p_value:.3g}: the AUCs {differ}")
-        return lines
-
-    def _cost_lines(self) -> list[str]:
-        first, second = self.costs
-        rows = (
-            ("parameters", first.parameters, second.parameters, ",.0f"),
-            ("training, s", first.train_seconds, second.train_seconds, ",.1f"),
-            (
-                "training, rows/s",
-                first.train_rows_per_second,
-                second.train_rows_per_second,
-                ",.0f",
-            ),
-            ("scoring, rows/s", first.score_rows_per_second, second.score_rows_per_second, ",.0f"),
-        )
-        return [
+        lines += [
+            f"DeLong's test: z = {test.z:+.2f}, p = {test.p_value:.3g}: the AUCs {differ}",
+            "",
             f"{'':<20}{'A':>14}{'B':>14}{'B / A':>10}",
-            *(f"{name:<20}{a:>14{form}}{b:>14{form}}{b / a:>10.2f}" for name, a, b, form in rows),
         ]
+        first, second = map(vars, self.costs)
+        for name, (words, form) in _COSTS.items():
+            a, b = first[name], second[name]
+            lines.append(f"{words:<20}{a:>14{form}}{b:>14{form}}{b / a:>10.2f}")
+        return "\n".join(lines)
 
 
 def compare_runs(
@@ -264,10 +261,7 @@ def compare_runs(
         SettingsError: A run is not there or not finished, or ``resamples`` is too small.
         DataError: The runs' test data are gone or differ.
     """
-    if resamples < 2:
-        raise SettingsError(f"resamples={resamples} must be 2 or more")
-    runs = [finished_run(folder) for folder in (first, second)]
-    refuse_other_rows(runs)
+    runs = comparable_runs((first, second), resamples)
     scores = [score_run(run) for run in runs]
     refuse_other_labels(scores)
     return compare_scores(*scores, resamples, seed)
@@ -288,24 +282,13 @@ def compare_scores(
         resamples=resamples,
         metrics=paired_bootstrap(*prepared, resamples, seed),
         delong=delong_test(first.y_true, first.y_pred, second.y_pred),
-        costs=(cost(first), cost(second)),
+        costs=(_cost(first), _cost(second)),
     )
 
 
-def cost(scores: RunScores) -> Cost:
-    """Return speed and size of a run."""
-    record = scores.run.record
-    return Cost(
-        record.parameters,
-        record.seconds["train"],
-        scores.trained_rows_per_second,
-        scores.rows_per_second,
-    )
-
-
-def _cell(interval: Interval, sign: str = "") -> str:
-    form = f"{sign}.5f"
-    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+def _cost(scores: RunScores) -> Cost:
+    record, trained = scores.run.record, scores.trained_rows_per_second
+    return Cost(record.parameters, record.seconds["train"], trained, scores.rows_per_second)
 
 
 def _jsonable(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.serving.predict import predict_files
+    from fuxictr_tf4ctr.runs.scoring import predict_files
 
     scored = predict_files(
         given_run(arguments),
@@ -273,15 +274,15 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.analysis.report import write_page, write_report
+    from fuxictr_tf4ctr.analysis.report import make_report, write_page
+    from fuxictr_tf4ctr.sweep.pictures import sweep_page
 
-    first = arguments.runs[0]
-    if (first / "sweep.json").is_file() and len(arguments.runs) == 1:
-        from fuxictr_tf4ctr.sweep.pictures import sweep_page
-
-        write_page(arguments.output, lambda: sweep_page(first))
+    runs = arguments.runs
+    if (runs[0] / "sweep.json").is_file() and len(runs) == 1:
+        make = partial(sweep_page, runs[0])
     else:
-        write_report(arguments.runs, arguments.output, arguments.resamples, arguments.seed)
+        make = partial(make_report, runs, arguments.resamples, arguments.seed)
+    write_page(arguments.output, make)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1e3:,.0f} kB")
     return 0
 

@@ -155,6 +155,20 @@ class Interval:
     low: float
     high: float
 
+    def __format__(self, form: str) -> str:
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+    @classmethod
+    def of(cls, value: float, error: float) -> "Interval":
+        """Return the interval of a value that is about normal, by its standard error."""
+        return cls(value, value - Z * error, value + Z * error)
+
+    @classmethod
+    def of_mean(cls, values: np.ndarray) -> "Interval":
+        """Return the interval of the mean of [N] values; of one value, it has no width."""
+        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        return cls.of(float(values.mean()), float(error))
+
 
 @dataclass(frozen=True)
 class PairedIntervals:

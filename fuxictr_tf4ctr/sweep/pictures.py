@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fuxictr_tf4ctr.analysis.report.page import Figure, Section, render_page, table, tiles
-from fuxictr_tf4ctr.analysis.report.plot import WIDTH, Plot, element, extent, number
+from fuxictr_tf4ctr.analysis.report.plot import WIDTH, Axis, Plot, element, extent, number
 from fuxictr_tf4ctr.errors import DataError
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.schema import is_number
@@ -56,25 +56,24 @@ def sweep_page(folder: Path) -> str:
     """
     sweep, content = read_sweep(folder)
     records = [read_run(file.parent) for file in sweep.runs.glob("*/*/*/run.json")]
-    records = [record for record in records if record.evaluations]
+    records = sorted((r for r in records if r.evaluations), key=lambda record: record.started)
     if not records:
         raise DataError(f"{folder}: no run of this sweep has been evaluated yet")
-    records.sort(key=lambda record: record.started)
     settings = records[0].settings  # a search begins with the base experiment
-    points = {point["expid"]: point["values"] for point in content["points"]}
-    keys = sorted({key for values in points.values() for key in values})
-    trials = []
-    for record in records:
-        values = {
-            key: points.get(record.expid, {}).get(key, record.settings.get(key)) for key in keys
-        }
-        value = _value(settings, record)
-        if value is not None:
-            trials.append(Trial(record, values, value))
-    if not trials:
+    found = [(record, _value(settings, record)) for record in records]
+    found = [(record, value) for record, value in found if value is not None]
+    if not found:
         raise DataError(f"{folder}: its runs have no validation data to be ranked by")
-    varied = [key for key in keys if len({_written(trial.values[key]) for trial in trials}) > 1]
-    trials = [Trial(t.record, {key: t.values[key] for key in varied}, t.value) for t in trials]
+    points = {point["expid"]: point["values"] for point in content["points"]}
+    columns = {
+        key: [points.get(r.expid, {}).get(key, r.settings.get(key)) for r, _ in found]
+        for key in sorted({key for values in points.values() for key in values})
+    }
+    varied = {key: each for key, each in columns.items() if len(set(map(_written, each))) > 1}
+    trials = [
+        Trial(record, {key: each[at] for key, each in varied.items()}, value)
+        for at, (record, value) in enumerate(found)
+    ]
     importances = key_importances(trials)
     shown = sorted(varied, key=lambda key: -importances.get(key, 0.0))
     sections = [
@@ -83,7 +82,7 @@ def sweep_page(folder: Path) -> str:
         _parallel(trials, settings, shown),
     ]
     header = _header(sweep.name, trials, settings)
-    return render_page(sweep.name, header, [section for section in sections if section])
+    return render_page(sweep.name, header, sections)
 
 
 def key_importances(trials: Sequence[Trial]) -> dict[str, float]:
@@ -104,7 +103,7 @@ def key_importances(trials: Sequence[Trial]) -> dict[str, float]:
         LOG.warning("importance of keys needs Optuna: pip install 'fuxictr-tf4ctr[tune]'")
         return {}
     columns = {key: [trial.values[key] for trial in done] for key in done[0].values}
-    axes = {key: _Axis(column) for key, column in columns.items()}
+    axes = {key: _Column(column) for key, column in columns.items()}
     axes = {key: axis for key, axis in axes.items() if len(set(axis.places)) > 1}
     spaces = {key: axis.distribution(optuna.distributions) for key, axis in axes.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -120,7 +119,7 @@ def key_importances(trials: Sequence[Trial]) -> dict[str, float]:
         return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-class _Axis:
+class _Column:
     """The values of one key: numbers where all are, else choices at whole places."""
 
     def __init__(self, values: Sequence[Any]) -> None:
@@ -199,7 +198,7 @@ def _ranked(trials: Sequence[Trial], settings: Mapping[str, Any]) -> list[Trial]
 def _history(trials: Sequence[Trial], settings: Mapping[str, Any]) -> Section:
     values = [trial.value for trial in trials]
     name = monitor_name(settings)
-    plot = Plot((0.5, len(trials) + 0.5), extent(values), "run", name)
+    plot = Plot(Axis(0.5, len(trials) + 0.5, "run"), Axis(*extent(values), name))
     best = np.maximum if more_is_better(settings) else np.minimum
     plot.line(list(enumerate(best.accumulate(values).tolist(), 1)), "run1")
     for finished, color in ((False, "quiet"), (True, "run1")):
@@ -235,12 +234,10 @@ def _importance(importances: Mapping[str, float]) -> Section | None:
     names = list(importances)[::-1]
     shares = [importances[name] for name in names]
     plot = Plot(
-        (0, max(1e-9, max(shares)) * 1.05),
-        (-0.6, len(names) - 0.4),
-        "share of the spread",
-        height=70 + 24 * len(names),
-        y_names=names,
-        left=14 + 6.2 * max(map(len, names)),
+        Axis(0, max(1e-9, max(shares)) * 1.05, "share of the spread"),
+        Axis.of(names, margin=0.6),
+        70 + 24 * len(names),
+        14 + 6.2 * max(map(len, names)),
     )
     for at, share in enumerate(shares):
         plot.bar((0, share), (at - 0.3, at + 0.3), "run1")
@@ -262,12 +259,12 @@ def _parallel(
         return None
     name, keys = monitor_name(settings), keys[:_AXES]
     ranked = _ranked(trials, settings)[::-1]
-    axes = [_Axis([trial.values[key] for trial in ranked]) for key in keys]
-    axes.append(_Axis([trial.value for trial in ranked]))
+    axes = [_Column([trial.values[key] for trial in ranked]) for key in keys]
+    axes.append(_Column([trial.value for trial in ranked]))
     names = [*keys, name]
     room = int((WIDTH - 54) / len(keys) / 6)  # a letter is about six pixels wide
     written = [_cut(each, room) for each in names]
-    plot = Plot((0, len(keys)), (-0.09, 1.09), height=300, x_names=written, y_names=[])
+    plot = Plot(Axis(0, len(keys), names=written), Axis(-0.09, 1.09, names=[]), 300)
     columns = [axis.shares() for axis in axes]
     best = max(1, len(ranked) // 10)
     for at in range(len(ranked)):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuxictr_tf4ctr.analysis.report.plot import (
+    Axis,
     Markup,
     Plot,
     Scale,
@@ -46,7 +47,7 @@ def test_an_extent_holds_all_values_and_has_a_width(values):
 
 
 def test_values_land_where_the_scale_says():
-    plot = Plot((0, 10), (0, 1))
+    plot = Plot(Axis(0, 10), Axis(0, 1))
     assert (plot.x(0), plot.x(10)) == (44, 370)
     assert plot.y(1) < plot.y(0)  # pixels count downwards
     plot.line([(0, 0), (5, float("nan")), (10, 1)], "run1")
@@ -55,7 +56,7 @@ def test_values_land_where_the_scale_says():
 
 
 def test_bands_cover_the_plot_without_gaps():
-    plot = Plot((0, 1), (0, 1))
+    plot = Plot(Axis(0, 1), Axis(0, 1))
     plot.tell([(x, [f"at {x}"]) for x in np.linspace(0, 1, 5)])
     found = re.findall(r'<rect x="([\d.]+)" y="22" width="([\d.]+)"', plot.render("x"))
     edges = [(float(x), float(x) + float(width)) for x, width in found]

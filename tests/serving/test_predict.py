@@ -11,8 +11,7 @@ import torch
 from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics
-from fuxictr_tf4ctr.runs.scoring import evaluate_files
-from fuxictr_tf4ctr.serving.predict import predict_files
+from fuxictr_tf4ctr.runs.scoring import evaluate_files, predict_files
 from fuxictr_tf4ctr.training import predict
 
 

@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fuxictr_tf4ctr.analysis.compare import (
+    comparable_runs,
     compare_scores,
-    finished_run,
     refuse_other_labels,
-    refuse_other_rows,
     score_run,
 )
 from fuxictr_tf4ctr.analysis.report.importance import importance_section
-from fuxictr_tf4ctr.analysis.report.inside import GateWatch, embedding_section
+from fuxictr_tf4ctr.analysis.report.inside import embedding_section, watched_gates
 from fuxictr_tf4ctr.analysis.report.learning import learning_section
 from fuxictr_tf4ctr.analysis.report.overview import page_header, provenance_section, versus_section
 from fuxictr_tf4ctr.analysis.report.page import render_page, reported
@@ -21,28 +20,13 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.files import write_whole
 
 
-def write_report(
-    folders: Sequence[str | Path], output: str | Path, resamples: int = 1000, seed: int = 0
-) -> None:
-    """Score the test rows with each run and write the page about them.
-
-    Args:
-        folders: Folders of finished runs on the same data. The first is the subject; the second,
-            its base model, say, is what it is measured against.
-        output: The HTML file to write; one that is there is replaced.
-        resamples: How many bootstrap resamples the intervals come from.
-        seed: Seed of the resamples.
+def write_page(output: str | Path, make: Callable[[], str]) -> None:
+    """Write a page that is made once it is known to have a place.
 
     Raises:
-        SettingsError: A run is not there or not finished.
+        SettingsError: The folder does not exist.
         StorageError: The file cannot be written.
-        DataError: The runs' test data are gone or differ.
     """
-    write_page(output, lambda: make_report(folders, resamples, seed))
-
-
-def write_page(output: str | Path, make: Callable[[], str]) -> None:
-    """Write a page that is made once it is known to have a place."""
     output = Path(output)
     if not output.parent.is_dir():
         raise SettingsError(f"--output {output}: the folder {output.parent} does not exist")
@@ -50,12 +34,20 @@ def write_page(output: str | Path, make: Callable[[], str]) -> None:
 
 
 def make_report(folders: Sequence[str | Path], resamples: int = 1000, seed: int = 0) -> str:
-    """Return the page of :func:`write_report`."""
-    if resamples < 2:
-        raise SettingsError(f"resamples={resamples} must be 2 or more")
-    loaded = [finished_run(folder) for folder in folders]
-    refuse_other_rows(loaded)
-    with GateWatch(loaded[0].model) as watch:
+    """Score the test rows with each run and return the page about them, in HTML.
+
+    Args:
+        folders: Folders of finished runs on the same data. The first is the subject; the second,
+            its base model, say, is what it is measured against.
+        resamples: How many bootstrap resamples the intervals come from.
+        seed: Seed of the resamples.
+
+    Raises:
+        SettingsError: A run is not there or not finished.
+        DataError: The runs' test data are gone or differ.
+    """
+    loaded = comparable_runs(folders, resamples)
+    with watched_gates(loaded[0].model) as gates:
         first = score_run(loaded[0])
     scores = [first, *map(score_run, loaded[1:])]
     refuse_other_labels(scores)
@@ -65,11 +57,11 @@ def make_report(folders: Sequence[str | Path], resamples: int = 1000, seed: int 
         versus_section(runs, comparisons),
         learning_section(runs),
         quality_section(runs),
-        twin_section(runs[0], watch.gates()),
+        twin_section(runs[0], gates()),
         difficulty_section(runs),
         importance_section(runs[0]),
         embedding_section(runs[:2]),
         provenance_section(runs),
     ]
     header = page_header(runs, comparisons)
-    return render_page(runs[0].record.expid, header, [each for each in sections if each])
+    return render_page(runs[0].record.expid, header, sections)

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from fuxictr_tf4ctr.analysis.compare import finished_run
-from fuxictr_tf4ctr.analysis.report.inside import GateWatch
+from fuxictr_tf4ctr.analysis.report.inside import watched_gates
 from fuxictr_tf4ctr.analysis.report.page import ReportedRun, Section, table
 from fuxictr_tf4ctr.analysis.report.plot import count
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import write_whole
 from fuxictr_tf4ctr.metrics.definitions import STREAMS, cross_entropy
-from fuxictr_tf4ctr.metrics.significance import Interval, Z, delong_test
+from fuxictr_tf4ctr.metrics.significance import Interval, delong_test
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.runs.loading import LoadedRun
+from fuxictr_tf4ctr.runs.scoring import cut_into_batches, whole_columns
 from fuxictr_tf4ctr.schema import NUMBER, TEXT, ListOf, Record, read_json, whole
 
 FILE = "explanation.json"
@@ -69,8 +70,8 @@ class Importance:
         cells: dict[str, Any] = {"field": " × ".join(self.fields)}
         for name, worth in {"": self.final, **self.streams}.items():
             of = f" ({name})" if name else ""
-            cells[f"AUC lost{of}"] = _bounded(worth.auc)
-            cells[f"logloss gained{of}"] = _bounded(worth.logloss)
+            cells[f"AUC lost{of}"] = f"{worth.auc:+.5f}"
+            cells[f"logloss gained{of}"] = f"{worth.logloss:+.5f}"
         return cells | {name: round(moved, 4) for name, moved in self.gates.items()}
 
 
@@ -179,31 +180,20 @@ def _scored(
     run: LoadedRun, columns: Mapping[str, Tensor]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return [N] scores, "pred" and those of the streams, and the values of the gates."""
-    parts: dict[str, list[Tensor]] = {}
-    rows, size = len(next(iter(columns.values()))), run.settings["batch_size"]
-    with GateWatch(run.model) as watch, torch.no_grad():
-        for start in range(0, rows, size):
-            outputs = run.model(
-                {name: each[start : start + size] for name, each in columns.items()}
-            )
-            for name in ("pred", *STREAMS):
-                if f"y_{name}" in outputs:
-                    parts.setdefault(name, []).append(outputs[f"y_{name}"].reshape(-1))
-    scores = {name: torch.cat(each).double().cpu().numpy() for name, each in parts.items()}
-    return scores, {gate.title: gate.values for gate in watch.gates()}
+
+    def scores(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        outputs = run.model(batch)
+        names = [name for name in ("pred", *STREAMS) if f"y_{name}" in outputs]
+        return {name: outputs[f"y_{name}"].double() for name in names}
+
+    with watched_gates(run.model) as gates:
+        found = whole_columns(cut_into_batches(columns, run.settings["batch_size"]), scores)
+    return found, {gate.title: gate.values for gate in gates()}
 
 
 def _worth(y_true: np.ndarray, before: np.ndarray, after: np.ndarray) -> Worth:
     test = delong_test(y_true, after, before)
-    lost = test.aucs[1] - test.aucs[0]
-    more = cross_entropy(y_true, after) - cross_entropy(y_true, before)
-    error = float(more.std(ddof=1) / np.sqrt(len(more)))
-    return Worth(_interval(lost, test.standard_error), _interval(float(more.mean()), error))
-
-
-def _interval(value: float, error: float) -> Interval:
-    return Interval(value, value - Z * error, value + Z * error)
-
-
-def _bounded(interval: Interval) -> str:
-    return f"{interval.value:+.5f} [{interval.low:+.5f}, {interval.high:+.5f}]"
+    lost = Interval.of(test.aucs[1] - test.aucs[0], test.standard_error)
+    return Worth(
+        lost, Interval.of_mean(cross_entropy(y_true, after) - cross_entropy(y_true, before))
+    )

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section, run_legend
-from fuxictr_tf4ctr.analysis.report.plot import Plot, Point, extent, number
+from fuxictr_tf4ctr.analysis.report.plot import Axis, Plot, Point, extent, number
+from fuxictr_tf4ctr.metrics.definitions import STREAMS
 
 _TERMS = {
     "bce": ("final prediction", "run1"),
@@ -17,7 +18,6 @@ _TERMS = {
 _BANDS = 60
 
 Value = Callable[[Mapping[str, Any]], float | None]
-Tip = tuple[float, list[str]]
 
 
 def learning_section(runs: Sequence[ReportedRun]) -> Section | None:
@@ -25,16 +25,42 @@ def learning_section(runs: Sequence[ReportedRun]) -> Section | None:
     runs = [run for run in runs if run.record.evaluations]
     if not runs:
         return None
-    subject = runs[0]
-    figures = [_metric(name, runs) for name in _metric_names(runs)]
-    figures += [_training_loss(runs), *_learning_rate(runs)]
-    figures += [*_loss_terms(subject), *_twin_values(subject)]
+    evaluations = [each for run in runs for each in run.record.evaluations]
+    figures = [
+        _over_epochs(
+            f"Validation {name}",
+            "Look for the point from which one curve stays ahead, and for a fall after the ring: "
+            "that is overfitting, which early stopping cut short.",
+            runs,
+            lambda each, name=name: each["metrics"].get(name),
+        )
+        for name in dict.fromkeys(name for each in evaluations for name in each["metrics"])
+    ]
+    figures.append(
+        _over_epochs(
+            "Training loss",
+            "The whole loss, averaged since the last evaluation; a twin's holds the Twin Focus "
+            "Loss on top, so compare the shapes of the curves, not their heights.",
+            runs,
+            lambda each: each["train_loss"],
+        )
+    )
+    if len({each["learning_rate"] for each in evaluations}) > 1:
+        figures.append(
+            _over_epochs(
+                "Learning rate, as a power of ten",
+                "Each step down follows an evaluation that got no better: a metric that only rises "
+                "after a step may have started with too high a rate.",
+                runs,
+                lambda each: each["learning_rate"] and math.log10(each["learning_rate"]),
+            )
+        )
     return Section(
         "learning",
         "Learning",
         "What each evaluation during training found. The ringed point is the checkpoint that was "
         "kept, and that everything below was drawn with.",
-        figures,
+        [*figures, *_loss_terms(runs[0]), *_twin_values(runs[0])],
     )
 
 
@@ -45,132 +71,54 @@ def epochs(run: ReportedRun) -> list[float]:
     return [each["step"] / steps_per_epoch for each in run.record.evaluations]
 
 
-def _metric_names(runs: Sequence[ReportedRun]) -> list[str]:
-    return list(
-        dict.fromkeys(
-            name for run in runs for each in run.record.evaluations for name in each["metrics"]
-        )
-    )
-
-
-def _metric(name: str, runs: Sequence[ReportedRun]) -> Figure:
-    return _over_epochs(
-        f"Validation {name}",
-        "Look for the point from which one curve stays ahead, and for a fall after the ring: that "
-        "is overfitting, which early stopping cut short.",
-        runs,
-        lambda each: each["metrics"].get(name),
-    )
-
-
-def _training_loss(runs: Sequence[ReportedRun]) -> Figure:
-    return _over_epochs(
-        "Training loss",
-        "The whole loss, averaged since the last evaluation; a twin's holds the Twin Focus Loss "
-        "on top, so compare the shapes of the curves, not their heights.",
-        runs,
-        lambda each: each["train_loss"],
-    )
-
-
-def _learning_rate(runs: Sequence[ReportedRun]) -> list[Figure]:
-    """Draw the learning rate where it changed at all."""
-    if len({each["learning_rate"] for run in runs for each in run.record.evaluations}) == 1:
-        return []
-    figure = _over_epochs(
-        "Learning rate, as a power of ten",
-        "Each step down follows an evaluation that got no better: a metric that only rises after a "
-        "step may have started with too high a rate.",
-        runs,
-        lambda each: math.log10(each["learning_rate"]),
-    )
-    return [figure]
-
-
 def _over_epochs(title: str, caption: str, runs: Sequence[ReportedRun], value: Value) -> Figure:
     series = {run.name: _points(run, value) for run in runs}
-    plot = _epoch_plot([point for points in series.values() for point in points])
+    plot = _epoch_plot(series)
     for run in reversed(runs):
         points = series[run.name]
         plot.line(points, run.color)
-        _mark_best(plot, run, points)
+        kept = zip(points, run.record.evaluations, strict=True)
+        best = [point for point, each in kept if each.get("best")]
+        plot.dots(best[-1:], f"{run.color} ring", 4.0)
     subject = runs[0]
     tips = []
-    for at, (x, y) in enumerate(series[subject.name]):
-        rate = subject.record.evaluations[at]["learning_rate"]
-        told = [f"epoch {x:.3g}", f"{title} {number(y, 5)}", f"learning rate {rate:.2g}"]
-        tips.append((x, told))
+    for (x, y), each in zip(series[subject.name], subject.record.evaluations, strict=True):
+        rate = "–" if each["learning_rate"] is None else f"{each['learning_rate']:.2g}"
+        tips.append((x, [f"epoch {x:.3g}", f"{title} {number(y, 5)}", f"learning rate {rate}"]))
     plot.tell(_thinned(tips))
     return Figure(title, caption, plot, run_legend(runs))
-
-
-def _points(run: ReportedRun, value: Value) -> list[Point]:
-    values = [value(each) for each in run.record.evaluations]
-    return [(x, float("nan") if y is None else y) for x, y in zip(epochs(run), values, strict=True)]
-
-
-def _epoch_plot(points: Sequence[Point], **options: Any) -> Plot:
-    last = max(x for x, _ in points)
-    first = min(x for x, _ in points)
-    low = 0.0 if first < 1 or first == last else first - 0.04 * (last - first)
-    return Plot((low, last), extent((y for _, y in points)), "epoch", **options)
-
-
-def _mark_best(plot: Plot, run: ReportedRun, points: Sequence[Point]) -> None:
-    best = [
-        point
-        for point, each in zip(points, run.record.evaluations, strict=True)
-        if each.get("best")
-    ]
-    if best:
-        plot.dots(best[-1:], f"{run.color} ring", 4.0)
 
 
 def _loss_terms(run: ReportedRun) -> list[Figure]:
     terms = _recorded(run, "losses")
     if not terms:
         return []
-    named = {name: _TERMS.get(name, (name, "quiet")) for name in terms}
-    plot = _epoch_plot([point for points in terms.values() for point in points])
-    for name, points in terms.items():
-        plot.line(points, named[name][1])
-    plot.tell(_thinned(_tips(terms, {name: text for name, (text, _) in named.items()})))
     return [
-        Figure(
+        _figure(
             "Loss by term",
             f"The parts of {run.name}'s training loss: look for an encoder whose term stops "
             "falling early, it learns no more from the samples it is given.",
-            plot,
-            list(named.values()),
+            [(*_TERMS.get(name, (name, "quiet")), points) for name, points in terms.items()],
         )
     ]
 
 
 def _twin_values(run: ReportedRun) -> list[Figure]:
     """Draw what was recorded of gates and fusion, values of one kind in one figure."""
-    recorded = _recorded(run, "twin")
-    kinds: dict[str, dict[str, list[Point]]] = {}
-    for name, points in recorded.items():
-        kinds.setdefault(name.split("_")[0], {})[name] = points
-    return [_twin_figure(run, kind, values) for kind, values in kinds.items()]
-
-
-def _twin_figure(run: ReportedRun, kind: str, values: Mapping[str, list[Point]]) -> Figure:
-    title = f"{kind.capitalize()} over training"
-    plot = _epoch_plot([point for points in values.values() for point in points])
-    legend = []
-    for at, (name, points) in enumerate(values.items()):
-        color = next((role for role in ("simple", "complex") if role in name), f"run{at % 6 + 1}")
-        plot.line(points, color)
-        legend.append((name.replace("_", " "), color))
-    plot.tell(_thinned(_tips(values, {name: name.replace("_", " ") for name in values})))
-    return Figure(
-        title,
-        f"Means over the last batches before each evaluation of {run.name}: look for an encoder "
-        "that is faded out, and for values that still drift when training ends.",
-        plot,
-        legend,
-    )
+    kinds: dict[str, list[tuple[str, str, list[Point]]]] = {}
+    for name, points in _recorded(run, "twin").items():
+        values = kinds.setdefault(name.split("_")[0], [])
+        color = next((role for role in STREAMS if role in name), f"run{len(values) % 6 + 1}")
+        values.append((name.replace("_", " "), color, points))
+    return [
+        _figure(
+            f"{kind.capitalize()} over training",
+            f"Means over the last batches before each evaluation of {run.name}: look for an "
+            "encoder that is faded out, and for values that still drift when training ends.",
+            values,
+        )
+        for kind, values in kinds.items()
+    ]
 
 
 def _recorded(run: ReportedRun, entry: str) -> dict[str, list[Point]]:
@@ -182,13 +130,29 @@ def _recorded(run: ReportedRun, entry: str) -> dict[str, list[Point]]:
     }
 
 
-def _tips(series: Mapping[str, list[Point]], names: Mapping[str, str]) -> list[Tip]:
-    tips = []
-    for points in zip(*series.values(), strict=True):
-        told = (f"{names[name]} {number(y)}" for name, (_, y) in zip(series, points, strict=True))
-        tips.append((points[0][0], [f"epoch {points[0][0]:.3g}", *told]))
-    return tips
+def _figure(title: str, caption: str, lines: Sequence[tuple[str, str, list[Point]]]) -> Figure:
+    """Draw lines over the epochs, each with a name and a color."""
+    series = {name: points for name, _, points in lines}
+    plot = _epoch_plot(series)
+    for _, color, points in lines:
+        plot.line(points, color)
+    heads = _thinned([(x, f"epoch {x:.3g}") for x, _ in lines[0][2]])
+    values = {name: _thinned([y for _, y in points]) for name, points in series.items()}
+    plot.tell_series(heads, values, number)
+    return Figure(title, caption, plot, [(name, color) for name, color, _ in lines])
 
 
-def _thinned(tips: Sequence[Tip]) -> Sequence[Tip]:
-    return tips[:: max(1, -(-len(tips) // _BANDS))]
+def _points(run: ReportedRun, value: Value) -> list[Point]:
+    values = [value(each) for each in run.record.evaluations]
+    return [(x, float("nan") if y is None else y) for x, y in zip(epochs(run), values, strict=True)]
+
+
+def _epoch_plot(series: Mapping[str, Sequence[Point]]) -> Plot:
+    places, heights = zip(*(point for points in series.values() for point in points), strict=True)
+    first, last = min(places), max(places)
+    low = 0.0 if first < 1 or first == last else first - 0.04 * (last - first)
+    return Plot(Axis(low, last, "epoch"), Axis(*extent(heights)))
+
+
+def _thinned(entries: list[Any]) -> list[Any]:
+    return entries[:: -(-len(entries) // _BANDS)]

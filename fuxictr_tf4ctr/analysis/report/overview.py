@@ -1,7 +1,7 @@
 """What the runs are and how they compare: settings, main figures, intervals, speed and size."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fuxictr_tf4ctr.analysis.compare import Comparison
@@ -16,11 +16,18 @@ from fuxictr_tf4ctr.analysis.report.plot import (
     number,
     signed,
 )
-from fuxictr_tf4ctr.metrics.significance import Interval, PairedIntervals
+from fuxictr_tf4ctr.metrics.definitions import STREAMS
+from fuxictr_tf4ctr.metrics.significance import Interval
 from fuxictr_tf4ctr.schema import REQUIRED
 from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, KEYS
 
 _LESS_IS_BETTER = {"logloss", "ece"}
+# Verdict -> in a table, in a sentence on the AUC, and its color.
+_WORDS = {
+    "better": ("better", "higher than", "good"),
+    "worse": ("worse", "lower than", "bad"),
+    "even": ("no clear difference", "not clearly different from", "quiet"),
+}
 _BAR = 150
 
 
@@ -35,16 +42,15 @@ def versus_section(
     """
     if not comparisons:
         return None
-    subject = runs[0]
-    pairs = list(zip(runs[1:], comparisons, strict=True))
+    subject, others = runs[0], [run.name for run in runs[1:]]
+    named_others = " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
     return Section(
         "comparison",
         "Side by side",
-        f"{subject.name} against {_listed([run.name for run in runs[1:]])}, on the same "
-        f"{count(comparisons[0].rows)} test rows. Intervals of 95% come from "
-        f"{count(comparisons[0].resamples)} resamples that draw the same rows for both "
-        "runs; they do not cover the spread between seeds.",
-        blocks=[_differences(subject, pairs), _costs(runs, comparisons)],
+        f"{subject.name} against {named_others}, on the same {count(comparisons[0].rows)} test "
+        f"rows. Intervals of 95% come from {count(comparisons[0].resamples)} resamples that draw "
+        "the same rows for both runs; they do not cover the spread between seeds.",
+        blocks=[_differences(runs, comparisons), _costs(runs, comparisons)],
     )
 
 
@@ -55,39 +61,27 @@ def verdict(metric: str, difference: Interval) -> str:
     return "better" if (difference.low > 0) != (metric in _LESS_IS_BETTER) else "worse"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _differences(subject: ReportedRun, pairs: Sequence[tuple[ReportedRun, Comparison]]) -> Markup:
+def _differences(runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]) -> Markup:
     rows = []
-    for other, comparison in pairs:
+    for other, comparison in zip(runs[1:], comparisons, strict=True):
+        p = comparison.delong.p_value
         for metric, intervals in comparison.metrics.items():
-            rows.append(_difference_row(other, metric, intervals, comparison))
-    header = ("against", "metric", "difference", "", "verdict", subject.name, "other")
-    return table(header, rows)
-
-
-def _difference_row(
-    other: ReportedRun, metric: str, intervals: PairedIntervals, comparison: Comparison
-) -> list[str | Markup]:
-    outcome = verdict(metric, intervals.difference)
-    said = {"better": "better", "worse": "worse", "even": "no clear difference"}[outcome]
-    if metric == "AUC":
-        said += f", DeLong p {_p(comparison.delong.p_value)}"
-    return [
-        named(other),
-        metric,
-        _with_bounds(intervals.difference, signed),
-        _interval_drawing(intervals.difference, outcome),
-        element("span", said, class_=f"verdict {outcome}"),
-        _with_bounds(intervals.second, number),
-        _with_bounds(intervals.first, number),
-    ]
-
-
-def _p(value: float) -> str:
-    return "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
+            outcome = verdict(metric, intervals.difference)
+            said = _WORDS[outcome][0]
+            if metric == "AUC":
+                said += ", DeLong p " + ("< 0.0001" if p < 1e-4 else f"= {p:.2g}")
+            rows.append(
+                [
+                    named(other),
+                    metric,
+                    _with_bounds(intervals.difference, signed),
+                    _interval_drawing(intervals.difference, _WORDS[outcome][2]),
+                    element("span", said, class_=f"verdict {outcome}"),
+                    _with_bounds(intervals.second, number),
+                    _with_bounds(intervals.first, number),
+                ]
+            )
+    return table(("against", "metric", "difference", "", "verdict", runs[0].name, "other"), rows)
 
 
 def _with_bounds(interval: Interval, write: Callable[[float, int], str]) -> Markup:
@@ -95,19 +89,15 @@ def _with_bounds(interval: Interval, write: Callable[[float, int], str]) -> Mark
     return joined(write(interval.value, 5), element("small", bounds))
 
 
-def _interval_drawing(interval: Interval, outcome: str) -> Markup:
+def _interval_drawing(interval: Interval, color: str) -> Markup:
     """Draw an interval about zero, which is in the middle."""
     reach = 1.08 * max(abs(interval.low), abs(interval.high), 1e-12)
     x = Scale(-reach, reach, 4, _BAR - 4)
-    color = {"better": "good", "worse": "bad", "even": "quiet"}[outcome]
+    whisker = f"M{x(interval.low):.1f} 12H{x(interval.high):.1f}"
     return element(
         "svg",
         element("path", d=f"M{_BAR / 2:g} 2V22", class_="rule"),
-        element(
-            "path",
-            d=f"M{x(interval.low):.1f} 12H{x(interval.high):.1f}",
-            class_=f"whisker c-{color}",
-        ),
+        element("path", d=whisker, class_=f"whisker c-{color}"),
         element("circle", cx=x(interval.value), cy=12, r=4.0, class_=f"dot c-{color}"),
         viewBox=f"0 0 {_BAR} 24",
         width=_BAR,
@@ -126,24 +116,12 @@ def _costs(runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]) -> Ma
             count(cost.train_rows_per_second),
             count(cost.score_rows_per_second),
             str(run.record.settings["seed"]),
-            _started(run),
+            run.started,
         )
         for run, cost in zip(runs, costs, strict=True)
     ]
-    header = (
-        "run",
-        "parameters",
-        "training",
-        "rows/s in training",
-        "rows/s scored here",
-        "seed",
-        "started",
-    )
-    return table(header, rows)
-
-
-def _started(run: ReportedRun) -> str:
-    return run.record.started[:16].replace("T", " ")
+    speeds = "rows/s in training", "rows/s scored here"
+    return table(("run", "parameters", "training", *speeds, "seed", "started"), rows)
 
 
 _TILE_METRICS = ("AUC", "logloss", "gAUC")
@@ -162,7 +140,7 @@ def page_header(runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]) 
     return element(
         "header",
         element("div", words, _blueprint(run), class_="hero"),
-        tiles(_tiles(run, runs, comparisons)),
+        tiles(_tiles(runs, comparisons)),
     )
 
 
@@ -173,7 +151,7 @@ def _described(run: ReportedRun) -> str:
     if run.is_two_stream and not params["twin_focus"]:
         kind += ", as a base model without the Twin Focus Loss"
     splits = ", ".join(f"{count(rows[s])} {s}" for s in ("train", "valid", "test") if rows.get(s))
-    return f"{kind}: {splits} rows. Started {record.started[:16].replace('T', ' ')} UTC."
+    return f"{kind}: {splits} rows. Started {run.started} UTC."
 
 
 def _in_brief(runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]) -> str:
@@ -181,11 +159,7 @@ def _in_brief(runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]) ->
     if not comparisons:
         return f"It reaches a test AUC of {number(run.record.test.get('AUC'), 5)} on {rows} rows."
     auc = comparisons[0].metrics["AUC"]
-    outcome = {
-        "better": "higher than",
-        "worse": "lower than",
-        "even": "not clearly different from",
-    }[verdict("AUC", auc.difference)]
+    outcome = _WORDS[verdict("AUC", auc.difference)][1]
     value, low, high = (
         signed(bound, 5)
         for bound in (auc.difference.value, auc.difference.low, auc.difference.high)
@@ -197,24 +171,21 @@ def _in_brief(runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]) ->
 
 
 def _tiles(
-    run: ReportedRun, runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]
+    runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]
 ) -> list[tuple[str, str, str | Markup]]:
-    metrics = [name for name in _TILE_METRICS if name in run.record.test]
-    metrics += [name for name in run.record.test if name not in metrics][: 3 - len(metrics)]
-    record, seconds = run.record, run.record.seconds["train"]
-    entries = [
-        (f"Test {name}", number(record.test[name], 5), _against(name, runs, comparisons))
-        for name in metrics
-    ]
-    base = runs[1].record if len(runs) > 1 else None
-    size = f"{record.parameters / base.parameters:.2f} × {runs[1].name}" if base else "trainable"
-    time = (
-        f"{seconds / base.seconds['train']:.2f} × {runs[1].name}"
-        if base
-        else f"{count(run.scores.trained_rows_per_second)} rows/s"
-    )
+    run, record, seconds = runs[0], runs[0].record, runs[0].record.seconds["train"]
+    metrics = [name for name in _TILE_METRICS if name in record.test]
+    metrics += [name for name in record.test if name not in metrics][: 3 - len(metrics)]
+    size, time = "trainable", f"{count(run.scores.trained_rows_per_second)} rows/s"
+    if len(runs) > 1:
+        base = runs[1].record
+        size = f"{record.parameters / base.parameters:.2f} × {runs[1].name}"
+        time = f"{seconds / base.seconds['train']:.2f} × {runs[1].name}"
     return [
-        *entries,
+        *(
+            (f"Test {m}", number(record.test[m], 5), _against(m, runs, comparisons))
+            for m in metrics
+        ),
         ("Parameters", count(record.parameters), size),
         ("Training", duration(seconds), time),
     ]
@@ -234,32 +205,49 @@ def _against(
     )
 
 
+_WIRES = (
+    "M74 84C92 84 92 46 108 46",
+    "M74 84C92 84 92 122 108 122",
+    "M232 46C250 46 250 84 264 84",
+    "M232 122C250 122 250 84 264 84",
+    "M326 84H350",
+)
+
+
 def _blueprint(run: ReportedRun) -> Markup:
     """Draw a two-stream model as boxes, from the ids to the prediction."""
     if not run.is_two_stream:
         return Markup("")
     params = run.params
-    names = {role: _encoder(params, role) for role in ("simple", "complex")}
+    names = {
+        role: str(params.get(f"{role}_encoder") or params.get(f"{role}_model") or "stream")
+        for role in STREAMS
+    }
     selection = params.get("sample_selection", "own input each")
     loss = (
         f"TF Loss: c {params['c']:g}, γ {params['gamma']:g}, α {params['alpha']:g}"
         if params["twin_focus"]
         else "loss of the fused prediction alone"
     )
-    wires = (
-        "M74 84C92 84 92 46 108 46",
-        "M74 84C92 84 92 122 108 122",
-        "M232 46C250 46 250 84 264 84",
-        "M232 122C250 122 250 84 264 84",
-        "M326 84H350",
+    # Left edge, middle, width, kind, name and style of each box.
+    boxes = (
+        (4, 84, 70, "selection", selection, "box"),
+        (108, 46, 124, "simple encoder", names["simple"], "box c-simple"),
+        (108, 122, 124, "complex encoder", names["complex"], "box c-complex"),
+        (264, 84, 62, "fusion", params["fusion"], "box c-run1"),
     )
+    drawn = [element("path", d=wire, class_="wire") for wire in _WIRES]
+    for x, middle, width, kind, name, style in boxes:
+        shown = name if len(name) <= width / 7 else f"{name[: int(width / 7) - 1]}…"
+        center = x + width / 2
+        drawn += [
+            element("rect", x=x, y=middle - 23, width=width, height=46, rx=9, class_=style),
+            element("text", kind, x=center, y=middle - 4, class_="tick middle"),
+            element("text", shown, x=center, y=middle + 13, class_="name middle"),
+        ]
     return element(
         "svg",
-        *(element("path", d=wire, class_="wire") for wire in wires),
-        *_box(4, 84, 70, "selection", selection, "box"),
-        *_box(108, 46, 124, "simple encoder", names["simple"], "box c-simple"),
-        *_box(108, 122, 124, "complex encoder", names["complex"], "box c-complex"),
-        *_box(264, 84, 62, "fusion", params["fusion"], "box c-run1"),
+        *drawn,
         element("text", "ŷ", x=362, y=89, class_="prediction"),
         element("text", loss, x=190, y=170, class_="note middle"),
         viewBox="0 0 380 180",
@@ -268,20 +256,6 @@ def _blueprint(run: ReportedRun) -> Markup:
         f"sample selection {selection}, fusion {params['fusion']}",
         class_="blueprint",
     )
-
-
-def _encoder(params: dict[str, Any], role: str) -> str:
-    return str(params.get(f"{role}_encoder") or params.get(f"{role}_model") or "stream")
-
-
-def _box(x: float, middle: float, width: float, kind: str, name: str, style: str) -> list[Markup]:
-    shown = name if len(name) <= width / 7 else f"{name[: int(width / 7) - 1]}…"
-    center = x + width / 2
-    return [
-        element("rect", x=x, y=middle - 23, width=width, height=46, rx=9, class_=style),
-        element("text", kind, x=center, y=middle - 4, class_="tick middle"),
-        element("text", shown, x=center, y=middle + 13, class_="name middle"),
-    ]
 
 
 # Named elsewhere on the page, or of no meaning without the machine.
@@ -317,15 +291,12 @@ def _plain(value: Any) -> Any:
 
 
 def _settings(runs: Sequence[ReportedRun]) -> Markup:
-    unusual = [unusual_settings(run) for run in runs]
-    keys = sorted({key for settings in unusual for key in settings})
+    defaults: dict[str, Any] = {}
+    for run in runs[::-1]:
+        defaults |= {key: default for key, (_, default) in unusual_settings(run).items()}
     rows = [
-        (
-            key,
-            *(_written(run.params.get(key)) for run in runs),
-            _written(next(settings[key][1] for settings in unusual if key in settings)),
-        )
-        for key in keys
+        (key, *(_written(run.params.get(key)) for run in runs), _written(defaults[key]))
+        for key in sorted(defaults)
     ]
     return table(("setting", *(run.name for run in runs), "default"), rows)
 
@@ -337,14 +308,16 @@ def _written(value: Any) -> str:
 
 
 def _details(run: ReportedRun) -> Markup:
-    record = run.record
+    record, machine = run.record, run.record.machine
     facts: dict[str, str] = {
         "run": str(run.scores.run.folder),
         "command": record.command,
         "status": record.status,
         "resumed": ", ".join(record.resumed) or "never",
         "data": f"{record.settings['dataset_id']}, fingerprint {record.data['fingerprint'][:16]}",
-        "machine": _machine(record.machine),
+        "machine": f"{machine.get('platform')}, {machine.get('cores')} cores, "
+        f"{machine.get('torch_threads', '?')} threads, "
+        + ", ".join(machine.get("gpus") or ["no GPU"]),
         "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
         "durations": ", ".join(
             f"{part} {duration(seconds)}" for part, seconds in record.seconds.items()
@@ -362,9 +335,3 @@ def _details(run: ReportedRun) -> Markup:
         element("dl", *entries, class_="facts"),
         class_="card",
     )
-
-
-def _machine(machine: Mapping[str, Any]) -> str:
-    gpus = ", ".join(machine.get("gpus") or ["no GPU"])
-    threads = machine.get("torch_threads", "?")
-    return f"{machine.get('platform')}, {machine.get('cores')} cores, {threads} threads, {gpus}"

@@ -1,7 +1,7 @@
 """What a page is made of: reported runs, figures, tables, sections, and the HTML around them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -29,6 +29,11 @@ class ReportedRun:
     def record(self) -> RunRecord:
         """Its run.json."""
         return self.scores.run.record
+
+    @property
+    def started(self) -> str:
+        """When it began, in UTC, to the minute."""
+        return self.record.started[:16].replace("T", " ")
 
     @property
     def y_true(self) -> np.ndarray:
@@ -77,10 +82,7 @@ class Figure:
 
     def render(self) -> Markup:
         """Return the figure as HTML."""
-        keys = [
-            element("li", element("i", class_=f"key c-{color}"), text)
-            for text, color in self.legend
-        ]
+        keys = [element("li", dot(color), text) for text, color in self.legend]
         return element(
             "figure",
             element("h3", self.title),
@@ -99,7 +101,7 @@ class Section:
     title: str
     lead: str
     figures: Sequence[Figure] = ()
-    blocks: Sequence[Markup] = field(default_factory=list)
+    blocks: Sequence[Markup] = ()
 
     def render(self) -> Markup:
         """Return the section as HTML."""
@@ -123,43 +125,22 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "
         caption: What the table shows.
     """
     body = [
-        element(
-            "tr",
-            element("th", cells[0], scope="row"),
-            *(element("td", cell) for cell in cells[1:]),
-        )
-        for cells in rows
+        element("tr", element("th", first, scope="row"), *(element("td", cell) for cell in cells))
+        for first, *cells in rows
     ]
     head = element("tr", *(element("th", name, scope="col") for name in header))
-    return element(
-        "div",
-        element(
-            "table",
-            element("caption", caption) if caption else "",
-            element("thead", head),
-            element("tbody", *body),
-        ),
-        class_="card scroll",
-        tabindex="0",
-    )
+    parts = [element("caption", caption)] if caption else []
+    parts += [element("thead", head), element("tbody", *body)]
+    return element("div", element("table", *parts), class_="card scroll", tabindex="0")
 
 
 def tiles(entries: Iterable[tuple[str, str, str | Markup]]) -> Markup:
     """Make tiles of a name, a large value and a remark each."""
-    return element(
-        "dl",
-        *(
-            element(
-                "div",
-                element("dt", name),
-                element("dd", value, class_="value"),
-                element("dd", remark, class_="remark"),
-                class_="tile card",
-            )
-            for name, value, remark in entries
-        ),
-        class_="tiles",
-    )
+    made = []
+    for name, value, remark in entries:
+        cells = element("dd", value, class_="value"), element("dd", remark, class_="remark")
+        made.append(element("div", element("dt", name), *cells, class_="tile card"))
+    return element("dl", *made, class_="tiles")
 
 
 def dot(color: str) -> Markup:
@@ -177,40 +158,36 @@ def run_legend(runs: Sequence[ReportedRun]) -> list[tuple[str, str]]:
     return [(run.name, run.color) for run in runs] if len(runs) > 1 else []
 
 
-# A browser that heeds it refuses any request the page might make.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+# A browser that heeds the policy refuses any request the page might make.
+_META = Markup(
+    '<meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    '<meta name="color-scheme" content="light dark">'
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+)
 
 
-def render_page(title: str, header: Markup, sections: Sequence[Section]) -> str:
+def render_page(title: str, header: Markup, sections: Iterable[Section | None]) -> str:
     """Put the page together.
 
     Args:
         title: Title of the page.
         header: What stands above the sections.
-        sections: The sections, in order.
+        sections: The sections, in order; None is left out.
     """
-    links = [element("a", section.title, href=f"#{section.id}") for section in sections]
-    head = element(
-        "head",
-        Markup('<meta charset="utf-8">'),
-        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Markup('<meta name="color-scheme" content="light dark">'),
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
-        element("title", title),
-        element("style", _asset("page.css")),
+    there = [section for section in sections if section is not None]
+    links = [element("a", section.title, href=f"#{section.id}") for section in there]
+    style, script = (
+        Markup(files(__package__).joinpath(name).read_text("utf-8"))
+        for name in ("page.css", "page.js")
     )
+    head = element("head", _META, element("title", title), element("style", style))
     body = element(
         "body",
-        element("main", header, element("nav", *links), *(each.render() for each in sections)),
+        element("main", header, element("nav", *links), *(each.render() for each in there)),
         element("footer", f"Written by fuxictr report, fuxictr-tf4ctr {__version__}."),
         element("div", id="tip", role="status", hidden="hidden"),
-        element("script", _asset("page.js")),
+        element("script", script),
     )
-    return joined(Markup("<!DOCTYPE html>\n"), Markup('<html lang="en">'), head, body, _END)
-
-
-_END = Markup("</html>\n")
-
-
-def _asset(name: str) -> Markup:
-    return Markup(files(__package__).joinpath(name).read_text("utf-8"))
+    return f'<!DOCTYPE html>\n<html lang="en">{head}{body}</html>\n'

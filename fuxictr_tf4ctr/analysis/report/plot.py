@@ -7,7 +7,7 @@ and dark.
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,8 @@ WIDTH = 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 22, 36
 
 Point = tuple[float, float]
+Tip = tuple[float, Sequence[str]]
+"""A place on the x axis, and what is told there in lines."""
 
 
 @dataclass(frozen=True)
@@ -126,56 +128,80 @@ def extent(*values: Iterable[float], include: Sequence[float] = ()) -> tuple[flo
     )
 
 
-def root_ticks(highest: float) -> list[tuple[float, str]]:
-    """Return ticks of shares that are drawn as their square roots.
+def steps(edges: Sequence[float], heights: Sequence[float]) -> list[Point]:
+    """Return the outline of a histogram."""
+    bars = zip(edges, edges[1:], heights, strict=False)
+    return [(edge, height) for left, right, height in bars for edge in (left, right)]
 
-    On such a scale a small hump beside a tall peak can still be seen.
 
-    Args:
-        highest: Highest root on the scale.
+@dataclass(frozen=True)
+class Axis:
+    """One side of a plot.
+
+    Attributes:
+        low: What it begins with.
+        high: What it ends with.
+        label: What it is, written at its end.
+        names: Names at whole places from 0 on, in place of numbers.
+        ticks: Places and what is written there, in place of round numbers.
     """
-    shares = (0.0, 0.01, 0.04, 0.16, 0.36, 0.64, 1.0)
-    return [(math.sqrt(s), f"{s:.0%}") for s in shares if math.sqrt(s) <= highest]
+
+    low: float
+    high: float
+    label: str = ""
+    names: Sequence[str] | None = None
+    ticks: Sequence[tuple[float, str]] = ()
+
+    @classmethod
+    def of(cls, names: Sequence[str], label: str = "", margin: float = 0.5) -> "Axis":
+        """Make an axis of names, with a margin before the first and after the last."""
+        return cls(-margin, len(names) - 1 + margin, label, names)
+
+    @classmethod
+    def root(cls, highest: float, label: str) -> "Axis":
+        """Make an axis from 0 on for square roots of shares, which are written.
+
+        On such a scale a small hump beside a tall peak can still be seen.
+
+        Args:
+            highest: The highest root.
+            label: What the shares are.
+        """
+        high = extent([highest], include=[0.0])[1]
+        shares = (0.0, 0.01, 0.04, 0.16, 0.36, 0.64, 1.0)
+        ticks = [(math.sqrt(s), f"{s:.0%}") for s in shares if math.sqrt(s) <= high]
+        return cls(0.0, high, label, ticks=ticks)
+
+    def written(self) -> Iterable[tuple[float, str]]:
+        """Return where something is written along it, and what."""
+        if self.names is not None:
+            return enumerate(self.names)
+        if self.ticks:
+            return self.ticks
+        places = Scale(self.low, self.high).ticks()
+        digits = max(0, -math.floor(math.log10(places[1] - places[0]) + 1e-9))
+        large = [f"{at / 1000:g}k" if abs(at) >= 10_000 else number(at, digits) for at in places]
+        return zip(places, large, strict=True)
 
 
 class Plot:
     """An x and a y axis with marks on them.
 
     Args:
-        x: Lowest and highest x.
-        y: Lowest and highest y.
-        x_label: What x is, written below the axis.
-        y_label: What y is, written above the axis.
+        x: The axis from left to right.
+        y: The axis from the bottom up.
         height: Height in pixels of a drawing that is 380 wide.
-        x_names: Names at whole x from 0 on, in place of numbers.
-        y_names: Names at whole y from 0 on, in place of numbers.
         left: Room for what is written at the y axis.
     """
 
-    def __init__(
-        self,
-        x: tuple[float, float],
-        y: tuple[float, float],
-        x_label: str = "",
-        y_label: str = "",
-        height: float = 236,
-        x_names: Sequence[str] | None = None,
-        y_names: Sequence[str] | None = None,
-        left: float = _LEFT,
-    ) -> None:
+    def __init__(self, x: Axis, y: Axis, height: float = 236, left: float = _LEFT) -> None:
         self.height = height
-        self.x = Scale(*x, left, WIDTH - _RIGHT)
-        self.y = Scale(*y, height - _BOTTOM, _TOP)
+        self.x = Scale(x.low, x.high, left, WIDTH - _RIGHT)
+        self.y = Scale(y.low, y.high, height - _BOTTOM, _TOP)
         self._left = left
-        self._labels = (x_label, y_label)
-        self._names = (x_names, y_names)
-        self._y_ticks: Sequence[tuple[float, str]] | None = None
+        self._axes = x, y
         self._marks: list[Markup] = []
         self._bands: list[Markup] = []
-
-    def ticks_at(self, ticks: Sequence[tuple[float, str]]) -> None:
-        """Write these texts at these y, in place of round numbers."""
-        self._y_ticks = ticks
 
     def line(self, points: Iterable[Point], color: str, style: str = "line") -> None:
         """Draw a line through points; one that is not finite interrupts it.
@@ -190,24 +216,26 @@ class Plot:
             if not (math.isfinite(x) and math.isfinite(y)):
                 pen = "M"
                 continue
-            path.append(f"{pen}{self.x(x):.1f} {self.y(y):.1f}")
+            path.append(f"{pen}{self._at(x, y)}")
             pen = "L"
         self._add("path", d="".join(path), class_=f"{style} c-{color}")
 
-    def area(self, points: Sequence[Point], color: str, base: float | None = None) -> None:
-        """Fill what lies between points and a base line, by default the x axis."""
-        base = self.y.low if base is None else base
+    def dotted(self, points: Iterable[Point], color: str, style: str = "line") -> None:
+        """Draw a line with a dot at each of its points."""
+        points = list(points)
+        self.line(points, color, style)
+        self.dots(points, color)
+
+    def area(self, points: Sequence[Point], color: str) -> None:
+        """Fill what lies between points and the x axis."""
+        base = self.y.low
         outline = [(points[0][0], base), *points, (points[-1][0], base)]
-        path = "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in outline)
+        path = "L".join(self._at(x, y) for x, y in outline)
         self._add("path", d=f"M{path}Z", class_=f"area c-{color}")
 
     def steps(self, edges: Sequence[float], heights: Sequence[float], color: str) -> None:
         """Draw a histogram as a filled outline."""
-        corners = [
-            (edge, height)
-            for left, right, height in zip(edges, edges[1:], heights, strict=False)
-            for edge in (left, right)
-        ]
+        corners = steps(edges, heights)
         self.area(corners, color)
         self.line(corners, color)
 
@@ -229,35 +257,27 @@ class Plot:
         """Draw a dot at each point."""
         for x, y in points:
             if math.isfinite(x) and math.isfinite(y):
-                self._add(
-                    "circle", cx=self.x(x), cy=self.y(y), r=float(radius), class_=f"dot c-{color}"
-                )
+                self._add("circle", cx=self.x(x), cy=self.y(y), r=radius, class_=f"dot c-{color}")
 
-    def mixed_dot(self, x: float, y: float, radius: float, share: float, tip: str) -> None:
+    def mixed_dot(self, point: Point, radius: float, share: float, tip: str) -> None:
         """Draw a dot whose color lies between those of simple (0) and complex (1)."""
-        self._add(
-            "circle",
-            cx=self.x(x),
-            cy=self.y(y),
-            r=float(radius),
-            class_="mix",
-            style=f"--m:{share:.0%}",
-            data_tip=tip,
-        )
+        x, y = self.x(point[0]), self.y(point[1])
+        mix = f"--m:{share:.0%}"
+        self._add("circle", cx=x, cy=y, r=radius, class_="mix", style=mix, data_tip=tip)
 
     def whisker(self, a: Point, b: Point, color: str) -> None:
         """Draw the thick line of an interval between two points."""
-        self._segment(a, b, f"whisker c-{color}")
+        self.rule(a, b, f"whisker c-{color}")
 
     def rule(self, a: Point, b: Point, style: str = "rule") -> None:
         """Draw a thin line of reference between two points."""
-        self._segment(a, b, style)
+        self._add("path", d=f"M{self._at(*a)}L{self._at(*b)}", class_=style)
 
     def note(self, x: float, y: float, text: str, anchor: str = "start") -> None:
         """Write a word at a point."""
         self._add("text", text, x=self.x(x), y=self.y(y), class_="note", text_anchor=anchor)
 
-    def tell(self, tips: Iterable[tuple[float, Sequence[str]]]) -> None:
+    def tell(self, tips: Iterable[Tip]) -> None:
         """Divide the plot into upright bands around ascending x that tell their values in lines."""
         tips = list(tips)
         places = np.array([self.x(x) for x, _ in tips])
@@ -270,6 +290,24 @@ class Plot:
             tip = "\n".join(lines)
             self._bands.append(element("g", band, hairline, class_="band", data_tip=tip))
 
+    def tell_series(
+        self,
+        heads: Iterable[tuple[float, str]],
+        series: Mapping[str, Sequence[float]],
+        write: Callable[[float], str],
+    ) -> None:
+        """Tell what each of several series is at each x.
+
+        Args:
+            heads: The x, and the first line there.
+            series: What a series is called -> its values at these x.
+            write: Writes a value.
+        """
+        self.tell(
+            (x, [head, *(f"{name} {write(values[at])}" for name, values in series.items())])
+            for at, (x, head) in enumerate(heads)
+        )
+
     def tell_rows(self, tips: Iterable[Sequence[str]]) -> None:
         """Divide the plot into bands around y = 0, 1, … that tell their values in lines."""
         size = abs(self.y(1) - self.y(0))
@@ -281,7 +319,7 @@ class Plot:
         """Return the drawing; ``label`` says what it shows to those who do not see it."""
         return element(
             "svg",
-            *self._axes(),
+            *self._ground(),
             *self._marks,
             *self._bands,
             viewBox=f"0 0 {WIDTH} {self.height:g}",
@@ -292,44 +330,24 @@ class Plot:
     def _add(self, tag: str, *content: str, **attributes: object) -> None:
         self._marks.append(element(tag, *content, **attributes))
 
-    def _segment(self, a: Point, b: Point, style: str) -> None:
-        self._add(
-            "path",
-            d=f"M{self.x(a[0]):.1f} {self.y(a[1]):.1f}L{self.x(b[0]):.1f} {self.y(b[1]):.1f}",
-            class_=style,
-        )
+    def _at(self, x: float, y: float) -> str:
+        return f"{self.x(x):.1f} {self.y(y):.1f}"
 
-    def _axes(self) -> Iterable[Markup]:
-        bottom = self.height - _BOTTOM
-        x_names, y_names = self._names
-        for at, name in self._y_ticks or _marked(self.y, y_names):
+    def _ground(self) -> Iterable[Markup]:
+        bottom, right = self.height - _BOTTOM, WIDTH - _RIGHT
+        along, upwards = self._axes
+        for at, name in upwards.written():
             y = self.y(at)
-            if y_names is None:
-                line = f"M{self._left:g} {y:.1f}H{WIDTH - _RIGHT}"
-                yield element("path", d=line, class_="grid")
+            if upwards.names is None:
+                yield element("path", d=f"M{self._left:g} {y:.1f}H{right}", class_="grid")
             yield element("text", name, x=self._left - 7, y=y + 3.8, class_="tick end")
-        for at, name in _marked(self.x, x_names):
+        for at, name in along.written():
             x = self.x(at)
-            if y_names is not None and x_names is None:
+            if upwards.names is not None and along.names is None:
                 yield element("path", d=f"M{x:.1f} {_TOP}V{bottom:g}", class_="grid")
             yield element("text", name, x=x, y=bottom + 15, class_="tick middle")
-        yield element("path", d=f"M{self._left:g} {bottom:g}H{WIDTH - _RIGHT}", class_="axis")
-        x_label, y_label = self._labels
-        if x_label:
-            yield element("text", x_label, x=WIDTH - _RIGHT, y=self.height - 5, class_="label end")
-        if y_label:
-            yield element("text", y_label, x=0, y=10, class_="label")
-
-
-def _marked(scale: Scale, names: Sequence[str] | None) -> list[tuple[float, str]]:
-    if names is not None:
-        return list(enumerate(names))
-    ticks = scale.ticks()
-    digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
-    return [(tick, _tick(tick, digits)) for tick in ticks]
-
-
-def _tick(value: float, digits: int) -> str:
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    return f"{value:.{digits}f}".replace("-", "\u2212")
+        yield element("path", d=f"M{self._left:g} {bottom:g}H{right}", class_="axis")
+        if along.label:
+            yield element("text", along.label, x=right, y=self.height - 5, class_="label end")
+        if upwards.label:
+            yield element("text", upwards.label, x=0, y=10, class_="label")

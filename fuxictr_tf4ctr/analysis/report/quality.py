@@ -6,9 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section, run_legend
-from fuxictr_tf4ctr.analysis.report.plot import Plot, count, extent, number, root_ticks, signed
+from fuxictr_tf4ctr.analysis.report.plot import Axis, Plot, count, extent, number, signed
 from fuxictr_tf4ctr.metrics.definitions import Ranking, auc, cross_entropy, truth_probability
-from fuxictr_tf4ctr.metrics.significance import Z
+from fuxictr_tf4ctr.metrics.significance import Interval, Z
+
+# The bins of histograms of what lies in [0, 1].
+EDGES = np.linspace(0, 1, 41)
+MIDDLES = (EDGES[1:] + EDGES[:-1]) / 2
 
 
 def roc_curve(y_true: np.ndarray, y_pred: np.ndarray, points: int = 160) -> np.ndarray:
@@ -89,28 +93,12 @@ def difficulty_deciles(p_t: np.ndarray) -> list[np.ndarray]:
     return [part for part in np.array_split(np.argsort(p_t, kind="stable"), 10) if len(part)]
 
 
-def decile_auc(y_true: np.ndarray, y_pred: np.ndarray, deciles: list[np.ndarray]) -> np.ndarray:
-    """Return the AUC within each decile, NaN where it holds one class only."""
-    return np.array([auc(y_true[d], y_pred[d]) for d in deciles])
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Mean logloss that a model saves against another, with its 95 % interval, [deciles] arrays."""
-
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
 def decile_gain(
     y_true: np.ndarray, y_pred: np.ndarray, base: np.ndarray, deciles: list[np.ndarray]
-) -> Gain:
-    """Return the logloss that ``y_pred`` saves against ``base`` in each decile."""
+) -> list[Interval]:
+    """Return the mean logloss that ``y_pred`` saves against ``base`` in each decile."""
     saved = cross_entropy(y_true, base) - cross_entropy(y_true, y_pred)
-    mean = np.array([saved[d].mean() for d in deciles])
-    error = np.array([saved[d].std(ddof=1) / np.sqrt(len(d)) if len(d) > 1 else 0 for d in deciles])
-    return Gain(mean, mean - Z * error, mean + Z * error)
+    return [Interval.of_mean(saved[rows]) for rows in deciles]
 
 
 @dataclass(frozen=True)
@@ -144,69 +132,93 @@ def complex_nearer(y_true: np.ndarray, y_simple: np.ndarray, y_complex: np.ndarr
     return (1 + np.sign(gain)) / 2
 
 
-_BINS = 40
 _AXIS = "decile: 1 hardest, 10 easiest for the base model"
 
 
 def quality_section(runs: Sequence[ReportedRun]) -> Section:
     """Draw what the runs predict for the test rows."""
-    return Section(
-        "predictions",
-        "Predictions",
-        f"All of it on the {count(len(runs[0].y_true))} test rows, of which "
-        f"{runs[0].y_true.mean():.1%} are clicks.",
-        [_roc(runs), _calibration(runs), _histogram(runs[0])],
+    run = runs[0]
+    by_label, legend = shares_by_label(run, run.y_pred)
+    heights = {name: np.sqrt(values) for name, values in by_label.items()}
+    y = Axis.root(max(map(np.max, heights.values())), "share of rows")
+    plot = Plot(Axis(0, 1, "predicted probability"), y, 300)
+    for name, color in legend:
+        plot.steps(EDGES, heights[name], color)
+    bins = zip(MIDDLES, EDGES, EDGES[1:], strict=False)
+    heads = ((x, f"prediction {low:.3f} to {high:.3f}") for x, low, high in bins)
+    plot.tell_series(heads, by_label, "{:.2%}".format)
+    means = (number(float(run.y_pred[run.y_true == label].mean()), 3) for label in (0, 1))
+    histogram = Figure(
+        f"Scores by label: {run.name}",
+        "The less both outlines overlap, the better the labels are told apart; mean score {} "
+        "without a click, {} with one (heights on a square-root scale).".format(*means),
+        plot,
+        legend,
     )
-
-
-def _roc(runs: Sequence[ReportedRun]) -> Figure:
-    plot = Plot((0, 1), (0, 1), "false positive rate", "true positive rate", height=300)
-    plot.rule((0, 0), (1, 1), "rule dashed")
-    curves = {run.name: roc_curve(run.y_true, run.y_pred) for run in runs}
-    plot.area([tuple(point) for point in curves[runs[0].name]], runs[0].color)
-    for run in reversed(runs):
-        plot.line(curves[run.name], run.color)
-    plot.tell(roc_tips(curves))
-    return Figure(
+    plot = roc_plot(run.y_true, {run.name: (run.y_pred, run.color) for run in runs}, 300, True)
+    roc = Figure(
         "ROC curve",
         "The share of clicks found against the share of false alarms: the closer to the upper left "
         "corner, the better; the dashed line is a coin toss.",
         plot,
         run_legend(runs),
     )
+    return Section(
+        "predictions",
+        "Predictions",
+        f"All of it on the {count(len(run.y_true))} test rows, of which "
+        f"{run.y_true.mean():.1%} are clicks.",
+        [roc, _calibration(runs), histogram],
+    )
 
 
-def roc_tips(curves: Mapping[str, np.ndarray]) -> list[tuple[float, list[str]]]:
-    """Tell the heights of ROC curves along x."""
-    tips = []
-    for x in np.linspace(0, 1, 41):
-        heights = (f"{name} {_at(curve, x):.3f}" for name, curve in curves.items())
-        tips.append((float(x), [f"false positive rate {x:.3f}", *heights]))
-    return tips
+def roc_plot(
+    y_true: np.ndarray,
+    scores: Mapping[str, tuple[np.ndarray, str]],
+    height: float,
+    filled: bool = False,
+) -> Plot:
+    """Draw ROC curves.
 
-
-def _at(curve: np.ndarray, x: float) -> float:
-    """Return the height of a ROC curve, the upper end where it is upright."""
-    return float(curve[curve[:, 0] <= x, 1].max())
+    Args:
+        y_true: [N] labels.
+        scores: What a curve is called -> its [N] scores and its color; the first lies on top.
+        height: Height of the drawing.
+        filled: Whether to fill what lies below the first.
+    """
+    plot = Plot(Axis(0, 1, "false positive rate"), Axis(0, 1, "true positive rate"), height)
+    plot.rule((0, 0), (1, 1), "rule dashed")
+    curves = {name: roc_curve(y_true, y_pred) for name, (y_pred, _) in scores.items()}
+    if filled:
+        name, (_, color) = next(iter(scores.items()))
+        plot.area([tuple(point) for point in curves[name]], color)
+    for name, (_, color) in reversed(scores.items()):
+        plot.line(curves[name], color)
+    places = np.linspace(0, 1, 41)
+    # The upper end where a curve is upright.
+    heights = {
+        name: [curve[curve[:, 0] <= x, 1].max() for x in places] for name, curve in curves.items()
+    }
+    heads = ((float(x), f"false positive rate {x:.3f}") for x in places)
+    plot.tell_series(heads, heights, "{:.3f}".format)
+    return plot
 
 
 def _calibration(runs: Sequence[ReportedRun]) -> Figure:
     curves = [calibration_curve(run.y_true, run.y_pred) for run in runs]
-    top = max(max(curve.predicted.max(), curve.observed.max()) for curve in curves)
-    bounds = (0.0, min(1.0, 1.06 * top))
-    plot = Plot(bounds, bounds, "mean prediction", "click rate", height=300)
-    plot.rule((0, 0), (bounds[1], bounds[1]), "rule dashed")
+    top = min(1.0, 1.06 * max(max(each.predicted.max(), each.observed.max()) for each in curves))
+    plot = Plot(Axis(0.0, top, "mean prediction"), Axis(0.0, top, "click rate"), 300)
+    plot.rule((0, 0), (top, top), "rule dashed")
     for run, curve in reversed(list(zip(runs, curves, strict=True))):
-        bars = zip(curve.predicted, curve.low, curve.high, strict=True)
-        for x, low, high in bars:
-            plot.whisker((x, low), (x, min(high, bounds[1])), run.color)
-        points = list(zip(curve.predicted, curve.observed, strict=True))
-        plot.line(points, run.color, "line thin")
-        plot.dots(points, run.color)
-    rows = zip(curves[0].predicted, curves[0].observed, curves[0].rows, strict=True)
+        for x, low, high in zip(curve.predicted, curve.low, curve.high, strict=True):
+            plot.whisker((x, low), (x, min(high, top)), run.color)
+        points = zip(curve.predicted, curve.observed, strict=True)
+        plot.dotted(points, run.color, "line thin")
+    first = curves[0]
+    _, apart = np.unique(first.predicted, return_index=True)
     plot.tell(
-        (x, [f"predicted {x:.4f}", f"observed {y:.4f}", f"{count(n)} rows"])
-        for x, y, n in _apart(list(rows))
+        (x, [f"predicted {x:.4f}", f"observed {y:.4f}", f"{count(rows)} rows"])
+        for x, y, rows in np.column_stack([first.predicted, first.observed, first.rows])[apart]
     )
     return Figure(
         "Calibration",
@@ -217,37 +229,20 @@ def _calibration(runs: Sequence[ReportedRun]) -> Figure:
     )
 
 
-def _apart(rows: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
-    """Leave out rows whose x is that of the row before."""
-    return [row for at, row in enumerate(rows) if at == 0 or row[0] > rows[at - 1][0]]
-
-
-def _histogram(run: ReportedRun) -> Figure:
-    edges = np.linspace(0, 1, _BINS + 1)
-    by_label = {
-        "no click": (shares(run.y_pred[run.y_true == 0], edges), "quiet"),
-        "click": (shares(run.y_pred[run.y_true == 1], edges), "click"),
+def shares_by_label(
+    run: ReportedRun, values: np.ndarray
+) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
+    """Return how [N] values of rows spread over the bins, for each label; and a legend."""
+    found = {
+        name: shares(values[run.y_true == label], EDGES)
+        for label, name in enumerate(("no click", "click"))
     }
-    heights = {name: np.sqrt(values) for name, (values, _) in by_label.items()}
-    bounds = extent(*heights.values(), include=[0.0])
-    plot = Plot((0, 1), bounds, "predicted probability", "share of rows", height=300)
-    plot.ticks_at(root_ticks(bounds[1]))
-    for name, (_, color) in by_label.items():
-        plot.steps(edges, heights[name], color)
-    tips = []
-    for at, x in enumerate((edges[1:] + edges[:-1]) / 2):
-        told = (f"{name} {values[at]:.2%}" for name, (values, _) in by_label.items())
-        tips.append((x, [f"prediction {edges[at]:.3f} to {edges[at + 1]:.3f}", *told]))
-    plot.tell(tips)
-    title = f"Scores by label: {run.name}"
-    means = (number(float(run.y_pred[run.y_true == label].mean()), 3) for label in (0, 1))
-    return Figure(
-        title,
-        "The less both outlines overlap, the better the labels are told apart; mean score {} "
-        "without a click, {} with one (heights on a square-root scale).".format(*means),
-        plot,
-        [(name, color) for name, (_, color) in by_label.items()],
-    )
+    return found, [("no click", "quiet"), ("click", "click")]
+
+
+def decile_plot(deciles: Sequence[np.ndarray], y: Axis, label: str = _AXIS) -> Plot:
+    """Begin a plot over deciles, from the hardest to the easiest, at x = 0, 1, …."""
+    return Plot(Axis.of([str(at + 1) for at in range(len(deciles))], label), y)
 
 
 def difficulty_section(runs: Sequence[ReportedRun]) -> Section | None:
@@ -272,23 +267,16 @@ def difficulty_section(runs: Sequence[ReportedRun]) -> Section | None:
     )
 
 
-def _auc_by_decile(runs: Sequence[ReportedRun], deciles: list) -> Figure:
-    found = {run.name: decile_auc(run.y_true, run.y_pred, deciles) for run in runs}
-    names = [str(at + 1) for at in range(len(deciles))]
+def _auc_by_decile(runs: Sequence[ReportedRun], deciles: list[np.ndarray]) -> Figure:
+    found = {
+        run.name: [auc(run.y_true[rows], run.y_pred[rows]) for rows in deciles] for run in runs
+    }
     bounds = extent(*found.values(), include=[0.0, 1.0])
-    plot = Plot((-0.5, len(names) - 0.5), bounds, _AXIS, "AUC within the decile", x_names=names)
-    plot.rule((-0.5, 0.5), (len(names) - 0.5, 0.5), "rule dashed")
+    plot = decile_plot(deciles, Axis(*bounds, "AUC within the decile"))
+    plot.rule((-0.5, 0.5), (len(deciles) - 0.5, 0.5), "rule dashed")
     for run in reversed(runs):
-        points = list(enumerate(found[run.name]))
-        plot.line(points, run.color)
-        plot.dots(points, run.color)
-    plot.tell(
-        (
-            at,
-            [f"decile {at + 1}", *(f"{n} {number(float(each[at]))}" for n, each in found.items())],
-        )
-        for at in range(len(deciles))
-    )
+        plot.dotted(enumerate(found[run.name]), run.color)
+    plot.tell_series(((at, f"decile {at + 1}") for at in range(len(deciles))), found, number)
     return Figure(
         "AUC by difficulty",
         "Only the hard end tells: where the base model is right about all rows of a decile, its "
@@ -298,23 +286,17 @@ def _auc_by_decile(runs: Sequence[ReportedRun], deciles: list) -> Figure:
     )
 
 
-def _click_rate(runs: Sequence[ReportedRun], deciles: list) -> Figure:
+def _click_rate(runs: Sequence[ReportedRun], deciles: list[np.ndarray]) -> Figure:
     observed = [float(runs[0].y_true[rows].mean()) for rows in deciles]
     found = {run.name: [float(run.y_pred[rows].mean()) for rows in deciles] for run in runs}
-    names = [str(at + 1) for at in range(len(deciles))]
     bounds = extent(observed, *found.values(), include=[0.0])
-    plot = Plot((-0.5, len(names) - 0.5), bounds, _AXIS, "click rate", x_names=names)
-    tips = []
+    plot = decile_plot(deciles, Axis(*bounds, "click rate"))
     for at, rate in enumerate(observed):
         plot.bar((at - 0.36, at + 0.36), (0, rate), "faded")
     for run in reversed(runs):
-        points = list(enumerate(found[run.name]))
-        plot.line(points, run.color, "line thin")
-        plot.dots(points, run.color)
-    for at, rate in enumerate(observed):
-        told = (f"{name} {values[at]:.3f}" for name, values in found.items())
-        tips.append((at, [f"decile {at + 1}", f"click rate {rate:.3f}", *told]))
-    plot.tell(tips)
+        plot.dotted(enumerate(found[run.name]), run.color, "line thin")
+    heads = ((at, f"decile {at + 1}") for at in range(len(deciles)))
+    plot.tell_series(heads, {"click rate": observed, **found}, "{:.3f}".format)
     return Figure(
         "Clicks and mean predictions",
         "Bars are the click rate of each decile, dots the mean predictions: hard rows are those "
@@ -324,27 +306,27 @@ def _click_rate(runs: Sequence[ReportedRun], deciles: list) -> Figure:
     )
 
 
-def _gain_by_decile(run: ReportedRun, base: ReportedRun, deciles: list) -> Figure:
-    gain = decile_gain(run.y_true, run.y_pred, base.y_pred, deciles)
-    names = [str(at + 1) for at in range(len(deciles))]
-    plot = Plot(
-        (-0.5, len(names) - 0.5),
-        extent(gain.low, gain.high, [0.0]),
-        _AXIS,
-        "logloss saved",
-        x_names=names,
-    )
-    for at, mean in enumerate(gain.mean):
-        plot.bar((at - 0.3, at + 0.3), (0, mean), "good" if mean > 0 else "bad")
-        plot.rule((at, gain.low[at]), (at, gain.high[at]), "error")
-    plot.rule((-0.5, 0), (len(names) - 0.5, 0), "axis")
+def _gain_by_decile(run: ReportedRun, base: ReportedRun, deciles: list[np.ndarray]) -> Figure:
+    gains = decile_gain(run.y_true, run.y_pred, base.y_pred, deciles)
+    bounds = extent((each.low for each in gains), (each.high for each in gains), [0.0])
+    plot = decile_plot(deciles, Axis(*bounds, "logloss saved"))
+    for at, gain in enumerate(gains):
+        plot.bar((at - 0.3, at + 0.3), (0, gain.value), "good" if gain.value > 0 else "bad")
+        plot.rule((at, gain.low), (at, gain.high), "error")
+    plot.rule((-0.5, 0), (len(deciles) - 0.5, 0), "axis")
     plot.tell(
-        (at, [f"decile {at + 1}", f"saves {signed(mean)}", f"95%: {signed(low)} to {signed(high)}"])
-        for at, (mean, low, high) in enumerate(zip(gain.mean, gain.low, gain.high, strict=True))
+        (
+            at,
+            [
+                f"decile {at + 1}",
+                f"saves {signed(g.value)}",
+                f"95%: {signed(g.low)} to {signed(g.high)}",
+            ],
+        )
+        for at, g in enumerate(gains)
     )
-    title = f"Logloss saved by {run.name}"
     return Figure(
-        title,
+        f"Logloss saved by {run.name}",
         f"Mean logloss of {base.name} minus its own, with 95% intervals: a bar above zero is a "
         "decile it predicts better.",
         plot,
