@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fuxictr_tf4ctr.errors import SettingsError
 
@@ -155,24 +155,32 @@ class Workload:
     moments: float = 2
 
 
+class Held(NamedTuple):
+    """Bytes of weights that a rank holds, and of what belongs to them."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a rank needs.
 
     Attributes:
         bytes_per_step: Bytes it sends per step.
-        tables: Bytes of the embedding tables it holds, with gradients and optimizer state.
-        others: Bytes of the other weights, with gradients and optimizer state.
+        tables: What it holds of the embedding tables.
+        others: What it holds of the other weights.
     """
 
     bytes_per_step: float
-    tables: float
-    others: float
+    tables: Held
+    others: Held
 
     @property
     def memory(self) -> float:
         """Bytes of weights, gradients and optimizer state."""
-        return self.tables + self.others
+        return sum(self.tables) + sum(self.others)
 
 
 def machine_memory() -> float:
@@ -202,11 +210,10 @@ def all_reduce_bytes(size: float, ranks: int) -> float:
 def data_parallel(work: Workload, ranks: int) -> Cost:
     """Every rank holds the whole model, and sends the gradient of all of it."""
     parameters = work.table_parameters + work.other_parameters
-    held = FLOAT * (2 + work.moments)
     return Cost(
         all_reduce_bytes(FLOAT * parameters, ranks),
-        held * work.table_parameters,
-        held * work.other_parameters,
+        _whole(work.table_parameters, work.moments),
+        _whole(work.other_parameters, work.moments),
     )
 
 
@@ -222,9 +229,13 @@ def divided_tables(work: Workload, ranks: int, table_optimizer: str = "row_wise_
     lengths = (ranks - 1) * rows * work.lookups * LENGTH  # every rank is told of every row
     return Cost(
         there_and_back + lengths + all_reduce_bytes(FLOAT * work.other_parameters, ranks),
-        FLOAT * (work.table_parameters + kept[table_optimizer]) / ranks,
-        FLOAT * (2 + work.moments) * work.other_parameters,
+        Held(FLOAT * work.table_parameters / ranks, 0, FLOAT * kept[table_optimizer] / ranks),
+        _whole(work.other_parameters, work.moments),
     )
+
+
+def _whole(parameters: int, moments: float) -> Held:
+    return Held(FLOAT * parameters, FLOAT * parameters, FLOAT * moments * parameters)
 
 
 def evaluation_bytes(rows: int, ranks: int, columns: int = 2) -> float:

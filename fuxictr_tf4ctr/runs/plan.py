@@ -15,10 +15,14 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from fuxictr_tf4ctr.datasets import find_encoded, load_feature_map
+from fuxictr_tf4ctr.datasets.blocks import BlockReader
+from fuxictr_tf4ctr.datasets.stored import part_files
 from fuxictr_tf4ctr.distributed.cost import (
     Cost,
+    Held,
     ShardingOptions,
     Workload,
     data_parallel,
@@ -28,8 +32,9 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.settings.reading import Settings
 
 # Bytes a second between GPUs of one host (NVLink of an H100 or H200, one way), and between hosts
-# on Ethernet of 100 Gbit/s.
+# on Ethernet of 100 Gbit/s; what one such GPU computes and reads a second, in float32, at its peak.
 WITHIN_HOST, BETWEEN_HOSTS = 300e9, 12.5e9
+FLOPS, MEMORY = 67e12, 3.35e12
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Plan:
         divided: Whether the embedding tables are divided among the ranks.
         activations: What a step keeps from the forward for the backward pass.
         batch: The rows of a step, as the model receives them.
+        flops: Floating-point operations of a step's matrix products.
         rows: Training rows.
+        rows_bytes: What they take, held in memory.
         steps: Steps of an epoch.
         ranks: How many ranks there are.
         hosts: On how many hosts.
@@ -53,7 +60,9 @@ class Plan:
     divided: bool
     activations: int
     batch: int
+    flops: int
     rows: int
+    rows_bytes: int
     steps: int
     ranks: int
     hosts: int
@@ -69,6 +78,21 @@ class Plan:
         speed = BETWEEN_HOSTS if self.hosts > 1 else WITHIN_HOST
         return self.cost.bytes_per_step / speed
 
+    @property
+    def gpu_seconds(self) -> float:
+        """Seconds a GPU at its peak takes for a step's matrix products, and to pass over memory.
+
+        Weights, gradients and optimizer state are read and written once, of divided tables none;
+        activations are written and read.
+        """
+        passed = sum(self.cost.others) + (0 if self.divided else sum(self.cost.tables))
+        return self.flops / FLOPS + 2 * (passed + self.activations) / MEMORY
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of a step at the least: messages travel while the GPU computes."""
+        return max(self.gpu_seconds, self.network_seconds)
+
     def lines(self) -> list[str]:
         """Say what is needed, a line each."""
         link = "100 Gbit/s between hosts" if self.hosts > 1 else "NVLink, 300 GB/s"
@@ -76,16 +100,24 @@ class Plan:
         return [
             f"{self.rows:,} rows, {self.steps:,} steps an epoch, "
             f"{self.work.batch_size // self.ranks:,} rows of a step for each of {self.ranks} ranks",
-            f"embedding tables   {_size(self.cost.tables)}  {self.work.table_rows:,} rows, "
+            "",
+            "memory of a rank                  weights   gradients   optimizer",
+            f"embedding tables  {_held(self.cost.tables)}   {self.work.table_rows:,} rows, "
             f"{self.work.table_parameters:,} parameters, {tables}",
-            f"other weights      {_size(self.cost.others)}  {self.work.other_parameters:,} "
+            f"other weights     {_held(self.cost.others)}   {self.work.other_parameters:,} "
             "parameters",
-            "  each with gradient and optimizer state",
-            f"activations        {_size(self.activations)}",
-            f"batch              {_size(self.batch)}",
-            f"memory of a rank   {_size(self.memory)}  at the least",
-            f"network            {_size(self.cost.bytes_per_step)}  a step and rank, "
-            f"{1e3 * self.network_seconds:,.1f} ms by {link}",
+            f"activations       {_size(self.activations)}",
+            f"batch             {_size(self.batch)}",
+            f"together          {_size(self.memory)}   at the least",
+            f"rows              {_size(self.rows_bytes)}   once on a host, unless streamed",
+            "",
+            "a step",
+            f"network           {_time(self.network_seconds)}   "
+            f"{_size(self.cost.bytes_per_step).strip()} from each rank, {link}",
+            f"GPU               {_time(self.gpu_seconds)}   {self.flops / 1e9:,.1f} GFLOP of "
+            "matrix products, then memory, at the peak of an H100",
+            f"together          {_time(self.seconds)}   at the least: messages travel meanwhile",
+            f"an epoch          {_time(self.steps * self.seconds)}",
         ]
 
     def problem(self, memory: float) -> str | None:
@@ -95,17 +127,18 @@ class Plan:
             return None
         sizes = _size(self.memory).strip(), _size(missing).strip()
         text = f"a rank needs {sizes[0]}, {sizes[1]} more than it has: "
-        without = self.cost.others + self.activations + self.batch
-        if self.cost.others > memory:
+        others, tables = sum(self.cost.others), sum(self.cost.tables)
+        without = others + self.activations + self.batch
+        if others > memory:
             return text + "the weights beside the tables alone are more; take a smaller model"
         if not self.divided and without < memory:
-            needed = math.ceil(self.cost.tables / (memory - without))
+            needed = math.ceil(tables / (memory - without))
             return text + (
                 "divide the tables (table_sharding: row_wise) among about "
                 f"{max(2, needed)} ranks or more, or take a smaller embedding_dim"
             )
         if self.divided and without < memory:
-            needed = math.ceil(self.ranks * self.cost.tables / (memory - without))
+            needed = math.ceil(self.ranks * tables / (memory - without))
             return text + f"divide the tables among {needed} ranks or more"
         return text + "activations do not fit beside the model: take a smaller batch_size"
 
@@ -147,7 +180,9 @@ def plan(settings: Settings, ranks: int = 1, hosts: int = 1) -> Plan:
         sharding is not None,
         step.activations,
         step.batch_bytes,
+        step.flops,
         dataset.rows["train"],
+        BlockReader(part_files(dataset.train), feature_map, binary=False).bytes,
         math.ceil(dataset.rows["train"] / batch_size),
         ranks,
         hosts,
@@ -178,10 +213,12 @@ class _Step:
         self._tables = [each for each in modules if isinstance(each, nn.Embedding)]
         batch = _batch(feature_map, rows)
         self.batch_bytes = sum(column.nbytes for column in batch.values())
-        with self._lookups() as self._found, _kept(model) as kept:
-            loss = model.add_loss(model(batch), model.get_labels(batch))
-        self.activations = sum(kept.values())
-        loss.backward()
+        with FlopCounterMode(display=False) as counter:
+            with self._lookups() as self._found, _kept(model) as kept:
+                loss = model.add_loss(model(batch), model.get_labels(batch))
+            self.activations = sum(kept.values())
+            loss.backward()
+        self.flops = counter.get_total_flops()
         model.optimizer.step()
 
     def workload(self, batch_size: int) -> Workload:
@@ -246,8 +283,16 @@ def _batch(feature_map: FeatureMap, rows: int) -> dict[str, Tensor]:
     return columns | {name: torch.zeros(rows) for name in feature_map.labels}
 
 
+def _held(of: Held) -> str:
+    return "  ".join(_size(each) for each in (sum(of), *of))
+
+
 def _size(count: float) -> str:
     unit, name = next(
         (each for each in ((1e9, "GB"), (1e6, "MB")) if count >= each[0]), (1e3, "kB")
     )
-    return f"{count / unit:8.1f} {name}"
+    return f"{count / unit:7.1f} {name}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:8.1f} s" if seconds >= 1 else f"{1e3 * seconds:7.2f} ms"
