@@ -24,7 +24,14 @@ from fuxictr_tf4ctr import files
 from fuxictr_tf4ctr.distributed.cost import machine_memory
 from fuxictr_tf4ctr.errors import DataError, MemoryShortage, UserError
 from fuxictr_tf4ctr.schema import ANYTHING, FLAG, TEXT, AnyOf, Key, Kind, ListOf, Record, whole
-from fuxictr_tf4ctr.training.shards import KEPT, Shards, UnmadeTable, end_save, write_merged
+from fuxictr_tf4ctr.training.shards import (
+    KEPT,
+    Shards,
+    UnmadeTable,
+    end_save,
+    read_mapped,
+    write_merged,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -343,11 +350,14 @@ def load_weights(model: BaseModel, path: str | os.PathLike[str]) -> None:
     """
     model.to(model.device)
     own = model.state_dict()
-    unmade = any(isinstance(each, UnmadeTable) for each in own.values())
-    weights, divided = _read_weights(path, mapped=unmade)
+    unmade = {name for name, each in own.items() if isinstance(each, UnmadeTable)}
+    weights, divided = _read_weights(path, mapped=bool(unmade))
+    for name, each in weights.items() if unmade and isinstance(weights, dict) else ():
+        if name not in unmade and isinstance(each, torch.Tensor):
+            weights[name] = each.clone()  # mapped, it could not be written to
     if divided:
         weights |= _whole_tables(Shards(Path(path), divided), own, path)
-    _fill(model, weights, path, assign=unmade)
+    _fill(model, weights, path, assign=bool(unmade))
     model.to(model.device)
 
 
@@ -420,7 +430,12 @@ def _read_weights(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read weights, at first use where they are ``mapped``, and what is said of divided tables."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        if mapped:
+            content = read_mapped(Path(path))
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise DataError(f"checkpoint {path} does not exist: train the model first") from None
     except Exception as error:  # what a damaged file raises depends on where it is damaged

@@ -19,6 +19,7 @@ import shutil
 import struct
 import sys
 import uuid
+import warnings
 import zipfile
 import zlib
 from bisect import bisect_right
@@ -36,6 +37,7 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from fuxictr_tf4ctr import files
 from fuxictr_tf4ctr.errors import DataError, SettingsError
@@ -549,8 +551,10 @@ def write_merged(path: Path, weights: Mapping[str, Tensor], shards: Shards) -> N
 
     Raises:
         StorageError: The disk is too full for it, or it cannot be written there.
-        DataError: Shards are damaged, or hold numbers that are not finite.
+        DataError: Shards are damaged.
+        SettingsError: PyTorch is too old.
     """
+    _check_pytorch()
     with FakeTensorMode():
         empty = {name: torch.empty(*of[0], dtype=of[1]) for name, of in shards.tables.items()}
     storages = {each.untyped_storage()._cdata: each.untyped_storage() for each in weights.values()}
@@ -562,6 +566,41 @@ def write_merged(path: Path, weights: Mapping[str, Tensor], shards: Shards) -> N
             torch.save(content, output)
         output.check()
         _fill(output, numbers)
+
+
+def read_mapped(path: Path) -> Any:
+    """Read what ``torch.save`` wrote: its tensors are pages of the file, read when they are needed.
+
+    ``torch.load`` can map a file too, but as pages that may be written to, of which Linux allows
+    no more than there is memory. These cannot be written to: a process that tries ends.
+
+    Raises:
+        SettingsError: PyTorch is too old.
+        Exception: What a damaged file raises depends on where it is damaged.
+    """
+    _check_pytorch()
+    with FakeTensorMode():
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tensors that cannot be written to
+        pages = torch.from_numpy(np.memmap(path, mode="r")).untyped_storage()
+
+    def mapped(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        start, place = storage._checkpoint_offset, (tensor.shape, tensor.stride())
+        own = pages[start : start + storage.nbytes()]
+        return torch.empty(0, dtype=tensor.dtype).set_(own, tensor.storage_offset(), *place)
+
+    return tree_map_only(Tensor, mapped, content)
+
+
+def _check_pytorch() -> None:
+    """Raise SettingsError where PyTorch cannot leave numbers out, or tell where they are."""
+    if torch.__version__ < (2, 7):
+        raise SettingsError(
+            "tables that were divided are merged, and read from the merged file, by PyTorch 2.7 or "
+            f"later, this is {torch.__version__}"
+        )
 
 
 def _fill(output: files.Output, numbers: Iterable[Iterable[memoryview]]) -> None:
