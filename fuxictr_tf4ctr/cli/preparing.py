@@ -204,7 +204,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from fuxictr_tf4ctr.settings.reading import load_settings
+    from fuxictr_tf4ctr.settings.reading import SHOWN, load_settings
     from fuxictr_tf4ctr.settings.writing import as_sections, as_yaml, write_folder
 
     settings = load_settings(
@@ -212,8 +212,7 @@ def _show(arguments: argparse.Namespace) -> int:
         arguments.config,
         parse_overrides(arguments.overrides),
         arguments.zoo,
-        runs_here=False,
-        data_here=False,
+        SHOWN,
     )
     if arguments.output is not None:
         write_folder(settings, arguments.output)

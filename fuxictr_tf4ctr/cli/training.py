@@ -147,14 +147,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from fuxictr_tf4ctr.runs.plan import plan
-    from fuxictr_tf4ctr.settings.reading import load_settings
+    from fuxictr_tf4ctr.settings.reading import RUNS_ELSEWHERE, load_settings
 
     settings = load_settings(
         arguments.expid,
         arguments.config,
         parse_overrides(arguments.overrides),
         arguments.zoo,
-        runs_here=False,
+        RUNS_ELSEWHERE,
     )
     found = plan(settings, arguments.workers, arguments.hosts)
     print("\n".join(found.lines()))

@@ -78,14 +78,31 @@ class Settings:
         return self.params[key]
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What an experiment must find on this machine.
+
+    Attributes:
+        to_train: Whether the GPU, and TorchRec and trackers where they are asked for.
+        data: Whether the files of the data set.
+    """
+
+    to_train: bool = True
+    data: bool = True
+
+
+RUNS_HERE, RUNS_ELSEWHERE, SHOWN = Needs(), Needs(to_train=False), Needs(False, False)
+
+ConfigDir = str | os.PathLike[str] | None
+"""Folder of the YAML files; None looks in ``./config``, then in what comes with the package."""
+
+
 def load_settings(
     expid: str,
-    config_dir: str | os.PathLike[str] | None = None,
+    config_dir: ConfigDir = None,
     overrides: Mapping[str, Any] | None = None,
     checkout: str | os.PathLike[str] | None = None,
-    *,
-    runs_here: bool = True,
-    data_here: bool = True,
+    needs: Needs = RUNS_HERE,
 ) -> Settings:
     """Read and check the settings of one experiment.
 
@@ -95,8 +112,7 @@ def load_settings(
             configuration that comes with the package.
         overrides: Parameters that replace those of the files.
         checkout: Root of a FuxiCTR checkout whose models may be named.
-        runs_here: Whether it is this machine that must have the GPU, and TorchRec if it is needed.
-        data_here: Whether the files of the data set must be there.
+        needs: What must be on this machine.
 
     Raises:
         SettingsError: Nothing was found under that expid, or its settings are not valid; the
@@ -118,7 +134,7 @@ def load_settings(
         raise SettingsError(f"{folder}: {unknown('dataset_id', dataset_id, datasets)}")
     # As in FuxiCTR the data set's section wins over the model's; what the user sets wins over both.
     params |= datasets[dataset_id] | overrides | {"dataset_id": dataset_id, "model_id": expid}
-    return validated(expid, params, folder, checkout, runs_here=runs_here, data_here=data_here)
+    return validated(expid, params, folder, checkout, needs)
 
 
 def validated(
@@ -126,19 +142,13 @@ def validated(
     params: Mapping[str, Any],
     config_dir: Path,
     checkout: str | os.PathLike[str] | None = None,
-    *,
-    runs_here: bool = True,
-    data_here: bool = True,
+    needs: Needs = RUNS_HERE,
 ) -> Settings:
-    """Check flat parameters and freeze them.
+    """Check flat parameters and freeze them; as :func:`load_settings`.
 
     Args:
-        expid: Name of the experiment.
         params: Merged parameters of model and data set.
         config_dir: Folder that relative data paths may be beside.
-        checkout: Root of a FuxiCTR checkout whose models may be named.
-        runs_here: Whether it is this machine that must have the GPU, and TorchRec if it is needed.
-        data_here: Whether the files of the data set must be there.
 
     Raises:
         SettingsError: Listing every problem.
@@ -165,19 +175,19 @@ def validated(
         problems += unlike
         warnings += foreign + told
         if issubclass(model_class, TwoStreamModel):
-            problems += _twin_problems(params, model_class, judge_columns=not columns)
-    problems += (
-        activation_problems(params)
-        + size_problems(params)
-        + (_device_problems(params) if runs_here else [])
-        + (_tracker_problems(params) if runs_here else [])
-        + list(sharding_problems(params, runs_here))
-        + list(averaging_problems(params))
-        + _ancestor_problems(params)
-        + fast_problems(params, model_class)
-    )
+            twins = model_class.problems(params)
+            if not twins and not columns:
+                twins = model_class.column_problems(active_columns(params), params)
+            problems += twins
+    problems += activation_problems(params) + size_problems(params)
+    if needs.to_train:
+        problems += _device_problems(params) + _tracker_problems(params)
+    problems += [*sharding_problems(params, needs.to_train), *averaging_problems(params)]
+    if params.get("refit_normalizers") and not params.get("continue_from"):
+        problems.append("refit_normalizers is for continue_from: set that too, or leave it out")
+    problems += fast_problems(params, model_class)
     params, absent, found = located(params, config_dir)
-    problems += absent if data_here else []
+    problems += absent if needs.data else []
     if problems:
         listed = "\n".join(f"- {problem}" for problem in dict.fromkeys(problems))
         raise SettingsError(f"the settings of expid {shown(expid)} are not valid:\n{listed}")
@@ -186,12 +196,8 @@ def validated(
     )
 
 
-def list_expids(config_dir: str | os.PathLike[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Return every experiment that can be run, by expid, with its merged model section.
-
-    Args:
-        config_dir: Folder of the YAML files; None for ``./config`` and the package's own.
-    """
+def list_expids(config_dir: ConfigDir = None) -> dict[str, dict[str, Any]]:
+    """Return every experiment that can be run, by expid, with its merged model section."""
     found: dict[str, dict[str, Any]] = {}
     for folder in _config_dirs(config_dir):
         for expid, section in _experiments(folder).expids().items():
@@ -199,14 +205,8 @@ def list_expids(config_dir: str | os.PathLike[str] | None = None) -> dict[str, d
     return found
 
 
-def model_section(
-    expid: str, config_dir: str | os.PathLike[str] | None = None
-) -> tuple[Path, dict[str, Any]]:
+def model_section(expid: str, config_dir: ConfigDir = None) -> tuple[Path, dict[str, Any]]:
     """Return the folder an experiment or template is in, and its merged model section.
-
-    Args:
-        expid: Name of the experiment.
-        config_dir: Folder of the YAML files; None for ``./config`` and the package's own.
 
     Raises:
         SettingsError: There is no such section.
@@ -215,12 +215,8 @@ def model_section(
     return folder, experiments.merged(expid)
 
 
-def list_datasets(config_dir: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:
-    """Return id and training file of every data set.
-
-    Args:
-        config_dir: Folder of the YAML files; None for ``./config`` and the package's own.
-    """
+def list_datasets(config_dir: ConfigDir = None) -> list[tuple[str, str]]:
+    """Return id and training file of every data set."""
     found: dict[str, str] = {}
     for folder in _config_dirs(config_dir):
         for dataset_id, section in read_sections(folder, "dataset_config").items():
@@ -230,15 +226,10 @@ def list_datasets(config_dir: str | os.PathLike[str] | None = None) -> list[tupl
 
 def load_dataset_params(
     dataset_id: str,
-    config_dir: str | os.PathLike[str] | None = None,
+    config_dir: ConfigDir = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read and check the settings of one data set, for work on the data alone.
-
-    Args:
-        dataset_id: Name of the data set.
-        config_dir: Folder of the YAML files; None for ``./config`` and the package's own.
-        overrides: Parameters that replace those of the files.
 
     Raises:
         SettingsError: There is no such data set, or its settings are not valid.
@@ -260,7 +251,7 @@ def load_dataset_params(
     raise SettingsError(unknown("dataset_id", dataset_id, known))
 
 
-def _config_dirs(config_dir: str | os.PathLike[str] | None) -> list[Path]:
+def _config_dirs(config_dir: ConfigDir) -> list[Path]:
     if config_dir is not None:
         folder = Path(config_dir).expanduser().resolve()
         if folder.is_file():
@@ -283,7 +274,7 @@ def _experiments(folder: Path) -> Experiments:
     return Experiments(read_sections(folder, "model_config"), datasets, folder)
 
 
-def _find_config(expid: str, config_dir: str | os.PathLike[str] | None) -> tuple[Path, Experiments]:
+def _find_config(expid: str, config_dir: ConfigDir) -> tuple[Path, Experiments]:
     folders = _config_dirs(config_dir)
     for folder in folders:
         experiments = _experiments(folder)
@@ -309,13 +300,12 @@ def _read_for_model(
         model_class = find_model(OLD_MODELS.get(name, name), checkout)
     except SettingsError as error:
         return params, None, [], [str(error)]
-    problems = []
-    for used in (name, *(params.get(f"{role}_model") for role in ("simple", "complex"))):
-        if isinstance(used, str) and used.removeprefix("model_zoo.").startswith("LongCTR."):
-            problems.append(
-                f"model {used} is a LongCTR model, whose batches only FuxiCTR's LongCTR "
-                "loader makes: train it with FuxiCTR's model_zoo/LongCTR/run_expid.py"
-            )
+    problems = [
+        f"model {used} is a LongCTR model, whose batches only FuxiCTR's LongCTR loader makes: "
+        "train it with FuxiCTR's model_zoo/LongCTR/run_expid.py"
+        for used in (name, params.get("simple_model"), params.get("complex_model"))
+        if isinstance(used, str) and used.removeprefix("model_zoo.").startswith("LongCTR.")
+    ]
     params, warnings = understood(params | {"model": OLD_MODELS.get(name, name)}, model_class)
     if issubclass(model_class, MultiTaskModel):
         task, tasks = params.get("task", TASKS[0]), params.get("num_tasks", 1)
@@ -361,31 +351,24 @@ def _key_problems(params: Mapping[str, Any], keys: Mapping[str, Key] = KEYS) -> 
     return Record(keys, others=ANYTHING).problems(given)
 
 
-def _twin_problems(
-    params: Mapping[str, Any], twin: type[TwoStreamModel], judge_columns: bool
-) -> list[str]:
-    problems = twin.problems(params)
-    if judge_columns and not problems:
-        problems = twin.column_problems(active_columns(params), params)
-    return problems
-
-
 def _metric_problems(params: Mapping[str, Any], model_class: type[BaseModel] | None) -> list[str]:
     """Find metrics that lack what they are computed from: groups, or scores of the streams."""
     monitor = params["monitor"]
     names = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
-    problems = []
-    problems += _cost_problems(params, model_class)
+    problems = _cost_problems(params, model_class)
     grouped = [name for name in names if needs_group(name)]
     if grouped and params.get("weight_col"):
         problems.append(no_weights(grouped[0]))
     if grouped and not params.get("group_id"):
         problems.append(f"metric {grouped[0]} needs group_id, the column that groups the rows")
     of_streams = [name for name in names if split_stream(name)[1]]
-    if of_streams and model_class is not None and not _scores_streams(params, model_class):
-        problems.append(
-            f"metric {of_streams[0]} needs a model that scores its streams: a twin with twin_focus"
-        )
+    if of_streams and model_class is not None:
+        twin = issubclass(model_class, TwoStreamModel)
+        if not twin or model_class.with_defaults(params)["twin_focus"] is not True:
+            problems.append(
+                f"metric {of_streams[0]} needs a model that scores its streams: a twin with "
+                "twin_focus"
+            )
     return problems
 
 
@@ -407,12 +390,6 @@ def _cost_problems(params: Mapping[str, Any], model_class: type[BaseModel] | Non
             f"{params['model']} has a loss of its own: leave it out, or take another model"
         )
     return problems
-
-
-def _scores_streams(params: Mapping[str, Any], model_class: type[BaseModel]) -> bool:
-    """Whether the model returns y_simple and y_complex, as far as settings can tell."""
-    twin = issubclass(model_class, TwoStreamModel)
-    return twin and model_class.with_defaults(params)["twin_focus"] is True
 
 
 def _column_problems(params: Mapping[str, Any]) -> list[str]:
@@ -449,12 +426,6 @@ def _tracker_problems(params: Mapping[str, Any]) -> list[str]:
         for name in wanted_trackers(params)
         if importlib.util.find_spec(name) is None
     ]
-
-
-def _ancestor_problems(params: Mapping[str, Any]) -> list[str]:
-    if params.get("refit_normalizers") and not params.get("continue_from"):
-        return ["refit_normalizers is for continue_from: set that too, or leave it out"]
-    return []
 
 
 def _device_problems(params: Mapping[str, Any]) -> list[str]:

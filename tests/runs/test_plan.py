@@ -10,7 +10,7 @@ from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.datasets import H5DataLoader, encode_dataset, load_feature_map
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.runs.plan import plan
-from fuxictr_tf4ctr.settings.reading import load_settings
+from fuxictr_tf4ctr.settings.reading import RUNS_ELSEWHERE, load_settings
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def demo(tmp_path_factory):
     """The demo data, encoded in a folder of its own."""
     root = {"data_root": str(tmp_path_factory.mktemp("data"))}
     encode_dataset(load_settings("TF4CTR_DCNv2_demo", overrides=root).params)
-    return lambda expid, **more: load_settings(expid, overrides=root | more, runs_here=False)
+    return lambda expid, **more: load_settings(expid, overrides=root | more, needs=RUNS_ELSEWHERE)
 
 
 @pytest.mark.parametrize("expid", ["TF4CTR_DCNv2_demo", "DeepFM_demo"])

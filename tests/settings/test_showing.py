@@ -8,7 +8,7 @@ from helpers import make_feature_map, random_batch
 
 import model_zoo
 from fuxictr_tf4ctr.cli import main
-from fuxictr_tf4ctr.settings.reading import load_settings
+from fuxictr_tf4ctr.settings.reading import SHOWN, load_settings
 
 EXPIDS = ("TF4CTR_WideDeep_demo", "EulerNet_demo", "TF4CTR_DIN_kkbox", "xDeepFM_frappe_x1")
 
@@ -16,7 +16,7 @@ FILES = ("train_data", "valid_data", "test_data")
 
 
 def settings_of(expid, config=None, **overrides):
-    return load_settings(expid, config, overrides, runs_here=False, data_here=False)
+    return load_settings(expid, config, overrides, needs=SHOWN)
 
 
 @pytest.mark.parametrize("expid", EXPIDS)

@@ -20,7 +20,7 @@ from fuxictr_tf4ctr.engines.ray import connected, in_folder
 from fuxictr_tf4ctr.errors import EngineError, SettingsError, Terminated, UserError
 from fuxictr_tf4ctr.runs.experiment import check_workers, run_as_rank, run_experiment
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
-from fuxictr_tf4ctr.settings.reading import load_settings
+from fuxictr_tf4ctr.settings.reading import RUNS_ELSEWHERE, load_settings
 from fuxictr_tf4ctr.sweep import SweepOptions
 from fuxictr_tf4ctr.sweep.folder import SweepFolder, monitored, more_is_better
 from fuxictr_tf4ctr.sweep.plan import Job, Outcome, Plan, Progress
@@ -66,7 +66,7 @@ def train_on_ray(
         UserError: What a rank raised, or :class:`EngineError` where ranks were lost too often.
     """
     settings = load_settings(
-        request.expid, request.config, request.overrides, request.checkout, runs_here=False
+        request.expid, request.config, request.overrides, request.checkout, RUNS_ELSEWHERE
     )
     check_workers(settings, workers)
     on_gpu = settings["gpu"] >= 0
