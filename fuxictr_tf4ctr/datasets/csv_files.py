@@ -9,7 +9,8 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,27 @@ _BLOCK_BYTES = 8 << 20
 # Polars infers the types of undeclared columns from this many rows, in FuxiCTR too.
 _INFER_BYTES = 1 << 20
 _QUOTE, _NEWLINE = ord('"'), ord("\n")
+# Of the rows left out, so many are named.
+_NAMED = 5
+
+
+@dataclass
+class SkippedRows:
+    """Rows that were left out.
+
+    Attributes:
+        count: How many.
+        named: What is wrong with the first of them, and where.
+    """
+
+    count: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def add(self, problem: str) -> None:
+        """Count a row."""
+        self.count += 1
+        if len(self.named) < _NAMED:
+            self.named.append(problem)
 
 
 @dataclass(frozen=True)
@@ -34,11 +56,15 @@ class CsvFile:
         path: The file; a name that ends in .gz is decompressed.
         separator: A single character.
         declared: Column -> its type; polars infers the types of the others.
+        skipped: Where bad lines are counted, which are left out. Bad is a line with too few or too
+            many fields, with bytes that are not UTF-8, or with a text where its column holds
+            numbers. None raises for the first.
     """
 
     path: Path
     separator: str
     declared: dict[str, pl.DataType]
+    skipped: SkippedRows | None = None
 
     @cached_property
     def schema(self) -> pl.Schema:
@@ -85,37 +111,82 @@ class CsvFile:
                 line += _count(rows, _NEWLINE)
                 yield frame
 
-    def texts(self, rows: bytes, first_line: int) -> pl.DataFrame:
-        """Parse rows, every field as it is written."""
-        texts = dict.fromkeys(self.schema, pl.String)
-        try:
-            return pl.read_csv(rows, has_header=False, separator=self.separator, schema=texts)
-        except pl.exceptions.PolarsError as error:
-            raise self._broken(first_line, error) from error
-
-    def _broken(self, first_line: int, error: Exception) -> DataError:
-        # What follows the first paragraph is advice on polars' own options.
-        reason = str(error).split("\n\n")[0][:300]
-        return DataError(f"{self.path}: after line {first_line - 1}: {reason}")
-
     def _names(self, header: bytes) -> list[str]:
         return pl.read_csv(header, separator=self.separator, n_rows=0).columns
 
     def _parse(self, rows: bytes, first_line: int, columns: list[str]) -> pl.DataFrame:
-        names = list(self.schema)
-        if not _has_fields(rows, self.separator, len(names)):
-            _explain(self, rows, first_line, columns)
+        if _has_fields(rows, self.separator, len(self.schema)):
+            with suppress(pl.exceptions.PolarsError):
+                return self._read(rows, self.schema, columns)
         try:
-            return pl.read_csv(
-                rows,
-                has_header=False,
-                separator=self.separator,
-                schema=self.schema,
-                columns=[names.index(name) for name in columns],
-            )
-        except pl.exceptions.PolarsError as error:
-            _explain(self, rows, first_line, columns)
-            raise self._broken(first_line, error) from error
+            good = self._good_rows(rows, first_line, columns)
+            if good:
+                return self._read(good, self.schema, columns)
+        except (pl.exceptions.PolarsError, csv.Error) as error:
+            # What follows the first paragraph is advice on polars' own options.
+            reason = str(error).split("\n\n")[0][:300]
+            raise DataError(f"{self.path}: after line {first_line - 1}: {reason}") from error
+        return pl.DataFrame(schema={name: self.schema[name] for name in columns})
+
+    def _read(
+        self, rows: bytes, schema: Mapping[str, pl.DataType], columns: Sequence[str]
+    ) -> pl.DataFrame:
+        return pl.read_csv(
+            rows,
+            has_header=False,
+            separator=self.separator,
+            schema=schema,
+            columns=[list(schema).index(name) for name in columns],
+        )
+
+    def _good_rows(self, rows: bytes, first_line: int, columns: list[str]) -> bytes:
+        """Return the rows that are as the header and the columns' types say; refuse the others."""
+        whole, numbers = self._whole_rows(rows, first_line)
+        if not whole:
+            return b""
+        texts = self._read(b"".join(whole), dict.fromkeys(self.schema, pl.String), columns)
+        good = np.ones(len(whole), bool)
+        for name in columns:
+            dtype, values = self.schema[name], texts[name]
+            if dtype.is_numeric():
+                bad = values.is_not_null() & values.cast(dtype, strict=False).is_null()
+                for at in np.flatnonzero(bad.to_numpy() & good):
+                    self._refuse(
+                        f"line {numbers[at]}, column {name!r}: {values[int(at)]!r} is no {dtype}",
+                        "; mend the file, or the column's dtype",
+                    )
+                good &= ~bad.to_numpy()
+        return b"".join(row for row, keep in zip(whole, good, strict=True) if keep)
+
+    def _whole_rows(self, rows: bytes, first_line: int) -> tuple[list[bytes], list[int]]:
+        """Return the rows with the header's fields, as they stand, and the lines they start at."""
+        width = len(self.schema)
+        # Bytes that are not UTF-8 become surrogates, which no UTF-8 text holds.
+        lines = io.StringIO(rows.decode(errors="surrogateescape"), newline="").readlines()
+        reader = csv.reader(lines, delimiter=self.separator)
+        whole, numbers, start = [], [], 0
+        for fields in reader:
+            text, line = "".join(lines[start : reader.line_num]), first_line + start
+            start = reader.line_num
+            try:
+                row = text.encode()
+            except UnicodeEncodeError as error:
+                byte = ord(text[error.start]) - 0xDC00
+                self._refuse(f"line {line}: byte 0x{byte:02x} is not UTF-8", "; convert the file")
+                continue
+            # A single column may be empty, which leaves an empty line.
+            if len(fields) == width or (not fields and width == 1):
+                whole.append(row)
+                numbers.append(line)
+            else:
+                self._refuse(f"line {line} has {len(fields)} fields, the header {width}")
+        return whole, numbers
+
+    def _refuse(self, problem: str, remedy: str = "") -> None:
+        """Count a bad row, or raise where none is left out."""
+        if self.skipped is None:
+            raise DataError(f"{self.path}: {problem}{remedy}")
+        self.skipped.add(f"{self.path}: {problem}")
 
     def _blocks(self, size: int) -> Iterator[tuple[bytes, bytes]]:
         """Cut the file between rows; the first block has the header line beside it."""
@@ -177,123 +248,3 @@ def _has_fields(rows: bytes, separator: str, count: int) -> bool:
         separators, lines = _count(rows, ord(separator)), _count(rows, _NEWLINE)
     lines += not rows.endswith(b"\n")
     return separators == lines * (count - 1)
-
-
-def _explain(file: CsvFile, rows: bytes, first_line: int, columns: Sequence[str]) -> None:
-    """Raise for the first line that is not as the header and the columns' types say, if any."""
-    try:
-        text = rows.decode()
-    except UnicodeDecodeError as error:
-        line = first_line + rows.count(b"\n", 0, error.start)
-        raise DataError(
-            f"{file.path}: line {line}: byte 0x{rows[error.start]:02x} is not UTF-8; convert the "
-            "file to UTF-8"
-        ) from error
-    width = len(file.schema)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=file.separator)
-    lines = []
-    for fields in reader:
-        lines.append(first_line + reader.line_num - 1)
-        # A single column may be empty, which leaves an empty line.
-        if len(fields) != width and (fields or width > 1):
-            raise DataError(
-                f"{file.path}: line {lines[-1]} has {len(fields)} fields, the header {width}"
-            )
-    texts = file.texts(rows, first_line)
-    for name in columns:
-        dtype = file.schema[name]
-        if not dtype.is_numeric():
-            continue
-        bad = texts[name].is_not_null() & texts[name].cast(dtype, strict=False).is_null()
-        if bad.any():
-            row = bad.arg_max()
-            raise DataError(
-                f"{file.path}: line {lines[row]}, column {name!r}: {texts[name][row]!r} is no "
-                f"{dtype}; mend the file, or the column's dtype"
-            )
-
-
-_NAMED = 5
-
-
-@dataclass
-class SkippedRows:
-    """Rows that were left out.
-
-    Attributes:
-        count: How many.
-        named: What is wrong with the first of them, and where.
-    """
-
-    count: int = 0
-    named: list[str] = field(default_factory=list)
-
-    def add(self, problem: str) -> None:
-        """Count a row."""
-        self.count += 1
-        if len(self.named) < _NAMED:
-            self.named.append(problem)
-
-
-@dataclass(frozen=True)
-class SkippingCsvFile(CsvFile):
-    """A csv file whose bad lines are left out instead of ending the reading.
-
-    Bad is a line with too few or too many fields, with bytes that are not UTF-8, or with a text
-    where its column holds numbers.
-
-    Attributes:
-        skipped: Where the lines left out are counted.
-    """
-
-    skipped: SkippedRows = field(default_factory=SkippedRows)
-
-    def _parse(self, rows: bytes, first_line: int, columns: list[str]) -> pl.DataFrame:
-        try:
-            return super()._parse(rows, first_line, columns)
-        except DataError:
-            good = self._good_rows(rows, first_line, columns)
-            if not good:
-                return pl.DataFrame(schema={name: self.schema[name] for name in columns})
-            return super()._parse(good, first_line, columns)
-
-    def _good_rows(self, rows: bytes, first_line: int, columns: list[str]) -> bytes:
-        whole, numbers = self._whole_rows(rows, first_line)
-        if not whole:
-            return b""
-        texts = self.texts(b"".join(whole), first_line)
-        good = np.ones(len(whole), bool)
-        for name in columns:
-            dtype = self.schema[name]
-            if dtype.is_numeric():
-                values = texts[name]
-                bad = values.is_not_null() & values.cast(dtype, strict=False).is_null()
-                for at in np.flatnonzero(bad.to_numpy() & good):
-                    line = f"{self.path}: line {numbers[at]}"
-                    self.skipped.add(f"{line}, column {name!r}: {values[int(at)]!r} is no {dtype}")
-                good &= ~bad.to_numpy()
-        return b"".join(row for row, keep in zip(whole, good, strict=True) if keep)
-
-    def _whole_rows(self, rows: bytes, first_line: int) -> tuple[list[bytes], list[int]]:
-        """Return the rows with the header's fields, as they stand, and the lines they start at."""
-        width = len(self.schema)
-        # Bytes that are not UTF-8 become surrogates, which no UTF-8 text holds.
-        lines = rows.decode(errors="surrogateescape").splitlines(keepends=True)
-        reader = csv.reader(io.StringIO("".join(lines), newline=""), delimiter=self.separator)
-        whole, numbers, start = [], [], 0
-        for fields in reader:
-            text, line = "".join(lines[start : reader.line_num]), first_line + start
-            start = reader.line_num
-            try:
-                row = text.encode()
-            except UnicodeEncodeError:
-                self.skipped.add(f"{self.path}: line {line} is not UTF-8")
-                continue
-            # A single column may be empty, which leaves an empty line.
-            if len(fields) == width or (not fields and width == 1):
-                whole.append(row)
-                numbers.append(line)
-            else:
-                found = f"{self.path}: line {line} has {len(fields)} fields, the header {width}"
-                self.skipped.add(found)
-        return whole, numbers

@@ -20,7 +20,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_tf4ctr.datasets import manifest
-from fuxictr_tf4ctr.datasets.csv_files import CsvFile, SkippedRows, SkippingCsvFile
+from fuxictr_tf4ctr.datasets.csv_files import CsvFile, SkippedRows
 from fuxictr_tf4ctr.datasets.feature_map import read_feature_map, typed_columns
 from fuxictr_tf4ctr.datasets.fitted import (
     NAME,
@@ -251,7 +251,12 @@ def read_rows(
     if columns is not None:
         types = dict.fromkeys(keep, pl.String) | types
         columns = list(dict.fromkeys([*columns, *keep]))
-    files = [_open(path, encoder.separator, types, skipped) for path in input_files(source)]
+    files = [
+        ParquetFile(path)
+        if path.suffix == ".parquet"
+        else CsvFile(path, separator_of(path, encoder.separator), types, skipped)
+        for path in input_files(source)
+    ]
     for file in files:
         encoder.checked(pl.DataFrame(schema=file.schema), file.path)
         _check_kept(file, files[0], keep)
@@ -299,17 +304,6 @@ def input_files(source: str | Path) -> list[Path]:
     if any(parquet) and any(csv):
         raise DataError(f"{source}: holds both csv and parquet files; name those of one kind")
     return [Path(file) for file in raw_files(path, "parquet" if any(parquet) else "csv")]
-
-
-def _open(
-    path: Path, separator: str, types: dict[str, pl.DataType], skipped: SkippedRows | None
-) -> CsvFile | ParquetFile:
-    if path.suffix == ".parquet":
-        return ParquetFile(path)
-    separator = separator_of(path, separator)
-    if skipped is None:
-        return CsvFile(path, separator, types)
-    return SkippingCsvFile(path, separator, types, skipped)
 
 
 # What a column may say otherwise than in the ancestor's data.

@@ -263,10 +263,11 @@ BAD_FILES = {
     "no label": ("color,clicked\nred,1\n", "no label 'click'; there: clicked$"),
     "no number": ("color,click\nred,yes\n", "line 2, column 'click': 'yes' is no Float64"),
     "too many fields": ("color,click\nred,1\nred,1,2\n", "line 3 has 3 fields, the header 2"),
+    "a text of lines": ("color,click\nr\u2028d,1\nred,1,2\n", "line 3 has 3 fields, the header 2"),
     "too few fields": ("color,click\nred,1\nred\nblue,0\n", "line 3 has 1 fields, the header 2"),
     "an empty line": ("color,click\nred,1\n\nblue,0\n", "line 3 has 0 fields, the header 2"),
     "quoted": ('color,click\n"a,\nb",1\n"c",1,2\n', "line 4 has 3 fields, the header 2"),
-    "open quote": ('color,click\nred,1\n"blue,0\nred,1\n', "line 4 has 1 fields"),
+    "open quote": ('color,click\nred,1\n"blue,0\nred,1\n', "line 3 has 1 fields"),
     "separator": ("color;click\nred;1\n", "no label 'click'; there: color;click; is sep right"),
     "no token": ("color,click\n,1\n,0\n", "column 'color': no value occurs min_categr_count"),
 }
