@@ -5,7 +5,8 @@
 A twin over made-up rows with large tables; needs TorchRec (docs/scaling.md), and root for a network
 namespace whose loopback device counts what a step sends, beside the cost model's bytes. Ranks
 take turns with the ways of training; ``benchmarks/results/sharded_tables.json`` has the medians,
-and what memory ranks and commands took at most with tables that no rank may hold, by its ulimit.
+and what memory ranks and commands took at most with tables that none of them may hold, by its
+ulimit: of ten times that at the end, for which the machine needs 13 GB of memory and 20 GB of disk.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -39,16 +41,18 @@ from fuxictr_tf4ctr.training.step import training_step
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FIELDS, ROWS_OF_A_TABLE, WIDTH, BATCH_SIZE = 8, 50_000, 16, 4096
-# Of the tables whose memory is measured; a rank may take so many bytes beside its rows.
-LARGE, ROOM = 1_000_000, 192 << 20
+# Ranks -> rows of a table whose memory is measured, and what share of all tables a rank may take.
+LARGE = {2: (1_000_000, 0.9), 4: (1_000_000, 0.6), 16: (10_000_000, 0.1)}
 WAYS = ("whole", "row_wise", "table_wise")
 STEPS = (5, 25)
+# Of a row of every table.
+ROW_BYTES = FIELDS * WIDTH * 4
 
 
 def main() -> None:
     """Measure all ways, three rounds of each."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--ranks", type=int, nargs="+", choices=LARGE)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=("speed", "memory"), help="default: both")
     parser.add_argument("--job", nargs=3, help=argparse.SUPPRESS)
@@ -64,20 +68,17 @@ def main() -> None:
         content |= {
             "tables": {"fields": FIELDS, "rows": ROWS_OF_A_TABLE, "width": WIDTH},
             "batch_size": BATCH_SIZE,
-            "cases": [measured(ranks, arguments.rounds) for ranks in arguments.ranks],
+            "cases": [measured(ranks, arguments.rounds) for ranks in arguments.ranks or (2, 4)],
             "load": os.getloadavg()[0],
             **here,
         }
     if arguments.only != "speed":
         content["memory"] = {
-            "tables": {"fields": FIELDS, "rows": LARGE, "width": WIDTH, "bytes": TABLE_BYTES},
-            "cases": [peaks(ranks) for ranks in arguments.ranks],
+            "tables": {"fields": FIELDS, "width": WIDTH},
+            "cases": [peaks(ranks) for ranks in arguments.ranks or LARGE],
             **here,
         }
     results.write_text(json.dumps(content, indent=1) + "\n")
-
-
-TABLE_BYTES = FIELDS * LARGE * WIDTH * 4
 
 
 def peaks(ranks: int) -> dict:
@@ -122,29 +123,37 @@ def limit_memory(room: int) -> None:
 def hold(way: str, steps: int, file: Path) -> None:
     """Be one rank: build, train, save and load tables that its limit does not let it hold."""
     with joined_ranks(on_gpu=False, seconds=600) as ranks:
-        divided(file.parent / "small", 100, ranks, 1)  # imports what a first step needs
-        limit = TABLE_BYTES // ranks.size + ROOM
+        divided(file.parent / "small", 1024, ranks, 1)  # imports what a first step needs
+        rows, share = LARGE[ranks.size]
+        limit = int(share * rows * ROW_BYTES)
         limit_memory(limit)
         memory_peak()
-        before = memory_peak()
-        model, tables = divided(file.parent, LARGE, ranks, 0)
-        own = {"building": memory_peak(before)}
-        with training_step(model, ranks=ranks) as step:
+        before, own, seconds = memory_peak(), {}, {}
+
+        @contextmanager
+        def phase(name: str) -> Iterator[None]:
+            start = time.perf_counter()
+            yield
+            own[name], seconds[name] = memory_peak(before), round(time.perf_counter() - start, 1)
+
+        with phase("building"):
+            model, tables = divided(file.parent, rows, ranks, 0)
+        with phase("training"), training_step(model, ranks=ranks) as step:
             for _ in range(steps):
-                step(batch(BATCH_SIZE // ranks.size, LARGE))
-        own["training"] = memory_peak(before)
+                step(batch(BATCH_SIZE // ranks.size, rows))
         path = Path(model.checkpoint)
         state = path.with_suffix(".state")
-        kept = tables.save(state, steps, optimizer=True)
-        best = tables.save(path, steps, optimizer=False)
-        own["saving"] = memory_peak(before)
-        tables.load(state, kept, optimizer=True)
-        own["resuming"] = memory_peak(before)
+        with phase("saving"):
+            kept = tables.save(state, steps, optimizer=True)
+            best = tables.save(path, steps, optimizer=False)
+        with phase("resuming"):
+            tables.load(state, kept, optimizer=True)
         everybody = ranks.all_gather(own)
         if ranks.leads:
             save_weights(model, path, best)
-            most = {phase: max(each[phase] for each in everybody) for phase in own}
-            file.write_text(json.dumps({"limit": limit, **most}))
+            result = {"rows": rows, "bytes": rows * ROW_BYTES, "limit": limit}
+            result |= {name: max(each[name] for each in everybody) for name in own}
+            file.write_text(json.dumps(result | {"seconds": seconds}))
 
 
 def divided(folder: Path, rows_of_a_table: int, ranks: Ranks, steps: int) -> tuple:
@@ -159,19 +168,21 @@ def divided(folder: Path, rows_of_a_table: int, ranks: Ranks, steps: int) -> tup
 
 
 def merge(way: str, steps: int, file: Path) -> None:
-    """Merge what ranks left, and score a batch."""
-    model = twin(file.parent, LARGE, unmade=True)
+    """Merge what ranks left, and score a batch, within the limit of a rank."""
+    found = json.loads(file.read_text())
+    model = twin(file.parent, found["rows"], unmade=True)
+    limit_memory(found["limit"])
     memory_peak()
     before, anonymous = memory_peak(), memory_of("RssAnon")
     start = time.perf_counter()
     merge_weights(model.checkpoint)
-    seconds = time.perf_counter() - start
-    found = json.loads(file.read_text()) | {"merging": memory_peak(before)}
+    found["seconds"]["merging"] = round(time.perf_counter() - start, 1)
+    found["merging"] = memory_peak(before)
     load_weights(model, model.checkpoint)
     with torch.no_grad():
-        model.eval()(batch(BATCH_SIZE, LARGE))
+        model.eval()(batch(BATCH_SIZE, found["rows"]))
     # Pages of the file are the system's, which drops them where memory is short.
-    found |= {"scoring": memory_of("RssAnon") - anonymous, "merging_seconds": round(seconds, 1)}
+    found["scoring"] = memory_of("RssAnon") - anonymous
     file.write_text(json.dumps(found))
 
 

@@ -93,13 +93,13 @@ class Lookups(BaseModel):
         return torch.stack(parts, dim=1)
 
 
-def lookup_map() -> FeatureMap:
+def lookup_map(vocab_size: int = 7) -> FeatureMap:
     feature_map = FeatureMap("lookups", "unused")
     categorical = {"type": "categorical", "source": "", "padding_idx": 0}
     shared = {"type": "sequence", "max_len": 3, "share_embedding": "item", "feature_encoder": None}
-    feature_map.features["user"] = categorical | {"vocab_size": 3}
-    feature_map.features["item"] = categorical | {"vocab_size": 7}
-    feature_map.features["clicked"] = categorical | {"vocab_size": 7} | shared
+    feature_map.features["user"] = categorical | {"vocab_size": min(3, vocab_size)}
+    feature_map.features["item"] = categorical | {"vocab_size": vocab_size}
+    feature_map.features["clicked"] = categorical | {"vocab_size": vocab_size} | shared
     feature_map.labels = ["label"]
     return feature_map
 
@@ -157,8 +157,8 @@ class OwnFiles(TinyMLP):
         super().save_weights(checkpoint)
 
 
-def refusal(model_class, folder: Path, ranks: Ranks, context=None) -> str:
-    model = unmade(build, model_class, folder, **WITHOUT)
+def refusal(model_class, folder: Path, ranks: Ranks, context=None, feature_map=None) -> str:
+    model = unmade(build, model_class, folder, feature_map, **WITHOUT)
     with context or nullcontext():
         return error_of(lambda: divided(model, ranks, "auto", "sgd"))
 
@@ -179,6 +179,9 @@ def work_of_two(folder: Path, ranks: Ranks) -> dict:
     result["own files"] = refusal(OwnFiles, folder, ranks)
     unseen = mock.patch.object(Path, "is_dir", lambda path: ranks.leads)
     result["not seen"] = refusal(TinyMLP, folder, ranks, unseen)
+    little = mock.patch.object(sharded_tables, "machine_memory", lambda: 1e8 + 1e12 * ranks.leads)
+    result["no room"] = refusal(TinyMLP, folder, ranks, little)
+    result["no row"] = refusal(Lookups, folder, ranks, feature_map=lookup_map(1))
     for optimizer, width in (("sgd", 6), ("row_wise_adagrad", 4)):
         result[optimizer] = look_up(folder, ranks, optimizer, width)
     return result

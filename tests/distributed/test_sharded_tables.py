@@ -157,6 +157,8 @@ def test_lookups_of_shared_tables_sequences_and_padding(ranks):
     for result in results:
         assert "OwnFiles writes its weights its own way" in result["own files"]
         assert "model.shards: not seen on" in result["not seen"]
+        assert "has 0.0 GB (for each of its 2 ranks)" in result["no room"]
+        assert "rank 1 of 2 would get no row of" in result["no row"]
         assert result["sgd"]["parameters"] == 0  # all are divided, none is left beside
         assert result["sgd"]["outside"]
         assert "beside FuxiCTR's embedding layers" in result["sgd"]["beside"]

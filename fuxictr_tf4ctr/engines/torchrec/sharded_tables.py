@@ -24,7 +24,14 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr import files
-from fuxictr_tf4ctr.distributed.cost import ShardingOptions, Tables
+from fuxictr_tf4ctr.distributed.cost import (
+    PROCESS,
+    ShardingOptions,
+    Tables,
+    Workload,
+    divided_tables,
+    machine_memory,
+)
 from fuxictr_tf4ctr.distributed.ranks import JoinedRanks
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.training.evaluation import overrides
@@ -181,8 +188,8 @@ class ShardedTables(Tables):
         options: How to divide, and to update.
 
     Raises:
-        SettingsError: The model has optimizers or files of its own or no table to divide, TorchRec
-            finds no room for the tables, or a rank does not see the folder of the run.
+        SettingsError: The model has optimizers or files of its own or no table to divide, a host or
+            GPU has no room for its ranks' rows, or a rank does not see the folder of the run.
     """
 
     def __init__(self, model: BaseModel, ranks: JoinedRanks, options: ShardingOptions) -> None:
@@ -215,6 +222,7 @@ class ShardedTables(Tables):
             )
         self._check_used_once(model, unmade)
         _forget(optimizer, unmade)
+        self._check_room(model, unmade, options)
         self._divide(tables, options, model.device)
         for piece in self._weights():
             unmade[piece.name].make_rows(piece.start, piece.rows)
@@ -329,6 +337,34 @@ class ShardedTables(Tables):
                 "leave table_sharding out"
             )
 
+    def _check_room(
+        self, model: BaseModel, unmade: Mapping[str, UnmadeTable], options: ShardingOptions
+    ) -> None:
+        """Refuse, before any row is made, what a host or GPU cannot hold of its ranks."""
+        tables = {id(table): table for table in unmade.values()}.values()
+        work = Workload(
+            *(0, sum(map(len, tables)), sum(table.numel() for table in tables), 0, 0),
+            sum(weights.numel() for weights in model.parameters() if weights.requires_grad),
+            2 if "betas" in model.optimizer.defaults else 0,
+        )
+        cost = divided_tables(work, self.ranks.size, options.optimizer)
+        per_host = _ranks_of_this_host(self.ranks)
+        if model.device.type == "cuda":
+            room, place = torch.cuda.mem_get_info(model.device)[1], f"GPU {model.device.index}"
+        else:
+            room, place = machine_memory() / per_host - PROCESS, f"for each of its {per_host} ranks"
+
+        def check() -> None:
+            if cost.memory > room:
+                raise SettingsError(
+                    f"table_sharding: a rank's rows and the other weights, with gradients and "
+                    f"optimizer, take {cost.memory / 1e9:,.1f} GB at the least, "
+                    f"{socket.gethostname()} has {max(room, 0) / 1e9:,.1f} GB ({place}): divide "
+                    "the tables among more hosts, or take a smaller embedding_dim"
+                )
+
+        self._by_all(check)
+
     def _divide(
         self, tables: Sequence[EmbeddingCollection], options: ShardingOptions, device: torch.device
     ) -> None:
@@ -358,6 +394,18 @@ class ShardedTables(Tables):
                 logger.info(f"Table {first}: {table.sharding_type}, ranks {table.ranks}")
             with _quiet():
                 collection.sharded = sharder.shard(modules[str(at)], own, environment, device)
+        self._by_all(self._check_rows)
+
+    def _check_rows(self) -> None:
+        """Refuse a rank that has parts of tables, but no row in them: fbgemm fails without."""
+        for collection in self._collections:
+            parts = list(collection.weights())
+            if parts and not any(len(part.rows) for part in parts):
+                raise SettingsError(
+                    f"table_sharding: rank {self.ranks.rank} of {self.ranks.size} would get no row "
+                    f"of {min(collection.members)}, as the tables are too small: leave "
+                    "table_sharding out, or take fewer workers"
+                )
 
     def _weights(self) -> Iterator[Piece]:
         for collection in self._collections:
@@ -395,8 +443,12 @@ def _forget(optimizer: torch.optim.Optimizer, taken: Mapping[str, Tensor]) -> No
         optimizer.state.pop(weight, None)
 
 
+def _ranks_of_this_host(ranks: JoinedRanks) -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
+
+
 def _topology(device: torch.device, ranks: JoinedRanks) -> Topology:
-    per_host = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
+    per_host = _ranks_of_this_host(ranks)
     memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
     return Topology(
         world_size=ranks.size,
