@@ -17,7 +17,7 @@ from fuxictr_tf4ctr.errors import SettingsError
 
 ENGINES = "fuxictr_tf4ctr.engines"
 SHARDINGS = ("row_wise", "table_wise", "auto")
-TABLE_OPTIMIZERS = ("sgd", "adagrad", "row_wise_adagrad")
+TABLE_OPTIMIZERS = ("sgd", "adagrad", "row_wise_adagrad", "adam")
 # They work on whole tables, or on the lookups that sharding replaces.
 _EXCLUDED = (
     *("compile", "cuda_graphs", "sparse_embeddings", "cowclip"),
@@ -32,8 +32,8 @@ class ShardingOptions:
     Attributes:
         sharding: "row_wise" (each rank has some rows of every table), "table_wise" (each rank has
             some tables), or "auto" (the planner chooses one of these for each table).
-        optimizer: Rule by which a rank updates the rows it has: "sgd", "adagrad" or
-            "row_wise_adagrad", which keeps one number per row.
+        optimizer: Rule by which a rank updates the rows it has: "sgd", "adagrad",
+            "row_wise_adagrad", which keeps one number per row, or "adam", on GPUs alone.
         learning_rate: Its rate at the start; later it changes as the model's does.
     """
 
@@ -58,7 +58,7 @@ def sharding_problems(params: Mapping[str, Any], runs_here: bool = True) -> Iter
 
     Args:
         params: Settings, complete.
-        runs_here: Whether it is this machine that must have TorchRec.
+        runs_here: Whether it is this machine that must have TorchRec, and the GPU.
     """
     if params.get("table_sharding") is None:
         for key in ("table_optimizer", "table_learning_rate"):
@@ -73,6 +73,11 @@ def sharding_problems(params: Mapping[str, Any], runs_here: bool = True) -> Iter
     for key in _EXCLUDED:
         if params.get(key):
             yield f"{key} does not go with table_sharding: leave one of them out"
+    if runs_here and params.get("table_optimizer") == "adam" and params.get("gpu", -1) < 0:
+        yield (
+            "table_optimizer: TorchRec has adam for GPUs alone: give --gpu, or take "
+            "row_wise_adagrad or adagrad"
+        )
     if runs_here and not all(map(importlib.util.find_spec, ("torchrec", "fbgemm_gpu"))):
         yield (
             "table_sharding needs TorchRec: pip install 'fuxictr-tf4ctr[torchrec]', or without a "
@@ -223,6 +228,7 @@ def divided_tables(work: Workload, ranks: int, table_optimizer: str = "row_wise_
     The tables' optimizer updates rows in the backward pass: no gradient of a table is kept.
     """
     kept = {"sgd": 0, "adagrad": work.table_parameters, "row_wise_adagrad": work.table_rows}
+    kept["adam"] = 2 * work.table_parameters
     rows = work.batch_size / ranks
     elsewhere = (ranks - 1) / ranks
     there_and_back = elsewhere * rows * (ID * work.lookups + 2 * FLOAT * work.looked_up)

@@ -262,7 +262,7 @@ def _checkpoint_bytes(model: BaseModel, settings: Settings) -> int:
     tables = sum(size for each, size in sizes if isinstance(each, UnmadeTable))
     others = sum(size for _, size in sizes) - tables
     moments = 2 if "betas" in model.optimizer.defaults else 0
-    sums = 1 if settings.params.get("table_optimizer") == "adagrad" else 0
+    sums = {"adagrad": 1, "adam": 2}.get(settings.params.get("table_optimizer"), 0)
     # The oldest state, and the weights before, go when the next are written.
     states = (Checkpoints.kept + 1) * ((1 + moments) * others + (1 + sums) * tables)
     return others + 2 * tables + states

@@ -185,7 +185,7 @@ TRAINING_KEYS: dict[str, Key] = {
     ),
     "table_optimizer": Key(
         one_of(*TABLE_OPTIMIZERS),
-        "Rule of divided tables: sgd, adagrad or row_wise_adagrad (null: row_wise_adagrad)",
+        "Rule of divided tables: row_wise_adagrad (if null), adagrad, sgd, or on GPUs adam",
     ),
     "table_learning_rate": Key(POSITIVE, "Learning rate of divided tables, null for learning_rate"),
     "trackers": Key(

@@ -307,6 +307,11 @@ def shards_folder(path: Path) -> Path:
     return path.with_suffix(".shards")
 
 
+def step_of(kept: Mapping[str, Any]) -> int:
+    """Return after which training step shards were saved."""
+    return int(kept["save"].partition("-")[0])
+
+
 def begin_save(path: Path, step: int) -> Path:
     """Make the folder for the shards of training step ``step`` that go with a file."""
     folder = shards_folder(path) / f"{step}-{uuid.uuid4().hex[:8]}"

@@ -184,11 +184,14 @@ def test_row_wise_adagrad_keeps_the_mean_square_of_a_row(ranks):
         ({"table_learning_rate": 0.1}, "table_learning_rate is for table_sharding"),
         ({"table_sharding": "auto", "embedding_regularizer": 0.1}, "set it to 0"),
         ({"table_sharding": "auto", "cowclip": True}, "cowclip does not go with table_sharding"),
+        ({"table_sharding": "auto", "table_optimizer": "adam"}, "take row_wise_adagrad or adagrad"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(params, message):
-    (problem,) = sharding_problems(params, runs_here=False)
+def test_settings_that_do_not_go_together_are_refused(params, message, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    (problem,) = sharding_problems(params)
     assert message in problem
+    assert "adam" not in problem or not list(sharding_problems(params | {"gpu": 0}))
 
 
 def test_a_missing_torchrec_is_said_with_the_settings(monkeypatch):

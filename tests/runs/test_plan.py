@@ -63,6 +63,8 @@ def test_tables_that_no_rank_can_hold_are_divided(demo):
     assert whole.cost.tables == (tables, tables, 2 * tables)
     assert divided.cost.tables == (tables / 4, 0, divided.work.table_rows)
     assert divided.cost.others == whole.cost.others
+    adam = {**wide, "table_sharding": "row_wise", "table_optimizer": "adam"}
+    assert plan(demo("TF4CTR_demo", **adam), ranks=4).cost.tables == (tables / 4, 0, tables / 2)
     room = whole.memory - 2 * tables
     assert "table_sharding: row_wise" in whole.problem(room)
     assert divided.problem(room) is None

@@ -41,6 +41,7 @@ from fuxictr_tf4ctr.training.shards import (
     UnmadeTable,
     begin_save,
     shards_folder,
+    step_of,
     tables_unmade,
     write_shard,
 )
@@ -73,6 +74,7 @@ _OPTIMIZERS = {
     "sgd": EmbOptimType.EXACT_SGD,
     "adagrad": EmbOptimType.EXACT_ADAGRAD,
     "row_wise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+    "adam": EmbOptimType.ADAM,
 }
 # fbgemm's tables are a multiple of this wide; others get columns that nobody looks at.
 _WIDTH_UNIT = 4
@@ -252,6 +254,9 @@ class ShardedTables(Tables):
                     shards.read(piece.name, piece.start, piece.rows)
 
         self._by_all(read)
+        for collection in self._collections if optimizer else ():
+            with _quiet():  # Adam's steps, which TorchRec has in no state
+                collection.sharded.fused_optimizer.set_optimizer_step(step_of(kept))
 
     def pieces(self) -> list[Piece]:
         """Return the rows and the optimizer state that this rank has, not copied."""
