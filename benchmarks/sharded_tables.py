@@ -7,6 +7,7 @@ namespace whose loopback device counts what a step sends, beside the cost model'
 take turns with the ways of training; ``benchmarks/results/sharded_tables.json`` has the medians,
 and what memory ranks and commands took at most with tables that none of them may hold, by its
 ulimit: of ten times that at the end, for which the machine needs 13 GB of memory and 20 GB of disk.
+It also says how long a rank takes to draw its rows of tables as large as MLPerf's DLRM-DCNv2 has.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import torch
 from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbedding
 
 import model_zoo
 from fuxictr_tf4ctr.distributed import Ranks, joined_ranks
@@ -54,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ranks", type=int, nargs="+", choices=LARGE)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("speed", "memory"), help="default: both")
+    parser.add_argument("--only", choices=("speed", "memory", "drawing"), help="default: all")
     parser.add_argument("--job", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
@@ -64,7 +66,7 @@ def main() -> None:
     results = RESULTS / "sharded_tables.json"
     content = json.loads(results.read_text()) if results.exists() else {}
     here = {"machine": machine(), "versions": versions(["torchrec", "fbgemm-gpu-cpu"])}
-    if arguments.only != "memory":
+    if arguments.only in (None, "speed"):
         content |= {
             "tables": {"fields": FIELDS, "rows": ROWS_OF_A_TABLE, "width": WIDTH},
             "batch_size": BATCH_SIZE,
@@ -72,13 +74,41 @@ def main() -> None:
             "load": os.getloadavg()[0],
             **here,
         }
-    if arguments.only != "speed":
+    if arguments.only in (None, "drawing"):
+        content["drawing"] = drawing(arguments.rounds) | here
+    if arguments.only in (None, "memory"):
         content["memory"] = {
             "tables": {"fields": FIELDS, "width": WIDTH},
             "cases": [peaks(ranks) for ranks in arguments.ranks or LARGE],
             **here,
         }
     results.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def drawing(rounds: int) -> dict:
+    """Return how long the last of 64 ranks takes to draw its rows, and a billion weights, alone."""
+    torch.set_num_threads(1)
+    ranks, rows, width = 64, 204_800_000 // FIELDS, 128
+    own, all_of_them = [], []
+    for _ in range(rounds):
+        start = time.process_time()
+        with tables_unmade():
+            layer = FeatureEmbedding(feature_map(rows), width)
+        for table in layer.parameters():
+            table.make_rows(rows // ranks * (ranks - 1), torch.empty(rows // ranks, width))
+        own.append(time.process_time() - start)
+        start, part = time.process_time(), torch.empty(1 << 20)
+        for _ in range(50):
+            part.normal_()
+        all_of_them.append((time.process_time() - start) / 50 / len(part) * 1e9)
+    result = {
+        "ranks": ranks,
+        "weights": FIELDS * rows * width,
+        "seconds_for_the_rows_of_a_rank": round(statistics.median(own), 1),
+        "seconds_for_a_billion_weights": round(statistics.median(all_of_them), 1),
+    }
+    print(json.dumps(result), flush=True)
+    return result
 
 
 def peaks(ranks: int) -> dict:
