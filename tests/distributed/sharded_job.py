@@ -16,6 +16,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding
 from fuxictr.pytorch.models import BaseModel
 from job import TinyMLP, build, build_feature_map, error_of, train_model, twin
+from torchrec.distributed.batched_embedding_kernel import EmbeddingFusedOptimizer
 
 from fuxictr_tf4ctr.distributed import Ranks, joined_ranks
 from fuxictr_tf4ctr.distributed.cost import ShardingOptions
@@ -190,8 +191,11 @@ def work_of_two(folder: Path, ranks: Ranks) -> dict:
 def work_of_three(folder: Path, ranks: Ranks) -> dict:
     """Go on with what two ranks began."""
     lost = error_of(lambda: train_divided(FIRST, folder, ranks, 4, folder / "lost"))
-    moved = train_divided(FIRST, folder, ranks, 4, folder / "state")
-    return {"lost": lost, "moved": moved, "big": big_of_three(folder.with_name("big"), ranks)}
+    with mock.patch.object(EmbeddingFusedOptimizer, "set_optimizer_step") as known:
+        moved = train_divided(FIRST, folder, ranks, 4, folder / "state")
+    steps = {call.args for call in known.call_args_list}
+    big = big_of_three(folder.with_name("big"), ranks)
+    return {"lost": lost, "moved": moved, "steps": steps, "big": big}
 
 
 BIG = 10_000_000
