@@ -8,7 +8,6 @@ has the gradient of a table. Gradients are added up over ranks as those of the o
 """
 
 import logging
-import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -449,7 +448,8 @@ def _forget(optimizer: torch.optim.Optimizer, taken: Mapping[str, Tensor]) -> No
 
 
 def _ranks_of_this_host(ranks: JoinedRanks) -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
+    """Count them; all ranks call this."""
+    return ranks.all_gather(socket.gethostname()).count(socket.gethostname())
 
 
 def _topology(device: torch.device, ranks: JoinedRanks) -> Topology:
