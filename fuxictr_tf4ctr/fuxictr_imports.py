@@ -138,9 +138,6 @@ def _unfit(classes: Mapping[str, Mapping[str, tuple[str, ...]]]) -> Iterator[str
 def error_of_others(error: BaseException) -> UserError | None:
     """Say in one message what stopped in the code of others, if an error tells so.
 
-    Args:
-        error: Whatever was raised.
-
     Returns:
         What to show in its place: a package that FuxiCTR's git main lacks, or the place in a model
         that is neither FuxiCTR's nor ours; None for any other error.

@@ -68,7 +68,6 @@ class ListOf(Kind):
     """A list.
 
     Args:
-        entry: Kind of its entries.
         least: How many there must be.
         expected: What it must be, in other words than the entry's.
     """
@@ -178,7 +177,6 @@ def read_json(path: Path, content: Kind, remedy: str) -> Any:
     """Read a json file of one of our own kinds.
 
     Args:
-        path: The file.
         content: What it must hold.
         remedy: What to do where it does not hold that, to end the message.
 

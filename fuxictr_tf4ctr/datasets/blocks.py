@@ -154,8 +154,6 @@ class BlockReader:
     """Read the files of one split in blocks, checked against the feature map.
 
     Args:
-        files: The files, in row order.
-        feature_map: FuxiCTR's feature map.
         binary: Whether labels must be 0 or 1.
         training: Whether weights are scaled so that their mean is 1.
         sampling: Which rows to leave out. None: none.
@@ -292,10 +290,6 @@ class BlockReader:
 
     def read(self, parts: Iterable[Part] | None = None, filled: Filled = filled_here) -> Rows:
         """Read some parts, all rows where None, into one place.
-
-        Args:
-            parts: The parts.
-            filled: Makes the place.
 
         Raises:
             DataError: A value disagrees with the feature map; the message names its row.

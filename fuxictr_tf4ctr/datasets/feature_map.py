@@ -272,7 +272,6 @@ def typed_columns(
     Args:
         path: The file they came from, for messages.
         stored: Column -> array as stored, for all features and labels.
-        feature_map: FuxiCTR's feature map.
         binary: Whether labels must be 0 or 1; weights must be at least 0.
         first_row: Which row of the file the first one is.
 
@@ -306,10 +305,6 @@ def typed_columns(
 
 def check_lengths(path: Path, lengths: Mapping[str, int]) -> int:
     """Return the number of rows of a file.
-
-    Args:
-        path: The file, for messages.
-        lengths: Column -> its rows.
 
     Raises:
         DataError: There is no row, or columns differ in length.

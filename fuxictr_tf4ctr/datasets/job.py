@@ -158,8 +158,6 @@ def plan_encoding(
     """Check the settings and the raw files of an encoding.
 
     Args:
-        params: FuxiCTR's parameters.
-        data_dir: Where the encoding goes.
         sources: Split -> file, folder of files, or glob pattern.
         ancestor: The run whose vocabularies are to be grown, if any.
 

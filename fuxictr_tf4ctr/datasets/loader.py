@@ -50,8 +50,6 @@ class CheckedBatch(dict):
     """Columns by name whose ids have been compared with a feature map: no step needs to again.
 
     Args:
-        columns: The columns.
-        feature_map: The map.
         portion: Which portion of the batch's rows these are, where several ranks share it.
     """
 
@@ -419,7 +417,6 @@ def _ordered(
     """Yield parts with the order of their rows, random where there is a generator.
 
     Args:
-        parts: The parts.
         first: The first of their rows to serve.
         step: The others are so many apart.
         generator: Draws the order of the parts and of the rows of each.

@@ -93,7 +93,6 @@ def differences(
 
     Args:
         manifest: As :func:`read` returned it.
-        data_dir: The folder it lies in.
         made_from: The present ``sources`` and ``settings``.
         names: The files an encoding made now would have.
     """
@@ -187,7 +186,6 @@ def publish(
 
     Args:
         staged: Folder with the new files, on the file system of ``data_dir``.
-        data_dir: Where they go.
         manifest: The manifest there now, if any.
         content: The new manifest's; ``files`` gets name, size and checksum of the staged files.
     """

@@ -78,10 +78,7 @@ class RowEncoder:
     """Encode raw rows with the vocabularies and statistics of a run.
 
     Args:
-        folder: Where the fitted encoder lies.
-        feature_map: The features the model reads.
         labels: Whether the rows have labels; they must be 0 or 1 where ``binary``.
-        binary: Whether the task is binary_classification.
         skipped: Where to count bad rows, which are left out; None raises for the first.
 
     Attributes:
@@ -231,7 +228,6 @@ def read_rows(
     Args:
         source: A file, a folder of files, or a glob pattern. Csv files are separated as the
             training data were.
-        encoder: Says which columns to read.
         keep: Further columns to read; in csv files as texts, unless a preprocess function might
             read them.
         skipped: Where to count bad lines, which are left out; None raises for the first.

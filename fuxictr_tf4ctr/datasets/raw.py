@@ -211,7 +211,6 @@ def check_source_columns(
         path: Where the rows come from, for messages.
         schema: Column -> its type, as found.
         features: Feature columns as the data set's section declares them.
-        labels: Label columns alike.
 
     Raises:
         DataError: A column is missing, or of another type.

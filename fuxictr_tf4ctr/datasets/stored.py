@@ -321,7 +321,6 @@ def read_columns(
 
     Args:
         path: As for :func:`part_files`.
-        columns: The columns to read.
         matrix_index: As for :func:`opened`.
 
     Returns:

@@ -204,8 +204,6 @@ def launch(arguments: Sequence[str], workers: int, max_restarts: int) -> int:
     """Run the program once per rank, and wait for all.
 
     Args:
-        arguments: The program's arguments.
-        workers: How many ranks.
         max_restarts: How often to start all again when one fails.
 
     Returns:

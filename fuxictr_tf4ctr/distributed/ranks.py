@@ -161,8 +161,6 @@ class Ranks:
         ranks call this, and none changes the tensor later.
 
         Args:
-            shape: The tensor's.
-            dtype: The tensor's.
             fill: Fills it; what it raises is raised on all ranks of the host.
         """
         tensor = torch.empty(*shape, dtype=dtype)
@@ -294,7 +292,6 @@ class JoinedSums(Sums):
     and in every step: that of the weights, last to first, as a backward pass comes to them.
 
     Args:
-        ranks: The ranks.
         weights: As for :meth:`Ranks.sums`.
     """
 
@@ -408,7 +405,6 @@ def check_agreement(ranks: Ranks, facts: Mapping[str, Any]) -> None:
     """Compare what must be the same on all ranks with rank 0.
 
     Args:
-        ranks: The ranks.
         facts: Name -> value: settings, data fingerprint, versions.
 
     Raises:

@@ -84,10 +84,6 @@ def understood(
 ) -> tuple[dict[str, Any], list[str]]:
     """Read old names of keys as what they mean now, and lists as the tuples a model asks for.
 
-    Args:
-        params: Settings as written.
-        model_class: The model they are for.
-
     Returns:
         The settings in the model's own words, and a note on each key that was read as another.
     """
@@ -127,10 +123,6 @@ def key_problems(
 ) -> tuple[list[str], list[str]]:
     """Find keys that a model does not take.
 
-    Args:
-        params: Settings in the model's words.
-        model_class: The model.
-
     Returns:
         What is wrong, and what merely has no effect: keys like no other, which a twin refuses.
     """
@@ -166,11 +158,7 @@ def contract_problems(model_class: type[BaseModel]) -> list[str]:
 
 
 def activation_problems(params: Mapping[str, Any]) -> list[str]:
-    """List the activations that torch does not have; FuxiCTR looks them up when a model is built.
-
-    Args:
-        params: Settings of any model.
-    """
+    """List the activations that torch does not have; FuxiCTR looks them up when a model is built."""
     return [
         problem
         for key, value in params.items()
@@ -180,11 +168,7 @@ def activation_problems(params: Mapping[str, Any]) -> list[str]:
 
 
 def size_problems(params: Mapping[str, Any]) -> list[str]:
-    """List whole numbers that are no size of anything torch makes.
-
-    Args:
-        params: Settings of any model.
-    """
+    """List whole numbers that are no size of anything torch makes."""
     return [
         f"{key}={shown(value)} is beyond any size: stay below 2^31"
         for key, value in params.items()
@@ -195,12 +179,7 @@ def size_problems(params: Mapping[str, Any]) -> list[str]:
 
 
 def batch_norms(params: Mapping[str, Any], model_class: type[BaseModel]) -> list[str]:
-    """Return the keys by which a model has batch norm, which cannot train on a batch of one row.
-
-    Args:
-        params: Settings in the model's words.
-        model_class: The model.
-    """
+    """Return the keys by which a model has batch norm, which cannot train on a batch of one row."""
     of_twin = issubclass(model_class, TwoStreamModel)
     defaults = model_class.with_defaults({}) if of_twin else taken_keys(model_class)
     given = {**defaults, **params}

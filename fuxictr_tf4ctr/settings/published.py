@@ -97,7 +97,6 @@ def from_published(
         config: Model configuration in the authors' spelling; ``model`` is one of ``TF4CTR`` (the
             loss alone: shared bottom, WSF), ``TF4CTRv2``, ``TF4CTRv2_WideDeep``,
             ``TF4CTRv2_DeepFM``, ``TF4CTRv2_xDeepFM``.
-        feature_map: FuxiCTR's description of the columns.
         state_dict: Weights by the authors' names, tensors or arrays.
         **runtime: Further parameters of the twin in our spelling (gpu, model_root, …); they
             override the configuration.

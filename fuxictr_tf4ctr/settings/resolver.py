@@ -26,7 +26,6 @@ class Experiments:
     """The sections of ``model_config``, written and implied.
 
     Args:
-        written: The sections of the files.
         datasets: The sections of ``dataset_config``.
         origin: Where both are from, for messages.
     """

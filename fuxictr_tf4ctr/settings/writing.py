@@ -58,7 +58,6 @@ def write_folder(settings: Settings, folder: Path) -> None:
     """Write a configuration folder with this experiment alone, to run here or under FuxiCTR.
 
     Args:
-        settings: The experiment.
         folder: A folder that is not there yet.
 
     Raises:
@@ -232,7 +231,6 @@ class _Table:
         """Count the rows, and find labels that none can be learned from.
 
         Args:
-            label: Column to predict.
             positive: What stands for 1 in it; None finds it among words such as yes and no.
 
         Returns:

@@ -203,8 +203,6 @@ def progress_bar(
     """Iterate with a progress bar on stderr: rows done, time left, rows a second.
 
     Args:
-        batches: What to iterate over.
-        label: Words before the bar.
         progress: Show it. None: if stderr is a terminal.
         total: Batches in all. None: the length of ``batches``.
         done: Batches done before.

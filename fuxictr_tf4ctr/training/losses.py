@@ -35,9 +35,6 @@ class Losses:
 
     Looking at a loss waits for the device that computes it, so a GPU's are left there for a while.
 
-    Args:
-        device: Where the losses are computed.
-
     Attributes:
         seen: The losses looked at.
     """
@@ -52,8 +49,6 @@ class Losses:
         """Take in one step.
 
         Args:
-            loss: Its loss, a scalar.
-            terms: The terms of the loss.
             where: Words for the step in messages.
 
         Raises:
@@ -160,7 +155,6 @@ def weighted_loss(
     """Return a model's loss without regularization, the mean of its rows' times their weights.
 
     Args:
-        model: The model.
         outputs: What its ``forward`` returned.
         y_true: Labels [B, 1].
         weight: Weights [B, 1]; None for the model's loss as it is.
@@ -176,7 +170,6 @@ def loss_terms(model: BaseModel, loss: Tensor) -> dict[str, Tensor]:
     """Return the terms of a model's last loss, without regularization.
 
     Args:
-        model: The model.
         loss: The loss, for a model that names no terms.
     """
     terms = getattr(model, "loss_terms", None)

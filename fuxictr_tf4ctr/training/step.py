@@ -85,9 +85,7 @@ def training_step(
 
     Args:
         model: Compiled FuxiCTR model on its device, ``_max_gradient_norm`` set as ``fit`` sets it.
-        fast: Switches that may change results.
         ranks: The processes among which each batch is divided.
-        weights: How much each row counts.
 
     Yields:
         Batch to total loss, a scalar; one with its own ``train_step`` or optimizers keeps those.
@@ -133,11 +131,7 @@ class TrainingStep:
     """A step of a model that trains as ``BaseModel`` does.
 
     Args:
-        model: Compiled FuxiCTR model.
-        forward: Its forward pass.
-        fast: Switches that may change results.
         ranks: The processes among which each batch is divided.
-        weights: How much each row counts.
 
     Attributes:
         terms: Terms of the last loss.
@@ -238,7 +232,6 @@ def clip_gradients(gradients: Sequence[Tensor], max_norm: float) -> None:
     """Scale gradients so that their norm together is at most ``max_norm``.
 
     Args:
-        gradients: Gradients of all weights.
         max_norm: The norm.
     """
     if not gradients:
@@ -256,7 +249,6 @@ def step_clipped(
     """Make a step with gradients clipped as the optimizer reads them, without a pass of their own.
 
     Args:
-        optimizer: One with fused kernels.
         gradients: Gradients of all its weights; clipped afterwards.
         max_norm: As for :func:`clip_gradients`.
     """

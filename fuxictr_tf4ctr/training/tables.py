@@ -25,7 +25,6 @@ class TableGroup:
 
     Args:
         members: Weights of the tables; they become views of the buffer.
-        terms: Regularization of their weights.
 
     Attributes:
         starts: Row of the buffer each begins at.
@@ -199,7 +198,6 @@ class FusedLookups:
 
     Args:
         model: Model whose tables are in ``groups``.
-        groups: Its tables.
         compiled: Whether the model's forward pass is compiled; the lookups stay outside of that.
     """
 

@@ -79,7 +79,6 @@ class FieldEmbedding(nn.Module):
     """FuxiCTR's feature embedding, flattened, with the width of every field known.
 
     Args:
-        feature_map: FuxiCTR's description of the columns.
         embedding_dim: Embedding dim D of fields that do not name their own.
         fields: The fields to embed; None for all.
 

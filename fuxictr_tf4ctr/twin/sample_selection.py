@@ -17,8 +17,6 @@ class SampleSelection(nn.Module):
     """Base of the modules that embed a batch twice, once for each encoder.
 
     Args:
-        feature_map: FuxiCTR's description of the columns.
-        embedding_dim: Embedding dim D.
         net_dropout: Dropout rate of gates and experts.
         batch_norm: Whether gates and experts use batch norm.
         embeds: Whether the simple and the complex encoder read embeddings at all (LR does not).

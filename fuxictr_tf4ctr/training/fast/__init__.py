@@ -171,9 +171,7 @@ def arithmetic(model: BaseModel, precision: str, forward: Forward) -> Iterator[F
     """Give a model's forward pass in another arithmetic.
 
     Args:
-        model: The model.
         precision: "fp32", "tf32" or "bf16"; for TF32 see :func:`matmul_precision`.
-        forward: Its forward pass.
 
     Yields:
         The forward pass; its outputs are float32.

@@ -54,7 +54,6 @@ class GraphedStep:
     otherwise it is part of the record, and the step is recorded anew.
 
     Args:
-        model: Model on a GPU.
         step: Its training step; what it leaves in ``terms`` is given on.
         graphs: What records.
     """

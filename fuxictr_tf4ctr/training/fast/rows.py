@@ -31,7 +31,6 @@ def summed_by_row(group: TableGroup, clip: Clip | None = None) -> tuple[Tensor, 
     """Take a group's rows looked up, each once, with the sum of its gradients.
 
     Args:
-        group: The tables.
         clip: Given weights [U, width], gradients [U, width] and counts [U] of the rows, returns
             the gradients to use.
 
@@ -53,7 +52,6 @@ class RowGradients:
     """Gradients and Adam updates of the rows of a batch.
 
     Args:
-        group: The tables.
         optimizer: Adam over the model's weights; it keeps the moments, as views of ours.
         clip: As for :func:`summed_by_row`.
     """
@@ -174,8 +172,6 @@ def scaled_terms(
     """Scale the regularization of embeddings in proportion to the batch size.
 
     Args:
-        terms: Regularization of each weight.
-        embeddings: Weights of the tables.
         scale: Batch size over the one that the regularization is given for.
     """
     return {
@@ -193,7 +189,6 @@ def scale_learning_rate(
 
     Args:
         optimizer: Its one group of weights becomes two, embeddings and others.
-        embeddings: Weights of the tables.
         scale: Batch size over the one that the learning rate is given for.
     """
     (group,) = optimizer.param_groups

@@ -20,7 +20,6 @@ class SelfAttention(Encoder):
     """AutoInt's stack of interacting layers: fields attend to each other.
 
     Args:
-        spec: Shapes of the view.
         num_layers: Number of interacting layers; each raises the order of the interactions.
         attention_dim: Width of a field after each layer, all heads together.
         num_heads: Number of heads; divides ``attention_dim``.
@@ -135,7 +134,6 @@ class DisentangledAttention(Encoder):
     """DESTINE's stack of disentangled self-attention layers.
 
     Args:
-        spec: Shapes of the view.
         num_layers: Number of layers.
         attention_dim: Width of a field after each layer, all heads together.
         num_heads: Number of heads; divides ``attention_dim``.
@@ -258,7 +256,6 @@ class TargetAttention(MLPEncoder):
     (``GM``, ``MoE``) decide by the pooled sequence and act on the other fields.
 
     Args:
-        spec: Shapes of the view.
         target: Field that is looked for, or one for each sequence. None for those whose embedding
             the sequences share.
         sequence: Behaviour sequence, or several, each with an attention of its own. None for all

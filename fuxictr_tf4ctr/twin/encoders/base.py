@@ -207,7 +207,6 @@ class MLPEncoder(Encoder):
     """Base of the encoders that end in FuxiCTR's MLP.
 
     Args:
-        spec: Shapes of the view.
         hidden_units: Width of each hidden layer; the last one is the output's.
         hidden_activations: Activation after each layer, one name for all or one per layer.
         net_dropout: Dropout rate after each layer, one for all or one per layer.
@@ -285,7 +284,6 @@ class LR(Encoder):
     """Logistic regression on the raw ids: first-order effects, no interaction.
 
     Args:
-        spec: Shapes of the view.
         use_bias: Whether a bias is added.
 
     Example:

@@ -22,7 +22,6 @@ class CrossNet(Encoder):
     """Cross network with one weight vector per layer.
 
     Args:
-        spec: Shapes of the view.
         num_layers: Number of cross layers; the degree is one more.
 
     Example:
@@ -64,7 +63,6 @@ class CrossNetMix(Encoder):
     """Cross network whose matrices are a gated mixture of low-rank experts.
 
     Args:
-        spec: Shapes of the view.
         num_layers: Number of cross layers; the degree is one more.
         low_rank: Rank of each expert.
         num_experts: Number of experts per layer.
@@ -94,7 +92,6 @@ class GatedCrossNet(Encoder):
     """Cross network v2 with a gate on every bit of each layer's interactions.
 
     Args:
-        spec: Shapes of the view.
         num_layers: Number of gated cross layers; the degree is one more.
 
     Example:
@@ -173,7 +170,6 @@ class MaskedCrossNet(Encoder):
     second halves. The output is the mean over heads.
 
     Args:
-        spec: Shapes of the view.
         num_layers: Number of crossings.
         num_heads: Number of heads; twice as many must divide the embedding dim.
         net_dropout: Dropout rate after each layer.
@@ -259,7 +255,6 @@ class AFN(MLPEncoder):
     Both the logarithms and the products are batch-normalized, by field and by neuron.
 
     Args:
-        spec: Shapes of the view.
         logarithmic_neurons: Number of learned products.
         own_embedding: Whether the encoder reads embedding tables of its own in place of its view,
             as in AFN+. The sample selection SER gives it such tables anyway.
@@ -377,7 +372,6 @@ class Euler(Encoder):
     the results.
 
     Args:
-        spec: Shapes of the view.
         num_orders: Number of order vectors of each layer.
         explicit_dropout: Dropout rate in front of the order vectors.
         implicit_dropout: Dropout rate in front of the linear maps.

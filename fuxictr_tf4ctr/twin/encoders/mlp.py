@@ -38,7 +38,6 @@ class FeatureGatedMLP(MLPEncoder):
     one learned weighting for all samples.
 
     Args:
-        spec: Shapes of the view.
         hidden_units: Width of each hidden layer; the last one is the output's.
         gate_hidden_units: Width of each hidden layer of the gate.
         context: Fields the gate depends on.
@@ -96,7 +95,6 @@ class MaskNet(Encoder):
     """Parallel mask blocks over the layer-normalized embeddings, then an MLP.
 
     Args:
-        spec: Shapes of the view.
         num_blocks: Number of parallel mask blocks.
         block_dim: Width of each block's output.
         reduction_ratio: Width of a mask's hidden layer, relative to the flat embeddings.
@@ -256,7 +254,6 @@ class FinalBlock(Encoder):
     """Stack of factorized interactions; each layer doubles the degree of the interactions.
 
     Args:
-        spec: Shapes of the view.
         hidden_units: Width of each layer; the last one is the output's.
         residual: Whether a layer's linear part stands beside its products or is added to them.
         feature_gating: Whether the gated fields are appended to the input.

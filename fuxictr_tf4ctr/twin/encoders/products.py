@@ -75,7 +75,6 @@ class Bilinear(MLPEncoder):
     """MLP over the bilinear interactions of the embeddings, as they are and SENET-weighted.
 
     Args:
-        spec: Shapes of the view.
         bilinear_type: What has a weight matrix of its own: "field_interaction" each pair of
             fields, "field_each" each field, "field_all" none (one matrix for all).
         reduction_ratio: Number of fields over the width of SENET's hidden layer.
@@ -117,7 +116,6 @@ class CIN(Encoder):
     """Compressed interaction network with a linear layer on its pooled feature maps.
 
     Args:
-        spec: Shapes of the view.
         hidden_units: Number of feature maps of each layer.
         output_dim: Width of the output; 1 makes it a logit, as in xDeepFM.
 
@@ -189,7 +187,6 @@ class Quadratic(Encoder):
     """QNN-alpha: each layer doubles the degree of the interactions and adds its input.
 
     Args:
-        spec: Shapes of the view.
         num_layers: Number of quadratic layers.
         num_heads: Number of heads; several must divide the embedding dim.
         num_rows: Number of rectified maps that each element is multiplied by.
