@@ -2,7 +2,7 @@
 
 import difflib
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from fuxictr_tf4ctr.errors import SettingsError
@@ -77,16 +77,16 @@ def unknown(kind: str, name: Any, known: Iterable[str]) -> str:
     return f"unknown {kind} {shown(name)}; known: {listed}{more}"
 
 
-class NameTable(Mapping[str, T]):
-    """Classes by name, filled by a decorator, read like a mapping.
+class NameTable(dict[str, T]):
+    """Classes by name, filled by a decorator.
 
     Args:
         kind: What is named here ("encoder", "fusion", ...), for error messages.
     """
 
     def __init__(self, kind: str) -> None:
+        super().__init__()
         self.kind = kind
-        self._classes: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a class decorator that enters the class under ``name``.
@@ -96,24 +96,15 @@ class NameTable(Mapping[str, T]):
         """
 
         def enter(cls: T) -> T:
-            holder = self._classes.setdefault(name, cls)
+            holder = self.setdefault(name, cls)
             if holder is not cls:
                 raise ValueError(f"{self.kind} {name!r} is registered already, as {holder}")
             return cls
 
         return enter
 
-    def __getitem__(self, name: str) -> T:
-        try:
-            return self._classes[name]
-        except (KeyError, TypeError):
-            raise SettingsError(unknown(self.kind, name, self._classes)) from None
+    def __missing__(self, name: str) -> T:
+        raise SettingsError(unknown(self.kind, name, self))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name in self._classes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._classes)
-
-    def __len__(self) -> int:
-        return len(self._classes)
+        return isinstance(name, str) and super().__contains__(name)

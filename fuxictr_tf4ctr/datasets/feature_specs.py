@@ -198,7 +198,7 @@ def complete_columns(
 
 
 def label_entries(params: Mapping[str, Any]) -> Any:
-    """Return the entries of ``label_col``, and one of ``weight_col``, which is kept as labels are."""
+    """Return the entries of ``label_col``, and one of ``weight_col``, kept as labels are."""
     labels, weight = params.get("label_col"), params.get("weight_col")
     if weight is None or labels is None:
         return labels

@@ -1,6 +1,6 @@
 """What an encoded data set holds: rows, labels, vocabularies, shared rows; rows as raw values."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,11 @@ from fuxictr_tf4ctr.datasets.blocks import BlockReader
 from fuxictr_tf4ctr.datasets.encode import EncodedDataset
 from fuxictr_tf4ctr.datasets.feature_map import (
     VOCABULARIES,
-    check_lengths,
     load_feature_map,
     read_feature_map,
-    typed_columns,
 )
 from fuxictr_tf4ctr.datasets.job import SPLITS
-from fuxictr_tf4ctr.datasets.stored import opened, part_files
+from fuxictr_tf4ctr.datasets.stored import part_files
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.schema import read_json
 
@@ -69,6 +67,7 @@ def describe_dataset(dataset: EncodedDataset, params: Mapping[str, Any], top: in
 def summarize(files: list, feature_map: FeatureMap) -> SplitSummary:
     """Count over the files of one split."""
     reader = BlockReader(files, feature_map, binary=False)
+    hashed = [name for name, spec in feature_map.features.items() if spec["type"] != "meta"]
     summary, hashes = SplitSummary(), []
     for part in reader.parts():
         rows = reader.read([part])
@@ -79,22 +78,13 @@ def summarize(files: list, feature_map: FeatureMap) -> SplitSummary:
             summary.label_sums[label] = total + float(columns[label].sum(dtype=np.float64))
         for name, spec in feature_map.features.items():
             if "vocab_size" in spec:
-                found = np.bincount(columns[name].ravel())
+                found = np.bincount(columns[name].ravel(), minlength=spec["vocab_size"])
                 if spec["type"] == "sequence":
-                    found[:1] = 0
-                summary.id_counts[name] = _sum(summary.id_counts.get(name, found[:0]), found)
-        hashes.append(_row_hashes([columns[name] for name in _features(feature_map)]))
+                    found[0] = 0
+                summary.id_counts[name] = summary.id_counts.get(name, 0) + found
+        hashes.append(_row_hashes([columns[name] for name in hashed]))
     summary.row_hashes = np.concatenate(hashes)
     return summary
-
-
-def _sum(counts: np.ndarray, others: np.ndarray) -> np.ndarray:
-    shorter, longer = sorted((counts, others), key=len)
-    return longer + np.pad(shorter, (0, len(longer) - len(shorter)))
-
-
-def _features(feature_map: FeatureMap) -> Iterator[str]:
-    return (name for name, spec in feature_map.features.items() if spec["type"] != "meta")
 
 
 def _row_hashes(columns: list[np.ndarray]) -> np.ndarray:
@@ -148,8 +138,7 @@ def _oov_rate(tokens: Mapping[int, str], counts: np.ndarray) -> str:
     oov = next((i for i, token in tokens.items() if token == "__OOV__"), None)
     if oov is None:
         return "-"
-    found = counts[oov] if oov < len(counts) else 0
-    return f"{found / max(counts.sum(), 1):.2%}"
+    return f"{counts[oov] / max(counts.sum(), 1):.2%}"
 
 
 def _top(tokens: Mapping[int, str], counts: np.ndarray, top: int, other: str) -> str:
@@ -195,7 +184,9 @@ def decode_rows(
         raise SettingsError(f"{split} has rows 0 to {dataset.rows[split] - 1}, not {first}")
     feature_map = load_feature_map(dataset, {"dataset_id": _dataset_id(dataset)})
     tokens = tokens_by_id(dataset.data_dir)
-    stored = _read(path, feature_map, first, count)
+    reader = BlockReader(part_files(path), feature_map, binary=False)
+    (parts,) = reader.runs([first, min(count, reader.rows - first)], {1}).values()
+    stored = {name: c.numpy() for name, c in reader.columns(reader.read(parts)).items()}
     columns = {
         name: _decoded(stored[name], spec, tokens.get(name, {}))
         for name, spec in feature_map.features.items()
@@ -224,22 +215,6 @@ def tokens_by_id(data_dir: Path) -> dict[str, dict[int, str]]:
     except FileNotFoundError:
         return {}
     return {name: {i: token for token, i in vocab.items()} for name, vocab in vocabularies.items()}
-
-
-def _read(path: Path, feature_map: FeatureMap, first: int, count: int) -> dict[str, np.ndarray]:
-    names = [*feature_map.features, *feature_map.labels]
-    found = []
-    for part in part_files(path):
-        with opened(part) as file:
-            rows = check_lengths(part, {name: file.rows(name) for name in names})
-            start, stop = max(first, 0), min(first + count, rows)
-            if start < stop:
-                stored = file.read(names, start, stop)
-                found.append(
-                    typed_columns(part, stored, feature_map, binary=False, first_row=start)
-                )
-        first -= rows
-    return {name: np.concatenate([part[name] for part in found]) for name in names}
 
 
 def _decoded(values: np.ndarray, spec: Mapping[str, Any], tokens: Mapping[int, str]) -> list[Any]:

@@ -214,7 +214,7 @@ def plan_encoding(
         num_buckets=options["num_buckets"],
         splitting=splitting,
         compression=options["compression"],
-        made_from={"sources": described, "settings": _as_json(settings)},
+        made_from={"sources": described, "settings": as_json(settings)},
         ancestor=ancestor,
     )
 
@@ -247,7 +247,7 @@ def _splitting(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"sizes": sizes, **how} if sizes else {}
 
 
-def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+def as_json(settings: Any) -> Any:
     """Give settings the form they have when read back, dates and tuples included."""
     return json.loads(json.dumps(settings, default=str))
 

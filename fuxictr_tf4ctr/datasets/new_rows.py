@@ -6,7 +6,6 @@ frequent first. A value too rare for an id is remembered with its count in
 """
 
 import copy
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,11 +31,12 @@ from fuxictr_tf4ctr.datasets.fitted import (
     restored_processor,
 )
 from fuxictr_tf4ctr.datasets.fitting import RARE, ColumnStatistics
-from fuxictr_tf4ctr.datasets.job import raw_files
+from fuxictr_tf4ctr.datasets.job import as_json, raw_files
 from fuxictr_tf4ctr.datasets.raw import (
     ParquetFile,
     check_source_columns,
     labels_as_numbers,
+    polars_errors,
     separator_of,
     types_to_read,
 )
@@ -161,10 +161,8 @@ class RowEncoder:
         frame = self.checked(rows.frame, rows.path)
         if self._skipped is None:
             self._refuse_missing_labels(frame, rows)
-        try:
+        with polars_errors(rows.path):
             prepared = self._processor.preprocess(frame.lazy()).collect()
-        except pl.exceptions.PolarsError as error:
-            raise DataError(f"{rows.path}: {str(error).split(chr(10) * 2)[0]}") from error
         if self._skipped is not None:
             good = self._good_rows(frame, prepared, rows.path)
             frame, prepared = frame.filter(good), prepared.filter(good)
@@ -339,7 +337,7 @@ class Ancestor:
             DataError: The ancestor keeps no fitted encoder.
         """
         then, now = ({each["name"]: each for each in columns if each["active"] is not False}
-                     for columns in (self._content["features"], _as_json(features)))  # fmt: skip
+                     for columns in (self._content["features"], as_json(features)))  # fmt: skip
         problems = [f"column {name!r} was not there" for name in now if name not in then]
         problems += [f"column {name!r} is not there now" for name in then if name not in now]
         check_types(then.values(), {name: self.specs.get(name, {}) for name in then})
@@ -422,13 +420,6 @@ class Ancestor:
 
 def _read_counts(file: Path) -> pl.DataFrame:
     texts, count = pl.col("column", "token"), pl.col("count")
-    try:
+    with polars_errors(f"{file}: cannot be read, remove it to count anew"):
         counts = pl.read_parquet(file)
         return counts.select(texts.cast(pl.String), count.cast(pl.get_index_type())).drop_nulls()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = str(error).split("\n")[0]
-        raise DataError(f"{file}: cannot be read, remove it to count anew: {reason}") from error
-
-
-def _as_json(features: Sequence[Mapping[str, Any]]) -> Any:
-    return json.loads(json.dumps(features, default=str))

@@ -124,7 +124,7 @@ class ParquetFile:
         Raises:
             DataError: The file is no parquet, or damaged.
         """
-        with _parquet_errors(self.path):
+        with polars_errors(f"{self.path}: cannot be read as parquet"):
             return self._scan.collect_schema()
 
     def frames(
@@ -132,24 +132,27 @@ class ParquetFile:
     ) -> Iterator[pl.DataFrame]:
         """Read the rows: as :meth:`CsvFile.frames` does."""
         scan = self._scan if columns is None else self._scan.select(columns)
-        with _parquet_errors(self.path):
+        unreadable = f"{self.path}: cannot be read as parquet"
+        with polars_errors(unreadable):
             rows = self._scan.select(pl.len()).collect().item()
         rows = rows if limit is None else min(rows, limit)
         for start in range(0, rows, _PARQUET_ROWS):
-            with _parquet_errors(self.path):
+            with polars_errors(unreadable):
                 frame = scan.slice(start, min(_PARQUET_ROWS, rows - start)).collect()
             yield frame
 
 
 @contextmanager
-def _parquet_errors(path: Path) -> Iterator[None]:
-    """Name a parquet file that cannot be read, in place of what polars says of itself."""
+def polars_errors(where: str | Path, files: RawFiles | None = None) -> Iterator[None]:
+    """Raise DataError for what polars refuses: what went wrong in the files, or what it says."""
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        # What follows the first line is advice on polars' own options, or its query plan.
-        reason = str(error).split("\n")[0][:300]
-        raise DataError(f"{path}: cannot be read as parquet: {reason}") from error
+        if files is not None and files.error is not None:
+            raise files.error from error
+        # What follows the first paragraph is advice on polars' own options, or its query plan.
+        reason = str(error).split("\n\n")[0][:300]
+        raise DataError(f"{where}: {reason}") from error
 
 
 class _Pace:

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from fuxictr_tf4ctr.datasets.fitted import ColumnEncoder, encode_columns
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, coded
 from fuxictr_tf4ctr.datasets.job import EncodingJob
-from fuxictr_tf4ctr.datasets.raw import RawFiles, check_source_columns, types_to_read
+from fuxictr_tf4ctr.datasets.raw import RawFiles, check_source_columns, polars_errors, types_to_read
 from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError
 from fuxictr_tf4ctr.files import need_space
 from fuxictr_tf4ctr.names import unknown
@@ -231,17 +230,6 @@ def _stream(path: str, files: RawFiles | None, frame: pl.LazyFrame) -> Iterator[
             chunk_size=_CHUNK_ROWS, maintain_order=True, engine="streaming"
         )
         yield from batches if files is None else files.paced(batches)
-
-
-@contextmanager
-def polars_errors(path: str, files: RawFiles | None = None) -> Iterator[None]:
-    try:
-        yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        if files is not None and files.error is not None:
-            raise files.error from error
-        # What follows the first paragraph is advice on polars' own options, or its query plan.
-        raise DataError(f"{path}: {str(error).split(chr(10) * 2)[0]}") from error
 
 
 def watched(split: Split, verb: str) -> Iterator[pl.DataFrame]:

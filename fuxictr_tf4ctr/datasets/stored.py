@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 import h5py
 import numpy as np
@@ -111,8 +110,10 @@ class H5Writer:
         self._opened.__exit__(error_type, error, traceback)
 
 
-class StoredFile(Protocol):
+class StoredFile:
     """One open file with the columns of a data set."""
+
+    errors: tuple[type[BaseException], ...]
 
     def columns(self) -> list[str]:
         """Return the names of its columns."""
@@ -125,9 +126,13 @@ class StoredFile(Protocol):
 
     def block_rows(self, rows: int, size: int) -> int:
         """Return how many of its rows to read at a time, ``size`` where that can be chosen."""
+        return size
+
+    def close(self) -> None:
+        """Let go of the file."""
 
 
-class _H5:
+class _H5(StoredFile):
     """An HDF5 dataset per column, or FuxiCTR 1.x's matrix."""
 
     errors = (OSError, RuntimeError, ValueError, TypeError, KeyError)
@@ -158,9 +163,6 @@ class _H5:
             return _split_matrix(self._path, rows, names, self._index)
         return {name: self._column(name)[start:stop] for name in names}
 
-    def block_rows(self, rows: int, size: int) -> int:
-        return size
-
     def close(self) -> None:
         self._file.close()
 
@@ -176,7 +178,7 @@ class _H5:
         return self._found[name]
 
 
-class _Parquet:
+class _Parquet(StoredFile):
     """A parquet column each, sequences and vectors as lists of one length."""
 
     errors = (
@@ -202,12 +204,6 @@ class _Parquet:
         frame = self._scan.select(names).slice(start, stop - start).collect()
         return {name: self._array(frame[name]) for name in names}
 
-    def block_rows(self, rows: int, size: int) -> int:
-        return size
-
-    def close(self) -> None:
-        pass
-
     def _array(self, values: pl.Series) -> np.ndarray:
         if not isinstance(values.dtype, pl.List | pl.Array):
             return values.to_numpy()
@@ -221,7 +217,7 @@ class _Parquet:
         return lists.explode(empty_as_null=False).to_numpy().reshape(len(values), -1)
 
 
-class _Npz:
+class _Npz(StoredFile):
     """A NumPy array each, in a zip file that is read as a whole."""
 
     errors = (
@@ -345,14 +341,14 @@ def count_rows(path: str | Path) -> int:
     Raises:
         DataError: A file is missing, unreadable or holds no column.
     """
-    return sum(map(_file_rows, part_files(path)))
-
-
-def _file_rows(path: Path) -> int:
-    with opened(path) as file:
-        for name in file.columns():
-            return file.rows(name)
-    raise DataError(f"{path}: holds no column; expected one data set per column")
+    rows = 0
+    for part in part_files(path):
+        with opened(part) as file:
+            columns = file.columns()
+            if not columns:
+                raise DataError(f"{part}: holds no column; expected one data set per column")
+            rows += file.rows(columns[0])
+    return rows
 
 
 def _is_there(column: h5py.Dataset) -> bool:

@@ -281,7 +281,7 @@ class JoinedRanks(Ranks):
         return tensor
 
     def broadcast_model(self, model: nn.Module) -> None:
-        for tensor in _tensors(model):
+        for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.detach(), src=0)
 
 
@@ -394,11 +394,6 @@ def _shared_file(size: int) -> str | None:
     finally:
         os.close(number)
     return path
-
-
-def _tensors(model: nn.Module) -> Iterable[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
 
 
 def check_agreement(ranks: Ranks, facts: Mapping[str, Any]) -> None:

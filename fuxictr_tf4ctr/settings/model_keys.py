@@ -158,7 +158,7 @@ def contract_problems(model_class: type[BaseModel]) -> list[str]:
 
 
 def activation_problems(params: Mapping[str, Any]) -> list[str]:
-    """List the activations that torch does not have; FuxiCTR looks them up when a model is built."""
+    """List the activations that torch lacks; FuxiCTR looks them up when a model is built."""
     return [
         problem
         for key, value in params.items()

@@ -15,8 +15,14 @@ from fuxictr_tf4ctr import files
 from fuxictr_tf4ctr.datasets.csv_files import CsvFile
 from fuxictr_tf4ctr.datasets.guessing import ColumnGuess, guess_columns
 from fuxictr_tf4ctr.datasets.job import SPLIT_TYPES, SPLITS, raw_files
-from fuxictr_tf4ctr.datasets.raw import SUFFIXES, RawFiles, labels_as_numbers, separator_of
-from fuxictr_tf4ctr.datasets.splits import as_times, polars_errors
+from fuxictr_tf4ctr.datasets.raw import (
+    SUFFIXES,
+    RawFiles,
+    labels_as_numbers,
+    polars_errors,
+    separator_of,
+)
+from fuxictr_tf4ctr.datasets.splits import as_times
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.names import shown, unknown
 from fuxictr_tf4ctr.settings.keys import DATASET_KEYS
@@ -219,7 +225,7 @@ class _Table:
             _refuse_values(names[0], list(header))
             declared = dict.fromkeys(header, pl.String)
         self._files = RawFiles(names, separator, declared=declared)
-        with polars_errors(str(path), self._files):
+        with polars_errors(path, self._files):
             self._frame = self._files.frame()
             self.columns = self._frame.collect_schema()
 
@@ -245,7 +251,7 @@ class _Table:
             positive = _positive_of(counts[label])
         if positive is not None:
             entry["positive"] = positive
-        with polars_errors(str(self._path)):
+        with polars_errors(self._path):
             numbers = labels_as_numbers(counts, [entry])[label]
         if not _are_labels(numbers):
             there = [shown(value) for value in counts[label].head(5)]
@@ -261,7 +267,7 @@ class _Table:
         return int(counts["len"].sum()), entry
 
     def _read(self, frame: pl.LazyFrame) -> pl.DataFrame:
-        with polars_errors(str(self._path), self._files):
+        with polars_errors(self._path, self._files):
             return frame.collect(engine="streaming")
 
 
