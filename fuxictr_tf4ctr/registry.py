@@ -46,6 +46,12 @@ def register_model(cls: M) -> M:
     return MODELS.register(cls.__name__)(cls)
 
 
+def overrides(model: BaseModel | type[BaseModel], *methods: str) -> bool:
+    """Whether a model's class replaces one of these methods of BaseModel."""
+    cls = model if isinstance(model, type) else type(model)
+    return any(getattr(cls, name) is not getattr(BaseModel, name) for name in methods)
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """Where a model comes from.

@@ -16,6 +16,7 @@ from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.metrics.definitions import Columns, split_stream
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics, evaluate_on_device, evaluate_spread
+from fuxictr_tf4ctr.registry import overrides
 
 LOG = logging.getLogger(__name__)
 
@@ -190,11 +191,6 @@ def _collect(
     if not parts:
         raise DataError("no rows to evaluate: the data hold no batch")
     return [torch.cat(column) for column in zip(*parts, strict=True)]
-
-
-def overrides(model: BaseModel, method: str) -> bool:
-    """Whether the model's class replaces a method of BaseModel."""
-    return getattr(type(model), method) is not getattr(BaseModel, method)
 
 
 def progress_bar(

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fuxictr_tf4ctr.errors import DataError, DeviceError, DivergenceError, SettingsError, Terminated
 from fuxictr_tf4ctr.metrics.definitions import check_metric, needs_group
+from fuxictr_tf4ctr.registry import overrides
 from fuxictr_tf4ctr.stopping import sigterm_noted
 from fuxictr_tf4ctr.training import checkpoints
 from fuxictr_tf4ctr.training.averaging import WeightAverages
@@ -34,7 +35,7 @@ from fuxictr_tf4ctr.training.checkpoints import (
     rng_state,
     state_of_this_model,
 )
-from fuxictr_tf4ctr.training.evaluation import evaluate, overrides, progress_bar
+from fuxictr_tf4ctr.training.evaluation import evaluate, progress_bar
 from fuxictr_tf4ctr.training.losses import (
     NO_TERMS,
     UNWEIGHTED,
@@ -45,7 +46,7 @@ from fuxictr_tf4ctr.training.losses import (
 from fuxictr_tf4ctr.training.schedule import SOLO, UNWATCHED, Data, Schedule, Team, Watch
 from fuxictr_tf4ctr.training.step import Step, training_step
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 # PyTorch before 2.8 has but a RuntimeError for it, which ``files.system_error`` knows.
 _AcceleratorError = getattr(torch, "AcceleratorError", DeviceError)
@@ -112,7 +113,6 @@ def fit(
             the AUC stays at 0.5.
         Terminated: SIGTERM came; the state is saved (only with checkpoints).
     """
-    schedule.check()
     _check_model(model, schedule)
     if data.valid is not None:
         _check_monitor(model)
@@ -166,8 +166,8 @@ class _Loop:
     def run(self) -> FitResult:
         """Train until the epochs are done or the model stops early."""
         model = self.model
-        logger.info(f"Start training: {model._steps_per_epoch} batches/epoch")
-        logger.info("************ Epoch=1 start ************")
+        LOG.info(f"Start training: {model._steps_per_epoch} batches/epoch")
+        LOG.info("************ Epoch=1 start ************")
         self._resume()
         try:
             self._train()
@@ -203,7 +203,7 @@ class _Loop:
             if model._stop_training:
                 self.result.stopped = "early stop"
                 break
-            logger.info(f"************ Epoch={epoch + 1} end ************")
+            LOG.info(f"************ Epoch={epoch + 1} end ************")
 
     def _train_epoch(self) -> None:
         model = self.model
@@ -322,9 +322,9 @@ class _Loop:
         self.losses.look()
         self.result.steps = model._total_steps
         self.result.train_seconds += time.perf_counter() - self.training_since
-        logger.info("Training finished.")
+        LOG.info("Training finished.")
         if model.valid_gen is not None:
-            logger.info(f"Load best model: {model.checkpoint}")
+            LOG.info(f"Load best model: {model.checkpoint}")
         if model.valid_gen is not None or self.averages.begun:
             divided = _load(model) if self.ranks.leads else {}
             self.ranks.broadcast_model(model)
@@ -345,10 +345,8 @@ class _Loop:
     def _evaluate(self) -> None:
         model = self.model
         record = self._start_record()
-        logger.info(f"Train loss: {record['train_loss']:.6f}")
-        logger.info(
-            f"Evaluation @epoch {model._epoch_index + 1} - batch {model._batch_index + 1}: "
-        )
+        LOG.info(f"Train loss: {record['train_loss']:.6f}")
+        LOG.info(f"Evaluation @epoch {model._epoch_index + 1} - batch {model._batch_index + 1}: ")
         if self.averages.begun:
             record["plain_metrics"] = self._metrics()
         with self.averages.in_model():
@@ -366,7 +364,7 @@ class _Loop:
             self._note_no_improvement(value)
         if model._stopping_steps >= model._early_stop_patience:
             model._stop_training = True
-            logger.info(f"********* Epoch={model._epoch_index + 1} early stop *********")
+            LOG.info(f"********* Epoch={model._epoch_index + 1} early stop *********")
         self._end_record(record)
         model.train()
 
@@ -391,9 +389,9 @@ class _Loop:
         """Count the evaluation towards early stopping and decay the learning rate."""
         model = self.model
         model._stopping_steps += 1
-        logger.info(f"Monitor({model._monitor_mode})={value:.6f} STOP!")
+        LOG.info(f"Monitor({model._monitor_mode})={value:.6f} STOP!")
         if model._reduce_lr_on_plateau:
-            logger.info(f"Reduce learning rate on plateau: {model.lr_decay():.6f}")
+            LOG.info(f"Reduce learning rate on plateau: {model.lr_decay():.6f}")
             if self.averages.after_drop():
                 model._stopping_steps = 0  # patience is the averages' from here on
 
@@ -412,7 +410,7 @@ class _Loop:
         self.result.best_metric = value
         self.result.best_step = model._total_steps
         if model._save_best_only:
-            logger.info(f"Save best model: monitor({model._monitor_mode})={value:.6f}")
+            LOG.info(f"Save best model: monitor({model._monitor_mode})={value:.6f}")
             self._save_weights()
 
     def _save_weights(self) -> None:
@@ -426,7 +424,7 @@ class _Loop:
     def _save_epoch(self) -> None:
         """End an epoch without validation data."""
         record = self._start_record()
-        logger.info(f"Train loss: {record['train_loss']:.6f}")
+        LOG.info(f"Train loss: {record['train_loss']:.6f}")
         with self.averages.in_model():
             self._save_weights()
         self._end_record(record)
@@ -495,7 +493,7 @@ class _Loop:
         self.training_since = time.perf_counter() - state["seconds"]
         self.resumed = state
         self.first_step = state_of_this_model()
-        logger.info(f"Resume after {_where(self.model)}")
+        LOG.info(f"Resume after {_where(self.model)}")
 
 
 class _Watched:
@@ -547,7 +545,7 @@ def _check_monitor(model: BaseModel) -> None:
     """Find a monitor that cannot be computed before training rather than an epoch later."""
     if model._monitor_mode not in ("max", "min"):
         raise SettingsError(f"monitor_mode is {model._monitor_mode!r}: give max or min")
-    if overrides(model, "evaluate") or overrides(model, "evaluate_metrics"):
+    if overrides(model, "evaluate", "evaluate_metrics"):
         return
     for name in model._monitor.get_metrics():
         check_metric(name)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fuxictr_tf4ctr.errors import DataError, DivergenceError
+from fuxictr_tf4ctr.registry import overrides
 
 # Steps between two looks at the losses on a GPU, each of which waits for the device.
 _STEPS_PER_LOOK = 100
@@ -142,11 +143,8 @@ UNWEIGHTED = RowWeights()
 
 def weighs_rows(model_class: type[BaseModel]) -> bool:
     """Whether the loss of a model can be weighted: FuxiCTR's own is, and one that says so."""
-    own = any(
-        getattr(model_class, method) is not getattr(BaseModel, method)
-        for method in ("add_loss", "compute_loss", "regularization_loss", "train_step")
-    )
-    return getattr(model_class, "weighs_rows", not own)
+    replaced = ("add_loss", "compute_loss", "regularization_loss", "train_step")
+    return getattr(model_class, "weighs_rows", not overrides(model_class, *replaced))
 
 
 def weighted_loss(
@@ -161,7 +159,7 @@ def weighted_loss(
     """
     if weight is None:
         return model.add_loss(outputs, y_true)
-    if type(model).add_loss is not BaseModel.add_loss:
+    if overrides(model, "add_loss"):
         return model.add_loss({**outputs, "row_weight": weight}, y_true)
     return (weight * model.loss_fn(outputs["y_pred"], y_true, reduction="none")).mean()
 

@@ -45,6 +45,9 @@ class Schedule:
         averaging: Weights averaged over the steps, kept in place of the steps' own. None: none.
         fast: Switches that may change results; by default none.
         weights: How much each row counts in the loss.
+
+    Raises:
+        SettingsError: ``epochs`` is below 1.
     """
 
     epochs: int = 100
@@ -66,8 +69,7 @@ class Schedule:
             RowWeights.from_params(params),
         )
 
-    def check(self) -> None:
-        """Raise SettingsError where a value has no meaning."""
+    def __post_init__(self) -> None:
         if self.epochs < 1:
             raise SettingsError(f"epochs is {self.epochs}: train for at least 1")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.registry import overrides
 from fuxictr_tf4ctr.training.fast import (
     EXACT,
     FastOptions,
@@ -95,8 +96,9 @@ def training_step(
         SettingsError: A switch cannot work with the model, or its own step with several ranks.
     """
     check_fast(fast, model, ranks)
-    own = type(model).train_step is not BaseModel.train_step
-    if own or not isinstance(getattr(model, "optimizer", None), torch.optim.Optimizer):
+    if overrides(model, "train_step") or not isinstance(
+        getattr(model, "optimizer", None), torch.optim.Optimizer
+    ):
         if ranks.size > 1:
             raise SettingsError(
                 f"{type(model).__name__} has a training step or optimizers of its own, which would "
@@ -142,18 +144,15 @@ class TrainingStep:
         model: BaseModel,
         forward: Forward,
         fast: FastOptions,
-        ranks: Ranks = ALONE,
-        weights: RowWeights = UNWEIGHTED,
+        ranks: Ranks,
+        weights: RowWeights,
     ) -> None:
         self.model = model
         self.weights = weights
         self.ranks = ranks
         self.forward = forward
         self.precision = fast.precision
-        self.own_regularization = any(
-            getattr(type(model), method) is not getattr(BaseModel, method)
-            for method in ("compute_loss", "regularization_loss")
-        )
+        self.own_regularization = overrides(model, "compute_loss", "regularization_loss")
         embeddings = set(table_weights(model))
         terms = {} if self.own_regularization else regularized(model)
         if fast.cowclip:

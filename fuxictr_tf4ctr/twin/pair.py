@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
-from fuxictr_tf4ctr.registry import find_model
+from fuxictr_tf4ctr.registry import find_model, overrides
 from fuxictr_tf4ctr.twin.fusion import Fusion
 from fuxictr_tf4ctr.twin.two_stream import TwoStreamModel
 
@@ -176,9 +176,7 @@ def _batch_problems(
     for role, each in classes.items():
         if issubclass(each, MultiTaskModel):
             yield f"{role}_model: {params[f'{role}_model']} predicts several labels, a twin one"
-    special = [
-        role for role, each in classes.items() if each.get_labels is not BaseModel.get_labels
-    ]
+    special = [role for role, each in classes.items() if overrides(each, "get_labels")]
     if len(special) == 1 and len(classes) == len(ROLES):
         yield (
             f"simple_model {params['simple_model']!r} and complex_model "
@@ -197,7 +195,7 @@ def _own_feature_map(
     parameters name; a model beside them takes one vector for each field.
     """
     sequences = [name for name, spec in feature_map.features.items() if spec["type"] == "sequence"]
-    if not sequences or model_class.get_inputs is not BaseModel.get_inputs:
+    if not sequences or overrides(model_class, "get_inputs"):
         return feature_map
     own = copy.deepcopy(feature_map)
     whole: set[str] = set()

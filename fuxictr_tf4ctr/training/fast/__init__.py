@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.registry import overrides
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 # What ``fast: true`` stands for: what is quicker there and leaves the metrics where they were.
@@ -145,7 +146,7 @@ def _optimizer_problems(options: FastOptions, optimizer: str) -> Iterator[str]:
 
 
 def _step_problems(model_class: type[BaseModel]) -> Iterator[str]:
-    if model_class.train_step is not BaseModel.train_step:
+    if overrides(model_class, "train_step"):
         yield (
             f"{model_class.__name__} has its own train_step, which precision, compile, "
             "cuda_graphs, sparse_embeddings and cowclip would bypass: leave them out"
