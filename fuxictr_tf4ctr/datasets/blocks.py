@@ -1,7 +1,7 @@
-"""Encoded files as blocks of rows, all columns side by side in one matrix of words.
+"""Encoded files as blocks of rows, all columns side by side in one matrix [rows, words] of int32.
 
-A batch of shuffled rows is then one gather of whole rows instead of one per column, and a row takes
-no more bytes than its types need.
+Each kind of column is a view of the matrix as its own type. A batch of shuffled rows is then one
+gather of whole rows instead of one per column, and a row takes no more bytes than its types need.
 """
 
 import copy
@@ -71,51 +71,17 @@ class _Kind:
     first: int
     stop: int
 
+    def of(self, rows: Tensor) -> Tensor:
+        """Return these columns of some rows, [rows, widths], as a view."""
+        return rows.view(self.held)[:, self.first : self.stop]
 
-class Rows:
-    """Some rows, columns side by side.
 
-    Args:
-        words: Tensor [rows, words] int32; each kind of column is a view of it as its own type.
-    """
-
-    def __init__(self, words: Tensor) -> None:
-        self.words = words
-
-    @classmethod
-    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
-        """Put rows one after the other."""
-        return parts[0] if len(parts) == 1 else cls(torch.cat([part.words for part in parts]))
-
-    def __len__(self) -> int:
-        return len(self.words)
-
-    def __getitem__(self, rows: slice) -> "Rows":
-        return Rows(self.words[rows])
-
-    def take(self, order: Tensor) -> "Rows":
-        """Return the rows of these numbers, in their order."""
-        if self.device.type != "cpu":
-            return Rows(self.words.index_select(0, order))
-        # Not by torch: it would take cores from training for this.
-        return Rows(torch.from_numpy(self.words.numpy().take(order.numpy(), axis=0)))
-
-    def pinned(self) -> "Rows":
-        """Return the rows in memory that a device reads without this process."""
-        return Rows(self.words.contiguous().pin_memory())  # those with gaps go another way
-
-    def to(self, device: torch.device) -> "Rows":
-        """Return the rows in the memory of a device, not waiting for those that are pinned."""
-        return Rows(self.words.to(device, non_blocking=True))
-
-    def of(self, kind: _Kind) -> Tensor:
-        """Return the columns of a kind, [rows, widths], as a view."""
-        return self.words.view(kind.held)[:, kind.first : kind.stop]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the rows lie."""
-        return self.words.device
+def take(rows: Tensor, order: Tensor) -> Tensor:
+    """Return the rows of these numbers, in their order."""
+    if rows.device.type != "cpu":
+        return rows.index_select(0, order)
+    # Not by torch: it would take cores from training for this.
+    return torch.from_numpy(rows.numpy().take(order.numpy(), axis=0))
 
 
 @dataclass(frozen=True)
@@ -288,22 +254,22 @@ class BlockReader:
         kept = self._sampling.kept(labels, self._numbers[path], start)
         return {name: column[kept] for name, column in columns.items()}
 
-    def read(self, parts: Iterable[Part] | None = None, filled: Filled = filled_here) -> Rows:
-        """Read some parts, all rows where None, into one place.
+    def read(self, parts: Iterable[Part] | None = None, filled: Filled = filled_here) -> Tensor:
+        """Read some parts, all rows where None, into one place, [rows, words] int32.
 
         Raises:
             DataError: A value disagrees with the feature map; the message names its row.
         """
         parts = list(self.parts() if parts is None else parts)
         shape = sum(part.rows for part in parts), self.words
-        return Rows(filled(shape, torch.int32, lambda words: self._fill(Rows(words), parts)))
+        return filled(shape, torch.int32, lambda rows: self._fill(rows, parts))
 
-    def _fill(self, rows: Rows, parts: Iterable[Part]) -> None:
+    def _fill(self, rows: Tensor, parts: Iterable[Part]) -> None:
         at = 0
         for columns in self._columns_of(parts):
             size = len(columns[self._names[0]])
             for kind in self._kinds:
-                _fuse([columns[name] for name in kind.names], rows[at : at + size].of(kind))
+                _fuse([columns[name] for name in kind.names], kind.of(rows[at : at + size]))
             at += size
 
     def _columns_of(self, parts: Iterable[Part]) -> Iterator[dict[str, np.ndarray]]:
@@ -328,7 +294,7 @@ class BlockReader:
                         columns[self._weight_col] = scaled.astype(LABEL_DTYPE)
                     yield columns
 
-    def columns(self, rows: Rows) -> dict[str, Tensor]:
+    def columns(self, rows: Tensor) -> dict[str, Tensor]:
         """Give the columns of a batch their names, shapes and types, each in one piece.
 
         Those of scalars and of one type are views of one matrix, where the rows are.
@@ -342,7 +308,7 @@ class BlockReader:
         for kind in self._kinds:
             at = ends[kind.served]
             ends[kind.served] += kind.stop - kind.first
-            part, matrix = rows.of(kind).T, matrices[kind.served]
+            part, matrix = kind.of(rows).T, matrices[kind.served]
             turned = matrix[at : ends[kind.served]]
             if rows.device.type != "cpu":
                 turned.copy_(part)

@@ -23,8 +23,8 @@ from fuxictr_tf4ctr.datasets.blocks import (
     Filled,
     NegativeSampling,
     Part,
-    Rows,
     filled_here,
+    take,
 )
 from fuxictr_tf4ctr.datasets.stored import part_files
 from fuxictr_tf4ctr.errors import DataError, SettingsError
@@ -286,13 +286,17 @@ class H5DataLoader:
         batches = zip(chosen(epoch, first), self._portions()[first:], strict=True)
         if self._device.type == "cpu" or self.storage == "gpu":
             return prefetched((self._columns(*batch) for batch in batches), self._prefetch)
-        ready = prefetched(((rows.pinned(), share) for rows, share in batches), self._prefetch)
-        return (self._columns(rows.to(self._device), share) for rows, share in ready)
+        # Rows with gaps go another way into memory that a device reads without this process.
+        pinned = ((rows.contiguous().pin_memory(), share) for rows, share in batches)
+        ready = prefetched(pinned, self._prefetch)
+        return (
+            self._columns(rows.to(self._device, non_blocking=True), share) for rows, share in ready
+        )
 
-    def _columns(self, rows: Rows, portion: float | None) -> CheckedBatch:
+    def _columns(self, rows: Tensor, portion: float | None) -> CheckedBatch:
         return CheckedBatch(self._reader.columns(rows), self.feature_map, portion)
 
-    def _chosen(self, epoch: int, first_batch: int) -> Iterator[Rows]:
+    def _chosen(self, epoch: int, first_batch: int) -> Iterator[Tensor]:
         """Cut batches out of the rows held in memory."""
         rank, step = self._selection.rank, self._selection.world_size
         order, begin = None, rank
@@ -303,7 +307,7 @@ class H5DataLoader:
             begin, step = sum(self._shares[:rank]), 1
         for start, stop in self._bounds(self.num_samples)[first_batch:]:
             if order is not None:
-                yield self._held.take(order[start:stop])
+                yield take(self._held, order[start:stop])
             else:
                 first, last = (begin + at * step for at in (start, stop))
                 yield self._held[first:last:step]
@@ -327,7 +331,7 @@ class H5DataLoader:
             for at in range(self.num_batches)
         ]
 
-    def _streamed(self, epoch: int, first_batch: int) -> Iterator[Rows]:
+    def _streamed(self, epoch: int, first_batch: int) -> Iterator[Tensor]:
         """Cut batches out of rows as they are read; a batch may span two readings."""
         bounds = self._bounds(self.num_samples)[first_batch:]
         sizes = iter([stop - start for start, stop in bounds])
@@ -339,10 +343,10 @@ class H5DataLoader:
                     rows = rows[missing:]
                     missing -= len(parts[-1])
                     if not missing:
-                        yield Rows.joined(parts)
+                        yield parts[0] if len(parts) == 1 else torch.cat(parts)
                         missing, parts = next(sizes, 0), []
 
-    def _in_order(self, epoch: int, first: list[tuple[int, int]]) -> Iterator[Rows]:
+    def _in_order(self, epoch: int, first: list[tuple[int, int]]) -> Iterator[Tensor]:
         """Read this rank's rows from those of a batch on, and yield them in their order."""
         lanes, served = self._lanes(epoch), first[0][0] if first else self.num_samples
         # By turns the lanes give a row each: that of the next row comes first.
@@ -352,7 +356,7 @@ class H5DataLoader:
         lanes = lanes[turn:] + lanes[:turn]
         at_once = max(_BLOCKS_AT_ONCE // len(lanes), 1)
         most = max(at_once * self._reader.block_rows // _COPIES_OF_A_BLOCK, 1) * len(lanes)
-        waiting: list[deque[tuple[Rows, np.ndarray]]] = [deque() for _ in lanes]
+        waiting: list[deque[tuple[Tensor, np.ndarray]]] = [deque() for _ in lanes]
         while True:
             read = [list(islice(lane, at_once)) for lane in lanes]
             rows = self._reader.read(part for lane in read for part, _ in lane)
@@ -369,7 +373,7 @@ class H5DataLoader:
                 words = torch.empty(size, self._reader.words, dtype=torch.int32)
                 for at, queue_ in enumerate(waiting):
                     _fill(words[at :: len(lanes)].numpy(), queue_)
-                yield Rows(words)
+                yield words
                 left -= size
             if ended:
                 return
@@ -442,13 +446,13 @@ def _skipped(
             yield part, left
 
 
-def _fill(words: np.ndarray, waiting: deque[tuple[Rows, np.ndarray]]) -> None:
+def _fill(words: np.ndarray, waiting: deque[tuple[Tensor, np.ndarray]]) -> None:
     """Fill a matrix by the next rows that wait."""
     at = 0
     while at < len(words):
         rows, order = waiting.popleft()
         some = order[: len(words) - at]
-        words[at : at + len(some)] = rows.words.numpy().take(some, axis=0)
+        words[at : at + len(some)] = rows.numpy().take(some, axis=0)
         at += len(some)
         if len(some) < len(order):
             waiting.appendleft((rows, order[len(some) :]))

@@ -12,7 +12,7 @@ from small_data import FEATURES, encoded_columns, store
 
 from fuxictr_tf4ctr.datasets import H5DataLoader, load_feature_map
 from fuxictr_tf4ctr.datasets import loader as loader_module
-from fuxictr_tf4ctr.datasets.blocks import STRIPES, BlockReader, Rows
+from fuxictr_tf4ctr.datasets.blocks import STRIPES, BlockReader
 from fuxictr_tf4ctr.datasets.loader import prefetched
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 
@@ -274,7 +274,7 @@ def gpu(monkeypatch):
     memory = {"free": 10_000}
     monkeypatch.setattr(loader_module, "device_of", lambda gpu: torch.device("meta"))
     monkeypatch.setattr(loader_module, "free_bytes", lambda device: memory["free"])
-    monkeypatch.setattr(Rows, "pinned", lambda rows: rows)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda rows: rows)
     return memory
 
 
