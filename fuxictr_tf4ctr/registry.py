@@ -111,10 +111,17 @@ def list_models(checkout: str | os.PathLike[str] | None = None) -> dict[str, Mod
     """
     folders = _zoo_folders(checkout or os.environ.get(CHECKOUT_VARIABLE))
     entries: dict[str, ModelEntry] = {}
+    points: tuple[EntryPoint, ...] = tuple(entry_points(group=ENTRY_POINT_GROUP))
     for entry in (
-        *_registered(),
+        *(
+            ModelEntry(name, "registered", f"{cls.__module__}:{cls.__name__}")
+            for name, cls in MODELS.items()
+        ),
         *(entry for folder in folders for entry in _scan(folder, "twin", "TF4CTR*.py")),
-        *_from_entry_points(),
+        *(
+            ModelEntry(point.name, "entry point", point.value)
+            for point in sorted(points, key=lambda point: point.name)
+        ),
         *(entry for folder in folders for entry in _scan(folder, "checkout", *_CHECKOUT)),
         *(entry for folder in folders for entry in _scan(folder, "wheel", "LongCTR/*/*.py")),
     ):
@@ -147,17 +154,6 @@ def describe_models(checkout: str | os.PathLike[str] | None = None) -> list[tupl
         else:
             described.append((name, f"FuxiCTR's, from the {entry.source} ({entry.target})"))
     return described
-
-
-def _registered() -> Iterator[ModelEntry]:
-    for name, cls in MODELS.items():
-        yield ModelEntry(name, "registered", f"{cls.__module__}:{cls.__name__}")
-
-
-def _from_entry_points() -> Iterator[ModelEntry]:
-    points: tuple[EntryPoint, ...] = tuple(entry_points(group=ENTRY_POINT_GROUP))
-    for point in sorted(points, key=lambda p: p.name):
-        yield ModelEntry(point.name, "entry point", point.value)
 
 
 def _zoo_folders(checkout: str | None) -> list[Path]:

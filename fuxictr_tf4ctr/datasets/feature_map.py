@@ -69,30 +69,32 @@ def load_feature_map(
             f"the settings say {params['dataset_id']!r}"
         )
     feature_map = FeatureMap(params["dataset_id"], str(data_dir))
-    if "feature_specs" in content:
+    earlier = "feature_specs" in content
+    if earlier:
         content = _from_version_1(path, content, params)
-        _check_names(path, content, params)
-        _load_converted(feature_map, content, params)
+    _check_names(path, content, params)
+    if earlier:
+        with tempfile.TemporaryDirectory() as folder:  # FuxiCTR loads from a file alone
+            converted = Path(folder) / "feature_map.json"
+            converted.write_text(json.dumps(content), encoding="utf-8")
+            feature_map.load(str(converted), dict(params))
     else:
-        _check_names(path, content, params)
         feature_map.load(str(path), dict(params))
     for name, spec in feature_map.features.items():
         problems = _SPEC.problems(spec, f"{path}, feature_specs: {name}")
         if problems:
             raise SettingsError("\n".join(problems))
         check_feature_encoder(spec.get("feature_encoder"), f"{path}: {name}: feature_encoder")
-    _add_weight_col(feature_map, params.get("weight_col"))
+    weight_col = feature_map.weight_col = params.get("weight_col")
+    if weight_col in feature_map.features or weight_col in feature_map.labels[:1]:
+        raise SettingsError(
+            f"weight_col {weight_col!r} is a feature or the label: name another column"
+        )
+    if weight_col is not None and weight_col not in feature_map.labels:
+        feature_map.labels = [*feature_map.labels, weight_col]
     # FuxiCTR counts the fields before it leaves out those that use_features does not name.
     feature_map.num_fields = feature_map.get_num_fields()
     return feature_map
-
-
-def _add_weight_col(feature_map: FeatureMap, name: str | None) -> None:
-    if name in feature_map.features or name in feature_map.labels[:1]:
-        raise SettingsError(f"weight_col {name!r} is a feature or the label: name another column")
-    feature_map.weight_col = name
-    if name is not None and name not in feature_map.labels:
-        feature_map.labels = [*feature_map.labels, name]
 
 
 class _Spec(Record):
@@ -216,16 +218,6 @@ def _check_names(path: Path, content: dict[str, Any], params: Mapping[str, Any])
     group_id = params.get("group_id")
     if group_id is not None and group_id not in served:
         raise SettingsError(f"group_id: {unknown('feature', group_id, served)} ({path})")
-
-
-def _load_converted(
-    feature_map: FeatureMap, content: Mapping[str, Any], params: Mapping[str, Any]
-) -> None:
-    # FuxiCTR loads from a file alone.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "feature_map.json"
-        path.write_text(json.dumps(content), encoding="utf-8")
-        feature_map.load(str(path), dict(params))
 
 
 LABEL_DTYPE = np.dtype(np.float32)

@@ -189,7 +189,9 @@ def complete_columns(
         if column["active"] is False:
             # FuxiCTR looks for the feature of every pretrained embedding, active or not.
             column.pop("pretrained_emb", None)
-        elif column.get("type") in ("categorical", "sequence") and not _buckets(column):
+        elif column.get("type") in ("categorical", "sequence") and (
+            "category_processor" not in column
+        ):
             earlier.append(column["name"])
     problems += [f"{_listed(names)}: {problem}" for problem, names in told.items()]
     if problems:
@@ -219,10 +221,6 @@ def _tell(column: Mapping[str, Any], problems: list[str], told: dict[str, list[s
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"column{'s' if names[1:] else ''} {', '.join(names[:3])}{more}"
-
-
-def _buckets(column: Mapping[str, Any]) -> bool:
-    return "category_processor" in column
 
 
 def _one_entry_per_name(entries: Any, where: str, problems: list[str]) -> list[dict[str, Any]]:
@@ -279,7 +277,7 @@ def _feature_problems(column: Mapping[str, Any], earlier: list[str]) -> list[str
         problems.append(f"{where}feature_encoder: only type sequence can go without one")
     if kind not in ("categorical", "sequence"):
         return problems
-    if _buckets(column):
+    if "category_processor" in column:
         problems += _bucket_problems(column)
     if column.get("remap", True) is False:
         problems.append(f"{where}FuxiCTR 2.3 knows remap: False for type meta only")

@@ -57,7 +57,7 @@ def describe_dataset(dataset: EncodedDataset, params: Mapping[str, Any], top: in
         if (path := getattr(dataset, split)) is not None
     }
     tokens = tokens_by_id(dataset.data_dir)
-    lines = [f"{dataset.data_dir}", "", *_split_lines(splits, feature_map), ""]
+    lines = [f"{dataset.data_dir}", "", *_split_lines(splits), ""]
     lines += _column_lines(splits, feature_map, tokens, top)
     lines += ["", "Rows of one split whose encoded features occur in another:"]
     lines += _shared_rows(splits) or ["  there is one split"]
@@ -101,7 +101,7 @@ def _row_hashes(columns: list[np.ndarray]) -> np.ndarray:
     return state
 
 
-def _split_lines(splits: Mapping[str, SplitSummary], feature_map: FeatureMap) -> list[str]:
+def _split_lines(splits: Mapping[str, SplitSummary]) -> list[str]:
     lines = []
     for split, summary in splits.items():
         rates = [

@@ -179,7 +179,11 @@ def plan_encoding(
         "data_format": params.get("data_format", "csv"),
         **{name: options[name] for name in ("sep", "n_rows")},
     }
-    splitting = _splitting(options)
+    sizes = {split: options[f"{split}_size"] for split in ("valid", "test")}
+    how = {key: options[key] for key in ("split_type", "split_by") if options[key] is not None}
+    splitting = (
+        {"sizes": {s: n for s, n in sizes.items() if n}, **how} if any(sizes.values()) else {}
+    )
     files = {split: raw_files(path, reading["data_format"]) for split, path in sources.items()}
     described = {f"{split}_data": manifest.describe_files(paths) for split, paths in files.items()}
     for name, paths in _pretrained_files(features).items():
@@ -237,14 +241,6 @@ def splitting_problems(params: Mapping[str, Any]) -> list[str]:
             "to split_by, others take none"
         )
     return problems
-
-
-def _splitting(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is to be split off the training rows."""
-    sizes = {split: options[f"{split}_size"] for split in ("valid", "test")}
-    sizes = {split: size for split, size in sizes.items() if size}
-    how = {key: options[key] for key in ("split_type", "split_by") if options[key] is not None}
-    return {"sizes": sizes, **how} if sizes else {}
 
 
 def as_json(settings: Any) -> Any:

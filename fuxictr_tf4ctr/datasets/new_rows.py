@@ -170,15 +170,12 @@ class RowEncoder:
         columns = typed_columns(
             rows.path, columns, self._feature_map, binary=self._binary, first_row=rows.first
         )
-        self._count_unknown(columns)
-        return EncodedRows(columns, frame)
-
-    def _count_unknown(self, columns: Mapping[str, np.ndarray]) -> None:
         for name, oov in self._oov.items():
             ids = columns[name]
             # A sequence is padded with id 0, which is no value.
             self.seen[name] += ids.size if ids.ndim == 1 else int(np.count_nonzero(ids))
             self.unknown[name] += int((ids == oov).sum())
+        return EncodedRows(columns, frame)
 
     def _refuse_missing_labels(self, frame: pl.DataFrame, rows: RawRows) -> None:
         for name in (column["name"] for column in self.labels):
@@ -253,21 +250,15 @@ def read_rows(
     ]
     for file in files:
         encoder.checked(pl.DataFrame(schema=file.schema), file.path)
-        _check_kept(file, files[0], keep)
+        for name in keep:
+            if name not in file.schema:
+                raise SettingsError(f"{file.path}: {unknown('column', name, file.schema)}")
+            if file.schema[name] != files[0].schema[name]:
+                raise DataError(
+                    f"{file.path}: column {name!r} is {file.schema[name]}, in {files[0].path} it "
+                    f"is {files[0].schema[name]}"
+                )
     return _rows_of(source, files, columns)
-
-
-def _check_kept(
-    file: CsvFile | ParquetFile, first: CsvFile | ParquetFile, keep: Sequence[str]
-) -> None:
-    for name in keep:
-        if name not in file.schema:
-            raise SettingsError(f"{file.path}: {unknown('column', name, file.schema)}")
-        if file.schema[name] != first.schema[name]:
-            raise DataError(
-                f"{file.path}: column {name!r} is {file.schema[name]}, in {first.path} it is "
-                f"{first.schema[name]}"
-            )
 
 
 def _rows_of(

@@ -64,9 +64,20 @@ class RawFiles:
         Raises:
             DataError: The files differ in their columns or are unreadable.
         """
-        schemas = [file.schema for file in self._files]
-        _check_same([file.path for file in self._files], schemas)
-        empty = labels_as_numbers(schemas[0].to_frame(), self._labels)
+        first = self._files[0]
+        for file in self._files:
+            for name, dtype in first.schema.items():
+                found = file.schema.get(name)
+                if found != dtype:
+                    there = "is missing" if found is None else f"is {found}"
+                    raise DataError(
+                        f"{file.path}: column {name!r} {there}, in {first.path} it is {dtype}"
+                    )
+            if list(file.schema) != list(first.schema):
+                raise DataError(
+                    f"{file.path}: has other columns, or another order, than {first.path}"
+                )
+        empty = labels_as_numbers(first.schema.to_frame(), self._labels)
         return register_io_source(self._stream, schema=empty.schema)
 
     def paced(self, batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -246,13 +257,3 @@ def _agree(column: Mapping[str, Any], found: pl.DataType) -> bool:
 def separator_of(file: Path, separator: str) -> str:
     """Return what separates the fields of a csv file: in .tsv a tab stands for the comma."""
     return "\t" if separator == "," and ".tsv" in file.suffixes else separator
-
-
-def _check_same(files: Sequence[Path], schemas: Sequence[Any]) -> None:
-    for file, schema in zip(files, schemas, strict=True):
-        for name, dtype in schemas[0].items():
-            if schema.get(name) != dtype:
-                there = "is missing" if name not in schema else f"is {schema[name]}"
-                raise DataError(f"{file}: column {name!r} {there}, in {files[0]} it is {dtype}")
-        if list(schema) != list(schemas[0]):
-            raise DataError(f"{file}: has other columns, or another order, than {files[0]}")

@@ -230,16 +230,15 @@ class JoinedRanks(Ranks):
 
     def gather(self, columns: Sequence[Tensor]) -> list[Tensor]:
         rows = self.all_gather(len(columns[0]))
-        return [self._gather_column(column.cpu(), rows) for column in columns]
-
-    def _gather_column(self, column: Tensor, rows: Sequence[int]) -> Tensor:
-        longest = max(rows)
-        padded = torch.cat([column, column.new_zeros(longest - len(column))])
-        parts = [torch.empty_like(padded) for _ in rows] if self.leads else None
-        dist.gather(padded, parts, group=self.control)
-        if parts is None:
-            return column
-        return torch.cat([part[:own] for part, own in zip(parts, rows, strict=True)])
+        gathered = []
+        for column in (each.cpu() for each in columns):
+            padded = torch.cat([column, column.new_zeros(max(rows) - len(column))])
+            parts = [torch.empty_like(padded) for _ in rows] if self.leads else None
+            dist.gather(padded, parts, group=self.control)
+            if parts is not None:
+                column = torch.cat([part[:own] for part, own in zip(parts, rows, strict=True)])
+            gathered.append(column)
+        return gathered
 
     def all_to_all(self, columns: Sequence[Tensor], target: Tensor) -> list[Tensor]:
         order = target.argsort()
@@ -247,12 +246,10 @@ class JoinedRanks(Ranks):
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent, group=self.control)
         sizes = received.tolist(), sent.tolist()
-        return [self._all_to_all_column(column[order], *sizes) for column in columns]
-
-    def _all_to_all_column(self, column: Tensor, received: list[int], sent: list[int]) -> Tensor:
-        result = column.new_empty(sum(received))
-        dist.all_to_all_single(result, column, received, sent, group=self.control)
-        return result
+        results = [column.new_empty(sum(sizes[0])) for column in columns]
+        for result, column in zip(results, columns, strict=True):
+            dist.all_to_all_single(result, column[order], *sizes, group=self.control)
+        return results
 
     def once_a_host(
         self, shape: Sequence[int], dtype: torch.dtype, fill: Callable[[Tensor], None]

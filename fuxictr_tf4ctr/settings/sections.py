@@ -234,18 +234,10 @@ def read_sections(folder: Path, kind: str) -> Sections:
         for name, section in read_yaml(file).items():
             if name in sections and name != "Base":
                 raise SettingsError(f"{name!r} is defined twice: in {origin[name]} and in {file}")
-            sections[name] = sections.get(name, {}) | checked_section(section, file, name)
+            where = f"{file}: section {shown(name)}"
+            if not isinstance(section, Mapping):
+                raise SettingsError(f"{where} must be a mapping of keys to values")
+            _check_names(section, where)
+            sections[name] = sections.get(name, {}) | dict(section)
             origin[name] = file
     return sections
-
-
-def checked_section(section: Any, file: Path, name: str) -> dict[str, Any]:
-    """Return a section of a file as a dict.
-
-    Raises:
-        SettingsError: It is no mapping of keys.
-    """
-    if not isinstance(section, Mapping):
-        raise SettingsError(f"{file}: section {shown(name)} must be a mapping of keys to values")
-    _check_names(section, f"{file}: section {shown(name)}")
-    return dict(section)

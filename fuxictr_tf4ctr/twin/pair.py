@@ -50,12 +50,10 @@ class PairModel(TwoStreamModel):
         return 1, 1
 
     def _build_model(self, role: str, params: Mapping[str, Any]) -> BaseModel:
-        model_class = find_model(params[f"{role}_model"])
-        return model_class(
-            _own_feature_map(self.feature_map, model_class, _model_params(role, params)),
-            **_model_params(role, params)
-            | {"model_id": f"{self.model_id}_{role}", "gpu": _gpu_index(self.device)},
-        )
+        model_class, own = find_model(params[f"{role}_model"]), _model_params(role, params)
+        feature_map = _own_feature_map(self.feature_map, model_class, own)
+        gpu = -1 if self.device.type == "cpu" else self.device.index or 0
+        return model_class(feature_map, **own | {"model_id": f"{self.model_id}_{role}", "gpu": gpu})
 
     def build_fusion(self, simple_dim: int, complex_dim: int, params: Mapping[str, Any]) -> Fusion:
         fusion = super().build_fusion(simple_dim, complex_dim, {**params, "simple_head": False})
@@ -253,7 +251,3 @@ def _parameter_names(model_class: type[BaseModel], params: Mapping[str, Any]) ->
     if issubclass(model_class, TwoStreamModel):
         names |= model_class.parameter_names(params)
     return names - {"self", "feature_map", "params", "kwargs"}
-
-
-def _gpu_index(device: torch.device) -> int:
-    return -1 if device.type == "cpu" else device.index or 0

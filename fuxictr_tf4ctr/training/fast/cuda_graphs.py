@@ -173,7 +173,8 @@ def _laid_out(batch: Mapping[str, Tensor]) -> tuple[list[Tensor], list[tuple]]:
         whole = _whole(column, total)
         at, _ = matrices.setdefault(id(whole), (len(matrices), whole))
         if whole is column:  # copied for itself, it lies there in one piece
-            places.append((at, column.shape, _in_one_piece(column), 0))
+            in_one_piece = torch.empty_like(column, device="meta").stride()
+            places.append((at, column.shape, in_one_piece, 0))
         else:
             offset = column.storage_offset() - whole.storage_offset()
             places.append((at, column.shape, column.stride(), offset))
@@ -186,7 +187,3 @@ def _whole(column: Tensor, total: int) -> Tensor:
     if base is None or base.numel() > total or not base.is_contiguous():
         return column
     return base
-
-
-def _in_one_piece(column: Tensor) -> tuple[int, ...]:
-    return torch.empty_like(column, device="meta").stride()
