@@ -179,11 +179,9 @@ def plan_encoding(
         "data_format": params.get("data_format", "csv"),
         **{name: options[name] for name in ("sep", "n_rows")},
     }
-    sizes = {split: options[f"{split}_size"] for split in ("valid", "test")}
+    sizes = {s: options[f"{s}_size"] for s in ("valid", "test") if options[f"{s}_size"]}
     how = {key: options[key] for key in ("split_type", "split_by") if options[key] is not None}
-    splitting = (
-        {"sizes": {s: n for s, n in sizes.items() if n}, **how} if any(sizes.values()) else {}
-    )
+    splitting = {"sizes": sizes, **how} if sizes else {}
     files = {split: raw_files(path, reading["data_format"]) for split, path in sources.items()}
     described = {f"{split}_data": manifest.describe_files(paths) for split, paths in files.items()}
     for name, paths in _pretrained_files(features).items():
