@@ -2,10 +2,9 @@
 
 import logging
 import math
-import queue
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -494,40 +493,13 @@ def prefetched(items: Iterator[T], ahead: int) -> Iterator[T]:
     if ahead < 1:
         yield from items
         return
-    ready: queue.Queue = queue.Queue(maxsize=ahead)
-    stopped = threading.Event()
-
-    def put(item: object, error: BaseException | None = None) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put((item, error), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def run() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-            put(_END)
-        except BaseException as error:
-            put(_END, error)
-        finally:
-            if hasattr(items, "close"):
-                items.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1)
+    ready = deque(pool.submit(next, items, _END) for _ in range(ahead))
     try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is _END:
-                return
+        while (item := ready.popleft().result()) is not _END:
+            ready.append(pool.submit(next, items, _END))
             yield item
     finally:
-        stopped.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
+        if hasattr(items, "close"):
+            items.close()
