@@ -24,7 +24,7 @@ from fuxictr.preprocess import FeatureProcessor
 from fuxictr_tf4ctr import __version__
 from fuxictr_tf4ctr.datasets import manifest
 from fuxictr_tf4ctr.datasets.feature_map import LABEL_DTYPE, column_dtype, row_shape
-from fuxictr_tf4ctr.datasets.fitted import column_encoders, save_encoder
+from fuxictr_tf4ctr.datasets.fitted import SPECIAL, column_encoders, save_encoder
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics, empty_frame, few_collections
 from fuxictr_tf4ctr.datasets.job import DATA_FORMAT, SPLITS, EncodingJob, plan_encoding
 from fuxictr_tf4ctr.datasets.new_rows import Ancestor
@@ -118,8 +118,13 @@ def encode_dataset(
         LOG.info("Use the encoded data set %s", data_dir)
         sweep_up(data_dir)
     else:
-        with storage_errors(data_dir), _lock(data_dir):
-            _encode_if_needed(job, passes)
+        with storage_errors(data_dir):
+            data_dir.parent.mkdir(parents=True, exist_ok=True)
+            with held(
+                data_dir.parent / f".{data_dir.name}.lock",
+                waiting=lambda: LOG.info("Another process encodes %s: wait for it", data_dir),
+            ):
+                _encode_if_needed(job, passes)
     return _published(data_dir)
 
 
@@ -221,15 +226,8 @@ def _encoded_already(data_dir: Path, splits: Mapping[str, str | Path]) -> Encode
         split: files[0] if len(files) == 1 else Path(splits[split])
         for split, files in parts.items()
     }
-    return EncodedDataset(
-        data_dir=data_dir,
-        feature_map_path=feature_map_path,
-        train=paths["train"],
-        valid=paths.get("valid"),
-        test=paths.get("test"),
-        fingerprint=manifest.fingerprint(described),
-        rows={split: sum(map(count_rows, files)) for split, files in parts.items()},
-    )
+    rows = {split: sum(map(count_rows, files)) for split, files in parts.items()}
+    return _dataset(data_dir, paths, manifest.fingerprint(described), rows)
 
 
 def _published(data_dir: Path) -> EncodedDataset:
@@ -238,25 +236,14 @@ def _published(data_dir: Path) -> EncodedDataset:
     if content is None or not content["complete"]:
         raise DataError(f"{data_dir}: another process is encoding it again; start once more")
     paths = {split: data_dir / f"{split}.h5" for split in content["rows"]}
-    return EncodedDataset(
-        data_dir=data_dir,
-        feature_map_path=data_dir / "feature_map.json",
-        train=paths["train"],
-        valid=paths.get("valid"),
-        test=paths.get("test"),
-        fingerprint=content["fingerprint"],
-        rows=content["rows"],
-    )
+    return _dataset(data_dir, paths, content["fingerprint"], content["rows"])
 
 
-@contextmanager
-def _lock(data_dir: Path) -> Iterator[None]:
-    data_dir.parent.mkdir(parents=True, exist_ok=True)
-    with held(
-        data_dir.parent / f".{data_dir.name}.lock",
-        waiting=lambda: LOG.info("Another process encodes %s: wait for it", data_dir),
-    ):
-        yield
+def _dataset(
+    data_dir: Path, paths: Mapping[str, Path], fingerprint: str, rows: dict[str, int]
+) -> EncodedDataset:
+    splits = (paths.get(split) for split in SPLITS)
+    return EncodedDataset(data_dir, data_dir / "feature_map.json", *splits, fingerprint, rows)
 
 
 def _encode_if_needed(job: EncodingJob, passes: Passes) -> None:
@@ -379,16 +366,14 @@ def _fit(
 
 def _refuse_empty_vocabularies(job: EncodingJob, processor: FeatureProcessor) -> None:
     """Raise where no column has a token of its own: a model could only learn the mean."""
-    vocabularies = {
-        name: tokenizer.vocab
+    vocabularies = [
+        tokenizer.vocab
         for name, spec in processor.feature_map.features.items()
         if spec["type"] in ("categorical", "sequence")
         and "category_processor" not in spec
         and (tokenizer := processor.processor_dict.get(f"{name}::tokenizer")) is not None
-    }
-    if vocabularies and all(
-        set(vocab) <= {"__PAD__", "__OOV__"} for vocab in vocabularies.values()
-    ):
+    ]
+    if vocabularies and all(vocab.keys() <= set(SPECIAL) for vocab in vocabularies):
         raise DataError(
             f"{job.patterns['train']}: the vocabularies hold nothing but padding and OOV; is "
             "this FuxiCTR one that this version knows, and min_categr_count low enough?"

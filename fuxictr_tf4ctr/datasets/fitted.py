@@ -104,7 +104,8 @@ def _encoder(
     name, kind, dtype = column["name"], spec["type"], column_dtype(spec)
     if kind == "numeric":
         normalizer = processor.processor_dict.get(f"{name}::normalizer")
-        return lambda values: _normalized(_numbers(values), normalizer).astype(dtype)
+        transform = np.asarray if normalizer is None else normalizer.transform
+        return lambda values: transform(_numbers(values)).astype(dtype)
     if kind == "embedding":
         return lambda values: _vectors(values, spec["pretrain_dim"]).astype(dtype)
     if "boundaries" in spec:
@@ -211,10 +212,6 @@ def _numbers(values: pl.Series) -> np.ndarray:
         raise TypeError(f"holds {values.dtype}, not numbers")
     numbers = values.to_numpy()
     return numbers.astype(np.float64) if numbers.dtype.kind in "bO" else numbers
-
-
-def _normalized(values: np.ndarray, normalizer: Any) -> np.ndarray:
-    return values if normalizer is None else normalizer.transform(values)
 
 
 def _vectors(values: pl.Series, width: int) -> np.ndarray:
@@ -404,12 +401,21 @@ def restored_processor(
     )
     processor.feature_map = feature_map
     for column in features:
-        statistics = content["normalizers"].get(column["name"])
-        if statistics is not None:
-            normalizer = _normalizer(column["normalizer"], statistics)
+        statistics = dict(content["normalizers"].get(column["name"], {}))
+        if statistics:
+            normalizer = Normalizer(column["normalizer"])
+            least, most = statistics.pop("min"), statistics.pop("max")
+            normalizer.fit_from_stats(min_value=least, max_value=most, **statistics)
             processor.processor_dict[f"{column['name']}::normalizer"] = normalizer
     for name, described in content["tokenizers"].items():
-        processor.processor_dict[f"{name}::tokenizer"] = _tokenizer(described)
+        tokenizer = Tokenizer(
+            na_value=described.get("missing"),
+            splitter=described.get("splitter"),
+            max_len=described["max_len"],
+            padding=described["padding"],
+        )
+        tokenizer.vocab = dict(described["vocab"])
+        processor.processor_dict[f"{name}::tokenizer"] = tokenizer
     return processor
 
 
@@ -423,24 +429,3 @@ def _processor_class(described: str) -> type[FeatureProcessor]:
             "code, or encode and train again"
         )
     return found
-
-
-def _normalizer(name: str, statistics: Mapping[str, float]) -> Normalizer:
-    normalizer = Normalizer(name)
-    normalizer.fit_from_stats(
-        min_value=statistics["min"],
-        max_value=statistics["max"],
-        **{key: statistics[key] for key in ("mean", "std", "count")},
-    )
-    return normalizer
-
-
-def _tokenizer(described: Mapping[str, Any]) -> Tokenizer:
-    tokenizer = Tokenizer(
-        na_value=described.get("missing"),
-        splitter=described.get("splitter"),
-        max_len=described["max_len"],
-        padding=described["padding"],
-    )
-    tokenizer.vocab = dict(described["vocab"])
-    return tokenizer

@@ -47,8 +47,7 @@ class Normalizer(fuxictr_normalizer.Normalizer):
     def fit(self, X: Any) -> None:
         """Take a column's statistics in place of its values."""
         if not self.callable:
-            values = {"min_value": X["min"], "max_value": X["max"]}
-            self.fit_from_stats(**values, **{key: X[key] for key in ("mean", "std", "count")})
+            self.fit_from_stats(X["min"], X["max"], X["mean"], X["std"], X["count"])
 
     def fit_from_stats(
         self, min_value: float, max_value: float, mean: float, std: float, count: int
