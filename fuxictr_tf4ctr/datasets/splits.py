@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -241,8 +241,8 @@ def watched(split: Split, verb: str) -> Iterator[pl.DataFrame]:
             progress.update(batch.height)
 
 
-class Passes(Protocol):
-    """Where the two passes are made."""
+class Passes:
+    """The two passes over the rows, made in this process on all its cores."""
 
     def count(
         self,
@@ -254,11 +254,10 @@ class Passes(Protocol):
         """Add the rows of all splits to the statistics.
 
         Args:
-            job: The encoding.
-            splits: Its splits.
-            statistics: Where to add them.
             folder: For files that last as long as the encoding, rows kept for it among them.
         """
+        for name, split in splits.items():
+            count_split(job, split, statistics, kept_rows(folder, name))
 
     def encoded(
         self,
@@ -270,40 +269,15 @@ class Passes(Protocol):
         """Encode the rows of one split.
 
         Args:
-            job: The encoding.
-            split: The split.
-            encoders: Column -> its encoder.
             folder: That of :meth:`count`.
 
         Yields:
             Column -> [rows] or [rows, width], for some rows at a time, in their order.
         """
-
-
-class _Here:
-    """In this process, on all its cores."""
-
-    def count(
-        self,
-        job: EncodingJob,
-        splits: Mapping[str, Split],
-        statistics: ColumnStatistics,
-        folder: Path,
-    ) -> None:
-        for name, split in splits.items():
-            count_split(job, split, statistics, kept_rows(folder, name))
-
-    def encoded(
-        self,
-        job: EncodingJob,
-        split: Split,
-        encoders: Mapping[str, ColumnEncoder],
-        folder: Path,
-    ) -> Iterator[dict[str, np.ndarray]]:
         yield from encode_split(job, split, encoders, kept_rows(folder, split.name), remove=True)
 
 
-HERE = _Here()
+HERE = Passes()
 
 
 def kept_rows(folder: Path, name: str) -> Path:

@@ -20,13 +20,17 @@ from fuxictr_tf4ctr.datasets import EncodedDataset, encode_dataset
 from fuxictr_tf4ctr.datasets.fitted import ColumnEncoder
 from fuxictr_tf4ctr.datasets.fitting import ColumnStatistics
 from fuxictr_tf4ctr.datasets.job import EncodingJob
-from fuxictr_tf4ctr.datasets.splits import Split, count_split, encode_split, kept_rows, open_splits
+from fuxictr_tf4ctr.datasets.splits import (
+    Passes,
+    Split,
+    count_split,
+    encode_split,
+    kept_rows,
+    open_splits,
+)
 from fuxictr_tf4ctr.datasets.stored import CHUNK_ROWS, H5Writer, opened
 from fuxictr_tf4ctr.engines.ray import connected, in_folder
 from fuxictr_tf4ctr.errors import EngineError, SettingsError
-
-# Rows copied at a time from a part into the split's file.
-_ROWS = 100_000
 
 
 def encode_on_ray(params: Mapping[str, Any], address: str | None) -> EncodedDataset:
@@ -44,7 +48,7 @@ def encode_on_ray(params: Mapping[str, Any], address: str | None) -> EncodedData
         return encode_dataset(params, _OnRay())
 
 
-class _OnRay:
+class _OnRay(Passes):
     """The two passes, as a task for each file."""
 
     def count(
