@@ -192,7 +192,7 @@ class CsvFile:
         """Cut the file between rows; the first block has the header line beside it."""
         try:
             with self._open() as file:
-                header, rest = _cut_header(file)
+                header, rest = _header_of(file), b""
                 while data := file.read(size):
                     data = rest + data
                     end = _end_of_rows(data)
@@ -208,11 +208,11 @@ class CsvFile:
         return gzip.open(self.path) if self.path.suffix == ".gz" else open(self.path, "rb")
 
 
-def _cut_header(file: IO[bytes]) -> tuple[bytes, bytes]:
+def _header_of(file: IO[bytes]) -> bytes:
     header = file.readline()
     while header.count(b'"') % 2 and (more := file.readline()):
         header += more
-    return header.removeprefix(b"\xef\xbb\xbf"), b""
+    return header.removeprefix(b"\xef\xbb\xbf")
 
 
 def _inside_quotes(data: bytes) -> np.ndarray:

@@ -47,23 +47,16 @@ _COMPLETE = Record(
 
 def describe_files(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
     """Describe files so that a change shows: path, size in bytes, time of change."""
-    described = []
-    for path in paths:
-        stat = os.stat(path)
-        described.append(
-            {
-                "path": os.path.abspath(path),
-                "size": stat.st_size,
-                "mtime_ns": stat.st_mtime_ns,
-            }
-        )
-    return described
+    states = ((os.path.abspath(path), os.stat(path)) for path in paths)
+    return [
+        {"path": path, "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+        for path, state in states
+    ]
 
 
 def fingerprint(content: Mapping[str, Any]) -> str:
     """Return a hex digest of JSON content, whatever the order of its keys."""
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read(data_dir: Path) -> dict[str, Any] | None:

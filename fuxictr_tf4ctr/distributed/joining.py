@@ -115,9 +115,10 @@ def _store(rank: int, size: int, seconds: float, by_agent: bool) -> dist.Store:
             address, port, size, hosts, timedelta(seconds=seconds), wait_for_workers=False
         )
     except (dist.DistError, OSError) as error:
+        said = str(error).splitlines()[0]
         raise SettingsError(
             f"rank {rank} on {socket.gethostname()} does not reach rank 0 at {address}:{port} "
-            f"within {seconds:g} s: is it running, and is the port open? ({_first_line(error)})"
+            f"within {seconds:g} s: is it running, and is the port open? ({said})"
         ) from error
     return dist.PrefixStore("fuxictr_tf4ctr", tcp)
 
@@ -185,10 +186,6 @@ def _absent(store: dist.Store, size: int, seconds: float) -> str:
         f"{len(there)} of {size} ranks joined within {seconds:g} s, from {', '.join(hosts)}; "
         f"rank {absent} did not: look at the logs of the hosts that should have started it"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]
 
 
 # How long ranks may take to save their state once they are asked to end.

@@ -205,14 +205,11 @@ def twin_names(config: Mapping[str, Any], names: list[str]) -> dict[str, str]:
         rules = _loss_only_rules(names)
     else:
         rules = _SIMPLE_ENCODER_NAMES[config["model"]] + _COMMON_NAMES
-    mapped = {}
-    for name in names:
-        mapped[name] = name
-        for pattern, replacement in rules:
-            if re.match(pattern, name):
-                mapped[name] = re.sub(f"^{pattern}", replacement, name)
-                break
-    return mapped
+    found = {
+        name: [re.sub(f"^{old}", new, name) for old, new in rules if re.match(old, name)]
+        for name in names
+    }
+    return {name: ours[0] if ours else name for name, ours in found.items()}
 
 
 def _loss_only_rules(names: list[str]) -> tuple[tuple[str, str], ...]:

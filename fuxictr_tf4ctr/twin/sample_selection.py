@@ -113,6 +113,16 @@ class SharedEmbedding(SampleSelection):
         self.embedding = FieldEmbedding(feature_map, embedding_dim)
         self.simple = self.complex = self.embedding.spec
 
+    def make_gate(self, output_dim: int, activation: str) -> MLP_Block:
+        """Make an MLP from e to [B, output_dim], its hidden layer a quarter as wide as e."""
+        return MLP_Block(
+            self.embedding.spec.input_dim,
+            hidden_units=[max(self.embedding.spec.input_dim // 4, 1)],
+            output_dim=output_dim,
+            output_activation=activation,
+            **self.mlp_options,
+        )
+
     def tables(self) -> tuple[FieldEmbedding, FieldEmbedding]:
         return self.embedding, self.embedding
 
@@ -132,14 +142,7 @@ class GatingMechanism(SharedEmbedding):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        input_dim = self.embedding.spec.input_dim
-        self.gate = MLP_Block(
-            input_dim,
-            hidden_units=[max(input_dim // 4, 1)],
-            output_dim=1,
-            output_activation="sigmoid",
-            **self.mlp_options,
-        )
+        self.gate = self.make_gate(1, "sigmoid")
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         e = self.embedding(inputs)
@@ -168,14 +171,7 @@ class MixtureOfExperts(SharedEmbedding):
             for _ in range(self.num_experts)
         )
         self.gates = nn.ModuleList(
-            MLP_Block(
-                input_dim,
-                hidden_units=[max(input_dim // 4, 1)],
-                output_dim=self.num_experts,
-                output_activation="softmax",
-                **self.mlp_options,
-            )
-            for _ in ("simple", "complex")
+            self.make_gate(self.num_experts, "softmax") for _ in ("simple", "complex")
         )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -349,7 +349,13 @@ def _pair(spec: ViewSpec, targets: list[str], sequences: list[str]) -> dict[str,
     all_targets = _check(spec, "categorical", targets)
     all_sequences = _check(spec, "sequence", sequences)
     if targets and sequences:
-        pairs = _zipped(targets, sequences)
+        each = targets * len(sequences) if len(targets) == 1 else targets
+        if len(each) != len(sequences):
+            raise SettingsError(
+                f"{len(targets)} targets for {len(sequences)} sequences: name one for all or one "
+                "each"
+            )
+        pairs = dict(zip(sequences, each, strict=True))
     else:
         features = spec.feature_map.features
         owners = {name: features[name].get("share_embedding") for name in all_sequences}
@@ -387,13 +393,3 @@ def _check(spec: ViewSpec, kind: str, names: list[str]) -> list[str]:
         if name not in known:
             raise SettingsError(unknown(f"{kind} feature", name, known))
     return known
-
-
-def _zipped(targets: list[str], sequences: list[str]) -> dict[str, str]:
-    if len(targets) == 1:
-        targets = targets * len(sequences)
-    if len(targets) != len(sequences):
-        raise SettingsError(
-            f"{len(targets)} targets for {len(sequences)} sequences: name one for all or one each"
-        )
-    return dict(zip(sequences, targets, strict=True))
