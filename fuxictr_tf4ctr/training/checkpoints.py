@@ -22,7 +22,8 @@ from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_tf4ctr import files
 from fuxictr_tf4ctr.distributed.cost import machine_memory
-from fuxictr_tf4ctr.errors import DataError, MemoryShortage, UserError
+from fuxictr_tf4ctr.errors import DataError, DeviceError, MemoryShortage, UserError
+from fuxictr_tf4ctr.registry import overrides
 from fuxictr_tf4ctr.schema import ANYTHING, FLAG, TEXT, AnyOf, Key, Kind, ListOf, Record, whole
 from fuxictr_tf4ctr.training.shards import (
     KEPT,
@@ -33,7 +34,10 @@ from fuxictr_tf4ctr.training.shards import (
     write_merged,
 )
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
+
+# PyTorch before 2.8 has but a RuntimeError for it, which ``files.system_error`` knows.
+AcceleratorError = getattr(torch, "AcceleratorError", DeviceError)
 
 FORMAT = 2
 _COUNT = whole(0)
@@ -157,7 +161,7 @@ class Checkpoints:
             try:
                 return _read(path)
             except Exception as error:  # what a damaged file raises depends on where it is damaged
-                logger.warning(
+                LOG.warning(
                     "checkpoint %s is corrupt (%s): go on from the one before it, if any",
                     path,
                     error,
@@ -203,7 +207,7 @@ def model_state(model: BaseModel) -> dict[str, Any]:
         "gradients": {
             name: weights.grad
             for name, weights in model.named_parameters()
-            if weights.grad is not None and type(model).train_step is not BaseModel.train_step
+            if weights.grad is not None and overrides(model, "train_step")
         },
         "loop": {name: getattr(model, name) for name in _LOOP},
     }
@@ -237,7 +241,7 @@ def state_of_this_model() -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, torch.AcceleratorError):
+    except (UserError, AcceleratorError):
         raise
     except Exception as error:  # what optimizers and generators meet that are another model's
         raise DataError(

@@ -28,6 +28,7 @@ from fuxictr_tf4ctr.stopping import sigterm_noted
 from fuxictr_tf4ctr.training import checkpoints
 from fuxictr_tf4ctr.training.averaging import WeightAverages
 from fuxictr_tf4ctr.training.checkpoints import (
+    AcceleratorError,
     model_state,
     optimizers_of,
     restore_model,
@@ -48,8 +49,6 @@ from fuxictr_tf4ctr.training.step import Step, training_step
 
 LOG = logging.getLogger(__name__)
 
-# PyTorch before 2.8 has but a RuntimeError for it, which ``files.system_error`` knows.
-_AcceleratorError = getattr(torch, "AcceleratorError", DeviceError)
 # FuxiCTR's threshold below which a change of the monitored metric is no improvement.
 _MIN_DELTA = 1e-6
 # A model whose AUC is this close to a coin's in two evaluations running has learned nothing.
@@ -178,7 +177,7 @@ class _Loop:
         except torch.OutOfMemoryError as error:  # moving or evaluating rows
             message = f"out of GPU memory after {_where(model)}: lower batch_size, or set storage"
             raise SettingsError(f"{message}: memory{self._saved()}") from error
-        except _AcceleratorError as error:
+        except AcceleratorError as error:
             said = str(error).splitlines()[0]
             cause = "look at nvidia-smi"
             if "device-side assert" in said:  # where a CPU's kernels raise
@@ -259,7 +258,7 @@ class _Loop:
                 f"batch_size to {max(rows // 2, 1)}, or embedding_dim, or set storage: memory"
             )
             raise SettingsError(message + self._saved_before_step()) from error
-        except _AcceleratorError:
+        except AcceleratorError:
             raise
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):

@@ -33,7 +33,7 @@ from fuxictr_tf4ctr.distributed.cost import (
 )
 from fuxictr_tf4ctr.distributed.ranks import JoinedRanks
 from fuxictr_tf4ctr.errors import DataError, SettingsError
-from fuxictr_tf4ctr.training.evaluation import overrides
+from fuxictr_tf4ctr.registry import overrides
 from fuxictr_tf4ctr.training.shards import (
     Piece,
     Shards,
@@ -67,7 +67,7 @@ except (ImportError, OSError) as error:  # OSError: fbgemm's libraries are for a
         f"together: {error}"
     ) from error
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 _OPTIMIZERS = {
     "sgd": EmbOptimType.EXACT_SGD,
@@ -195,7 +195,7 @@ class ShardedTables(Tables):
 
     def __init__(self, model: BaseModel, ranks: JoinedRanks, options: ShardingOptions) -> None:
         self.ranks = ranks
-        if overrides(model, "save_weights") or overrides(model, "load_weights"):
+        if overrides(model, "save_weights", "load_weights"):
             raise SettingsError(
                 f"{type(model).__name__} writes its weights its own way, which would miss the "
                 "tables: leave table_sharding out"
@@ -395,7 +395,7 @@ class ShardedTables(Tables):
             own = plan.get_plan_for_module(str(at))
             for name, table in own.items():
                 first = collection.members[name][0]
-                logger.info(f"Table {first}: {table.sharding_type}, ranks {table.ranks}")
+                LOG.info(f"Table {first}: {table.sharding_type}, ranks {table.ranks}")
             with _quiet():
                 collection.sharded = sharder.shard(modules[str(at)], own, environment, device)
         self._by_all(self._check_rows)
