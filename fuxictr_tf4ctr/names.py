@@ -29,8 +29,6 @@ def nearest(name: Any, known: Iterable[str], limit: int = 3) -> list[str]:
 
     Args:
         name: The name that was not found; what is no text resembles none.
-        known: The names there are.
-        limit: How many to return at most.
     """
     if not isinstance(name, str) or len(name) > _LONGEST_NAME:
         return []

@@ -48,7 +48,6 @@ class Kind:
         """List all that is wrong with a value, a sentence each.
 
         Args:
-            value: Anything.
             where: What holds the value: its key, behind the file or section it is in.
         """
         try:
@@ -150,7 +149,6 @@ class Record(Kind):
         """See :class:`Kind`.
 
         Args:
-            value: Anything.
             where: What holds the mapping: its key, or its file and ": ".
         """
         whole_value = where.removesuffix(": ") or "value"

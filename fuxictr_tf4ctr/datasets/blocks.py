@@ -182,10 +182,6 @@ class BlockReader:
     def runs(self, sizes: Sequence[int], wanted: Container[int]) -> dict[int, list[Part]]:
         """Cut the rows into runs, one after the other, and return some of them.
 
-        Args:
-            sizes: Rows of each run, in all those there are.
-            wanted: Numbers of the runs to return.
-
         Returns:
             Number -> the parts of the run.
         """

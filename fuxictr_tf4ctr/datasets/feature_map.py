@@ -262,10 +262,8 @@ def typed_columns(
     """Check rows of one file against the feature map and give them their types.
 
     Args:
-        path: The file they came from, for messages.
         stored: Column -> array as stored, for all features and labels.
         binary: Whether labels must be 0 or 1; weights must be at least 0.
-        first_row: Which row of the file the first one is.
 
     Returns:
         Column -> array [rows] or [rows, width]: ids in :func:`id_dtype`, the rest float32.

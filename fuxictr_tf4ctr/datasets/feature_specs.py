@@ -46,10 +46,6 @@ _NO_ENCODER = ("null", "None", "none")
 def check_dtype(value: Any, where: str = "dtype") -> None:
     """Refuse a ``dtype`` that is not one of FuxiCTR's names; FuxiCTR would evaluate it.
 
-    Args:
-        value: The name, or the Python type itself.
-        where: Where it stands, for the message.
-
     Raises:
         SettingsError: It is something else.
     """
@@ -66,7 +62,6 @@ def check_feature_encoder(value: Any, where: str = "feature_encoder") -> None:
 
     Args:
         value: One such call, a list of them, or None.
-        where: Where it stands, for the message.
 
     Raises:
         SettingsError: It is something else.

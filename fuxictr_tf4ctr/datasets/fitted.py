@@ -50,11 +50,7 @@ ColumnEncoder = Callable[[pl.Series], np.ndarray]
 
 
 def column_encoders(processor: FeatureProcessor) -> dict[str, ColumnEncoder]:
-    """Return the encoder of every feature and label, in the order they are stored.
-
-    Args:
-        processor: A fitted processor.
-    """
+    """Return the encoder of every feature and label, in the order they are stored."""
     columns = {column["name"]: column for column in processor.feature_cols}
     encoders: dict[str, ColumnEncoder] = {}
     for name, spec in processor.feature_map.features.items():
@@ -74,8 +70,6 @@ def encode_columns(
 
     Args:
         rows: After FuxiCTR's preprocessing; dictionaries are encoded value by value.
-        path: Where they come from, for messages.
-        encoders: As :func:`column_encoders` returned them.
         pool: Threads among which the columns are divided, and which begin at once; None for none.
 
     Returns:
@@ -127,7 +121,6 @@ class TokenIds:
 
     Args:
         vocab: Token -> id, tokens being texts or numbers.
-        dtype: Type of the ids.
     """
 
     def __init__(self, vocab: Mapping[Any, int], dtype: np.dtype) -> None:
@@ -163,7 +156,6 @@ class SequenceIds:
 
     Args:
         tokenizer: FuxiCTR's, fitted: its splitter, length, padding side and missing value hold.
-        ids: The lookup of single tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, ids: TokenIds) -> None:
@@ -267,12 +259,7 @@ _ENCODER = Record(
 
 
 def save_encoder(processor: FeatureProcessor, job: EncodingJob) -> None:
-    """Write what was fitted beside the processor's feature map.
-
-    Args:
-        processor: Fitted from ``processor.statistics``.
-        job: What it was fitted for.
-    """
+    """Write what was fitted beside the processor's feature map."""
     specs = processor.feature_map.features
     content = {
         "format": _FORMAT,
@@ -377,11 +364,6 @@ def restored_processor(
     content: Mapping[str, Any], feature_map: FeatureMap, *, labels: bool = False
 ) -> FeatureProcessor:
     """Restore the processor an encoding was made with.
-
-    Args:
-        content: As :func:`read_encoder` returned it.
-        feature_map: The features to encode.
-        labels: Whether the rows have labels.
 
     Raises:
         SettingsError: The data set's own processor class is gone or has changed.

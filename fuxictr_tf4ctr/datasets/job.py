@@ -222,11 +222,7 @@ def plan_encoding(
 
 
 def splitting_problems(params: Mapping[str, Any]) -> list[str]:
-    """List what does not go together in the keys that split rows off.
-
-    Args:
-        params: Settings whose values are right one by one.
-    """
+    """List what does not go together in the keys that split rows off."""
     problems = [
         f"{split}_size and {split}_data are both given; give one"
         for split in ("valid", "test")

@@ -320,9 +320,6 @@ class Ancestor:
     def check(self, features: Sequence[Mapping[str, Any]]) -> None:
         """Find columns that are not those the ancestor was trained on.
 
-        Args:
-            features: Feature columns of the new data, complete.
-
         Raises:
             SettingsError: Columns differ; the message has a line for each.
             DataError: The ancestor keeps no fitted encoder.

@@ -116,11 +116,7 @@ class RawFiles:
 
 
 class ParquetFile:
-    """One parquet file, read some rows at a time; its dictionary columns are texts.
-
-    Args:
-        path: The file.
-    """
+    """One parquet file, read some rows at a time; its dictionary columns are texts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -220,11 +216,6 @@ def check_source_columns(
     labels: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Raise unless raw data have the columns declared, of the types declared.
-
-    Args:
-        path: Where the rows come from, for messages.
-        schema: Column -> its type, as found.
-        features: Feature columns as the data set's section declares them.
 
     Raises:
         DataError: A column is missing, or of another type.

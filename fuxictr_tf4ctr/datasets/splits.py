@@ -60,7 +60,6 @@ def open_splits(job: EncodingJob, processor: FeatureProcessor) -> dict[str, Spli
 
     Args:
         job: The encoding; its files may be a part of the data set's.
-        processor: Its processor.
 
     Returns:
         Split -> its rows, in FuxiCTR's order of splits.
@@ -145,8 +144,6 @@ def split_rows(
     so that the sizes are met as nearly as they allow.
 
     Args:
-        frame: All rows.
-        rows: Their number.
         keys: Time or group of each row [rows], if they decide.
         splitting: ``sizes``: "valid" and "test" -> rows, or share of the rows; ``split_type``.
 
@@ -290,8 +287,6 @@ def count_split(job: EncodingJob, split: Split, statistics: ColumnStatistics, ke
 
     Args:
         job: The encoding; its files may be a part of the data set's.
-        split: The split.
-        statistics: Where to add its rows.
         kept: A folder to keep them in for :func:`encode_split`; none is there where they do not
             count, or the disk has no room for them.
     """
@@ -344,8 +339,6 @@ def encode_split(
 
     Args:
         job: The encoding; its files may be a part of the data set's.
-        split: The split.
-        encoders: Column -> its encoder.
         kept: Where its rows were kept, if they were.
         remove: Whether to remove each of those files once it is read.
 

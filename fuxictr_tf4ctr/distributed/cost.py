@@ -57,7 +57,6 @@ def sharding_problems(params: Mapping[str, Any], runs_here: bool = True) -> Iter
     """List what keeps tables from being divided, one sentence each.
 
     Args:
-        params: Settings, complete.
         runs_here: Whether it is this machine that must have TorchRec, and the GPU.
     """
     if params.get("table_sharding") is None:

@@ -198,10 +198,7 @@ def started_by_launcher() -> bool:
 
 
 def launch(arguments: Sequence[str], workers: int, max_restarts: int) -> int:
-    """Run the program once per rank, and wait for all.
-
-    Args:
-        max_restarts: How often to start all again when one fails.
+    """Run the program once per rank, and wait for all; they start again when one fails, so often.
 
     Returns:
         Exit status: that of the rank that failed first, or 0.

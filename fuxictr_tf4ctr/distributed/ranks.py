@@ -86,11 +86,7 @@ class Ranks:
         return self.rank == 0
 
     def portion(self, rows: int) -> float:
-        """Return which portion of a batch's rows this rank has.
-
-        Args:
-            rows: How many it has.
-        """
+        """Return which portion of a batch's rows this rank has."""
         return 1.0
 
     def sums(self, weights: Iterable[nn.Parameter]) -> Sums:

@@ -194,10 +194,6 @@ def _parts(expid: str) -> tuple[str, str]:
 def twin_names(config: Mapping[str, Any], names: list[str]) -> dict[str, str]:
     """Map the authors' parameter names to ours.
 
-    Args:
-        config: Model configuration in the authors' spelling.
-        names: The authors' parameter names, all of one model.
-
     Returns:
         Our name for each of theirs; a name that nothing is known about is mapped to itself.
     """

@@ -147,7 +147,6 @@ def validated(
     """Check flat parameters and freeze them; as :func:`load_settings`.
 
     Args:
-        params: Merged parameters of model and data set.
         config_dir: Folder that relative data paths may be beside.
 
     Raises:

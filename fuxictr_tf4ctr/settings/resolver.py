@@ -109,12 +109,7 @@ class Experiments:
 
 
 def class_section(cls: type[TwinModel], baseline: bool) -> dict[str, Any]:
-    """Return what a twin's class says of its streams, or of those of its base model.
-
-    Args:
-        cls: The twin.
-        baseline: Whether its base model is meant.
-    """
+    """Return what a twin's class says of its streams, or of those of its base model."""
     own = dict(_OFF | cls.baseline) if baseline else {}
     params = cls.with_defaults(own)
     streams = {

@@ -40,10 +40,6 @@ def located(
 ) -> tuple[dict[str, Any], list[str], tuple[str, ...]]:
     """Make the paths of data absolute.
 
-    Args:
-        params: Settings whose paths are texts.
-        config_dir: Folder the configuration was read from.
-
     Returns:
         The settings with the paths found, what is not there, and where relative ones were found.
     """
@@ -66,11 +62,7 @@ def located(
 
 
 class _Finder:
-    """Looks for files and remembers what it found and what not.
-
-    Args:
-        config_dir: Folder the configuration was read from.
-    """
+    """Looks for files and remembers what it found and what not."""
 
     def __init__(self, config_dir: Path) -> None:
         self._config_dir = config_dir

@@ -63,9 +63,6 @@ def as_yaml(section: Section) -> str:
 def write_folder(settings: Settings, folder: Path) -> None:
     """Write a configuration folder with this experiment alone, to run here or under FuxiCTR.
 
-    Args:
-        folder: A folder that is not there yet.
-
     Raises:
         SettingsError: There is something of that name.
     """

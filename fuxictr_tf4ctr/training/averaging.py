@@ -39,11 +39,7 @@ class Averaging:
 
 
 def averaging_problems(params: Mapping[str, Any]) -> Iterator[str]:
-    """List what keeps weights from being averaged, one sentence each.
-
-    Args:
-        params: Settings, complete.
-    """
+    """List what keeps weights from being averaged, one sentence each."""
     averaging = Averaging.from_params(params)
     if averaging is None:
         if params.get("average_start") is not None:

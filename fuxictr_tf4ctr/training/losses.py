@@ -49,9 +49,6 @@ class Losses:
     def add(self, loss: Tensor, terms: Terms, where: str) -> None:
         """Take in one step.
 
-        Args:
-            where: Words for the step in messages.
-
         Raises:
             DivergenceError: A loss is not finite; found at the next look, a GPU's some steps late.
         """
@@ -153,7 +150,6 @@ def weighted_loss(
     """Return a model's loss without regularization, the mean of its rows' times their weights.
 
     Args:
-        outputs: What its ``forward`` returned.
         y_true: Labels [B, 1].
         weight: Weights [B, 1]; None for the model's loss as it is.
     """
@@ -165,11 +161,7 @@ def weighted_loss(
 
 
 def loss_terms(model: BaseModel, loss: Tensor) -> dict[str, Tensor]:
-    """Return the terms of a model's last loss, without regularization.
-
-    Args:
-        loss: The loss, for a model that names no terms.
-    """
+    """Return the terms of a model's last loss, without regularization; ``loss`` if it names none."""
     terms = getattr(model, "loss_terms", None)
     if terms is not None:
         return dict(terms)

@@ -78,7 +78,6 @@ class Schedule:
 
         Args:
             own: The model's ``eval_steps``, for a schedule without.
-            steps_per_epoch: Batches of an epoch.
 
         Raises:
             SettingsError: ``eval_steps`` is neither a number of steps nor a fraction.

@@ -132,9 +132,6 @@ def _noise(model: BaseModel, fast: FastOptions) -> Noise | None:
 class TrainingStep:
     """A step of a model that trains as ``BaseModel`` does.
 
-    Args:
-        ranks: The processes among which each batch is divided.
-
     Attributes:
         terms: Terms of the last loss.
     """
@@ -228,11 +225,7 @@ def _table_gradients(
 
 @torch.no_grad()
 def clip_gradients(gradients: Sequence[Tensor], max_norm: float) -> None:
-    """Scale gradients so that their norm together is at most ``max_norm``.
-
-    Args:
-        max_norm: The norm.
-    """
+    """Scale gradients so that their norm together is at most ``max_norm``."""
     if not gradients:
         return
     scale = (max_norm / (_norm(gradients) + _CLIP_EPS)).clamp(max=1.0)
@@ -247,9 +240,7 @@ def step_clipped(
 ) -> None:
     """Make a step with gradients clipped as the optimizer reads them, without a pass of their own.
 
-    Args:
-        gradients: Gradients of all its weights; clipped afterwards.
-        max_norm: As for :func:`clip_gradients`.
+    It has fused kernels; the gradients, of all its weights, are clipped afterwards.
     """
     if gradients:
         # By this PyTorch's GradScaler lets them divide; float32 whatever the weights are.
@@ -272,11 +263,7 @@ def _norm(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def use_fast_kernels(optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimizer update all weights in one kernel, where PyTorch has one for it.
-
-    Args:
-        optimizer: Any optimizer; its rule stays the same.
-    """
+    """Let an optimizer update all weights in one kernel, where PyTorch has one for it."""
     kernel = "fused" if isinstance(optimizer, _FUSED_OPTIMIZERS) else "foreach"
     for group in optimizer.param_groups:
         if group.get(kernel, False) is None:

@@ -172,8 +172,6 @@ class InteractionAggregation(Fusion):
     """z = z_s + z_c + sum over heads of h_s W h_c, each head with its share of both outputs.
 
     Args:
-        simple_dim: Width d_s of the simple encoder's output.
-        complex_dim: Width d_c of the complex encoder's output.
         num_heads: Number of heads; must divide both widths.
 
     Raises:

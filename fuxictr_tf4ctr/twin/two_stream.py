@@ -73,11 +73,7 @@ class TwoStreamModel(BaseModel):
         self.model_to_device()
 
     def build_streams(self, params: Mapping[str, Any]) -> tuple[int, int]:
-        """Build both streams and return the widths of their outputs.
-
-        Args:
-            params: Complete parameters.
-        """
+        """Build both streams and return the widths of their outputs."""
         raise NotImplementedError
 
     def build_fusion(self, simple_dim: int, complex_dim: int, params: Mapping[str, Any]) -> Fusion:

@@ -74,12 +74,7 @@ EXACT = FastOptions()
 
 
 def fast_problems(params: Mapping[str, Any], model_class: type[BaseModel] | None) -> list[str]:
-    """List what keeps the switches from working, one sentence each; empty if all is well.
-
-    Args:
-        params: Settings, complete.
-        model_class: Class of the model, None where it is not known.
-    """
+    """List what keeps the switches from working, one sentence each; empty if all is well."""
     options = FastOptions.from_params(params)
     problems = [
         *_device_problems(options, on_gpu=params["gpu"] >= 0),
@@ -219,10 +214,7 @@ def compiled_forward(model: BaseModel) -> Callable[[Any], dict[str, Tensor]]:
     """Return a model's forward pass, compiled for batches of the size that comes first.
 
     Others, such as the last of an epoch, run as they are: compiling for each size takes longer
-    than it saves.
-
-    Args:
-        model: The model; lookups stay outside what is compiled.
+    than it saves. Lookups stay outside what is compiled.
     """
     compiled = torch.compile(model.forward, dynamic=False)
     sizes: list[int] = []
