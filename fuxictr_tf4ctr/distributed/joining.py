@@ -198,7 +198,7 @@ def started_by_launcher() -> bool:
 
 
 def launch(arguments: Sequence[str], workers: int, max_restarts: int) -> int:
-    """Run the program once per rank, and wait for all; they start again when one fails, so often.
+    """Run the program once per rank, and wait for all; when one fails, all start again.
 
     Returns:
         Exit status: that of the rank that failed first, or 0.

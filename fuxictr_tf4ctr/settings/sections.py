@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.composer import Composer
-from yaml.constructor import SafeConstructor
-from yaml.resolver import Resolver
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import shown
@@ -114,15 +111,9 @@ class _Finder:
 
 
 try:  # libyaml reads several times as fast, where PyYAML was built with it
-    from yaml.cyaml import CParser as _Parser
+    from yaml import CSafeLoader as _SafeLoader
 except ImportError:  # pragma: no cover
-
-    class _Parser(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):
-        def __init__(self, text: str) -> None:
-            yaml.reader.Reader.__init__(self, text)
-            yaml.scanner.Scanner.__init__(self)
-            yaml.parser.Parser.__init__(self)
-
+    from yaml import SafeLoader as _SafeLoader
 
 _LARGEST_FILE = 16 * 2**20
 _DEEPEST = 40
@@ -131,43 +122,40 @@ _MOST_VALUES = 2_000_000
 Sections = dict[str, dict[str, Any]]
 
 
-class _Loader(Composer, _Parser, SafeConstructor, Resolver):
-    """A safe loader with a composer of its own: libyaml's own crashes on deep nesting."""
-
-    def __init__(self, text: str) -> None:
-        _Parser.__init__(self, text)
-        Composer.__init__(self)
-        SafeConstructor.__init__(self)
-        Resolver.__init__(self)
-        self._depth = 0
-        self._values = 0
-        self._sizes: dict[int, int] = {}  # node -> values it unfolds to
-
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        """Compose a node and count what it unfolds to, aliases included."""
-        mark = self.peek_event().start_mark
-        is_alias = self.check_event(yaml.AliasEvent)
-        before, self._depth = self._values, self._depth + 1
-        if self._depth > _DEEPEST:
-            raise yaml.MarkedYAMLError(None, None, f"nested deeper than {_DEEPEST} levels", mark)
-        node = super().compose_node(parent, index)
-        if is_alias:
-            if id(node) not in self._sizes:
-                raise yaml.MarkedYAMLError(None, None, "an alias inside of what it names", mark)
-            self._values += self._sizes[id(node)]
-        else:
-            self._values += 1
-            self._sizes[id(node)] = self._values - before
-        if self._values > _MOST_VALUES:
-            raise yaml.MarkedYAMLError(None, None, f"more than {_MOST_VALUES:,} values", mark)
-        self._depth -= 1
-        return node
+class _Loader(_SafeLoader):
+    """A safe loader that knows one tag more."""
 
 
 _Loader.add_constructor(
     "tag:yaml.org,2002:python/tuple",
     lambda loader, node: tuple(loader.construct_sequence(node, deep=True)),
 )
+
+
+def _refuse_unbounded(text: str) -> None:
+    """Raise YAMLError where nesting, or what aliases unfold to, has no end in reason."""
+    values, begun = 0, []  # of the collections that are open: their anchors, the values before
+    sizes: dict[str, int] = {}  # anchor -> values it unfolds to
+    for event in yaml.parse(text, _Loader):
+        problem = None
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = begun.pop()
+            sizes[anchor] = values - before
+        elif isinstance(event, yaml.NodeEvent):
+            if len(begun) >= _DEEPEST:
+                problem = f"nested deeper than {_DEEPEST} levels"
+            if not isinstance(event, yaml.AliasEvent):
+                values, sizes[event.anchor] = values + 1, 1
+            elif event.anchor in [anchor for anchor, _ in begun]:
+                problem = "an alias inside of what it names"
+            else:
+                values += sizes.get(event.anchor, 0)
+            if isinstance(event, yaml.CollectionStartEvent):
+                begun.append((event.anchor, values - 1))
+        if values > _MOST_VALUES:
+            problem = f"more than {_MOST_VALUES:,} values"
+        if problem is not None:
+            raise yaml.MarkedYAMLError(None, None, problem, event.start_mark)
 
 
 def parse_yaml(text: str) -> Any:
@@ -177,6 +165,7 @@ def parse_yaml(text: str) -> Any:
         yaml.YAMLError: It is no YAML, has other tags than YAML's own, or unfolds to too much.
     """
     try:
+        _refuse_unbounded(text)
         return yaml.load(text, _Loader)
     except (ValueError, TypeError, OverflowError) as error:  # a date of month 13, a huge number
         raise yaml.YAMLError(str(error)) from error

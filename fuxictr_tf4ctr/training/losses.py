@@ -161,7 +161,7 @@ def weighted_loss(
 
 
 def loss_terms(model: BaseModel, loss: Tensor) -> dict[str, Tensor]:
-    """Return the terms of a model's last loss, without regularization; ``loss`` if it names none."""
+    """Return the terms of a model's last loss, without regularization; the loss if it has none."""
     terms = getattr(model, "loss_terms", None)
     if terms is not None:
         return dict(terms)
