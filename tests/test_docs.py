@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shlex
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -69,17 +70,17 @@ def test_a_twin_is_a_file_of_twenty_lines():
     assert len(source.splitlines()) <= 20 and "```yaml" not in page
 
 
-def test_the_encoder_of_the_guide_works_in_any_twin(monkeypatch):
+def test_the_encoder_of_the_guide_works_in_any_twin():
     import model_zoo
     from fuxictr_tf4ctr.twin import ENCODERS
 
-    monkeypatch.setattr(ENCODERS, "_classes", dict(ENCODERS))
-    scope = {"__name__": "guide"}
-    exec(compile(section("docs/writing_a_twin.md", "encoder"), "guide", "exec"), scope)
     feature_map = make_feature_map()
-    model = model_zoo.TF4CTR_DCN(
-        feature_map, simple_encoder="max_pooling", simple_output_dim=16, embedding_dim=4
-    )
+    with patch.dict(ENCODERS):
+        scope = {"__name__": "guide"}
+        exec(compile(section("docs/writing_a_twin.md", "encoder"), "guide", "exec"), scope)
+        model = model_zoo.TF4CTR_DCN(
+            feature_map, simple_encoder="max_pooling", simple_output_dim=16, embedding_dim=4
+        )
     assert model(random_batch(feature_map))["y_pred"].shape == (6, 1)
 
 

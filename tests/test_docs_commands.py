@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -166,8 +167,6 @@ def reader(tmp_path, monkeypatch):
     from fuxictr_tf4ctr import registry
     from fuxictr_tf4ctr.twin import ENCODERS
 
-    for table in (registry.MODELS, ENCODERS):
-        monkeypatch.setattr(table, "_classes", dict(table))
     monkeypatch.setattr(model_zoo, "__path__", list(model_zoo.__path__))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -176,7 +175,8 @@ def reader(tmp_path, monkeypatch):
     level = logging.getLogger().level
     copy_demo(tmp_path)
     write_frappe(tmp_path)
-    yield tmp_path
+    with patch.dict(registry.MODELS), patch.dict(ENCODERS):
+        yield tmp_path
     logging.getLogger().setLevel(level)
 
 
