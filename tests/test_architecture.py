@@ -21,13 +21,12 @@ LAYERS = (
     ("runs",),
     ("serving",),
     ("analysis",),
-    ("leaderboard", "sweep"),
+    ("sweep",),
+    ("leaderboard",),
     ("engines",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-# A submission of a sweep names the sweep's best run.
-BESIDE = {("leaderboard", "sweep")}
 
 
 def imported(file: Path) -> Iterator[tuple[str, str]]:
@@ -51,7 +50,7 @@ def test_rooms_import_only_what_lies_below_them():
     wrong = set()
     for file in PACKAGE.rglob("*.py"):
         for here, there in imported(file):
-            if here in ("__init__", "__main__") or here == there or (here, there) in BESIDE:
+            if here in ("__init__", "__main__") or here == there:
                 continue
             if LEVEL[there] >= LEVEL[here]:
                 wrong.add(f"{file.relative_to(PACKAGE)} imports {there}")

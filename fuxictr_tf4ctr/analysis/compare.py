@@ -45,9 +45,14 @@ class RunScores:
     seconds: float = 0.0
 
     @property
-    def rows_per_second(self) -> float:
-        """Test rows scored per second."""
-        return len(self.y_true) / self.seconds
+    def costs(self) -> dict[str, float]:
+        """Speed and size, as :class:`Comparison` has them."""
+        return {
+            "parameters": self.run.record.parameters,
+            "train_seconds": self.run.record.seconds["train"],
+            "train_rows_per_second": self.trained_rows_per_second,
+            "score_rows_per_second": len(self.y_true) / self.seconds,
+        }
 
     @property
     def trained_rows_per_second(self) -> float:
@@ -169,24 +174,7 @@ _METRICS = ("AUC", "logloss", "ece", "gAUC")
 _SIGNIFICANT = 0.05
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Speed and size of a run.
-
-    Attributes:
-        parameters: Number of trainable parameters.
-        train_seconds: Duration of the training, its evaluations included.
-        train_rows_per_second: Rows per second of training alone.
-        score_rows_per_second: Test rows per second, on this machine, just now.
-    """
-
-    parameters: int
-    train_seconds: float
-    train_rows_per_second: float
-    score_rows_per_second: float
-
-
-# How each is shown.
+# Speed and size, and how each is shown.
 _COSTS = {
     "parameters": ("parameters", ",.0f"),
     "train_seconds": ("training, s", ",.1f"),
@@ -206,7 +194,8 @@ class Comparison:
         resamples: Resamples behind the intervals.
         metrics: Intervals by metric; the difference is B minus A.
         delong: Test of the AUCs.
-        costs: Speed and size of both.
+        costs: Speed and size of both: "parameters", "train_seconds" (evaluations included),
+            "train_rows_per_second" and, on this machine, just now, "score_rows_per_second".
     """
 
     expids: tuple[str, str]
@@ -215,7 +204,7 @@ class Comparison:
     resamples: int
     metrics: dict[str, PairedIntervals]
     delong: DeLong
-    costs: tuple[Cost, Cost]
+    costs: tuple[dict[str, float], dict[str, float]]
 
     def as_json(self) -> dict[str, Any]:
         """Return the content in what JSON knows; a number that is not finite becomes None."""
@@ -239,7 +228,7 @@ class Comparison:
             "",
             f"{'':<20}{'A':>14}{'B':>14}{'B / A':>10}",
         ]
-        first, second = map(vars, self.costs)
+        first, second = self.costs
         for name, (words, form) in _COSTS.items():
             a, b = first[name], second[name]
             lines.append(f"{words:<20}{a:>14{form}}{b:>14{form}}{b / a:>10.2f}")
@@ -282,13 +271,8 @@ def compare_scores(
         resamples=resamples,
         metrics=paired_bootstrap(*prepared, resamples, seed),
         delong=delong_test(first.y_true, first.y_pred, second.y_pred),
-        costs=(_cost(first), _cost(second)),
+        costs=(first.costs, second.costs),
     )
-
-
-def _cost(scores: RunScores) -> Cost:
-    record, trained = scores.run.record, scores.trained_rows_per_second
-    return Cost(record.parameters, record.seconds["train"], trained, scores.rows_per_second)
 
 
 def _jsonable(value: Any) -> Any:

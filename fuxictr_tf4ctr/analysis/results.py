@@ -20,6 +20,7 @@ from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.schema import is_number
 from fuxictr_tf4ctr.settings.sections import parse_yaml
 
+LOG = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 
 
@@ -53,7 +54,9 @@ def as_csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _exact(value) for name, value in row.items()} for row in rows)
+    for row in rows:
+        lists = {name: each for name, each in row.items() if isinstance(each, list | dict)}
+        writer.writerow({**row, **{name: json.dumps(lists[name], default=str) for name in lists}})
     return text.getvalue()
 
 
@@ -78,12 +81,6 @@ def cell(value: Any) -> str:
         return f"{value:.6g}" if 0 < abs(value) < 1e-3 else f"{value:.6f}"
     return str(value)
 
-
-def _exact(value: Any) -> Any:
-    return json.dumps(value, default=str) if isinstance(value, list | dict) else value
-
-
-LOG = logging.getLogger(__name__)
 
 # Settings that differ between any two runs and say nothing of either.
 _INCIDENTAL = {"model_id", "model_root"}
@@ -138,23 +135,19 @@ def table(
     Raises:
         SettingsError: A condition, column or setting is not known.
     """
-    rows = [_row(record) for record in records]
-    shown = list(dict.fromkeys(name for full in rows for name in full if name != "settings"))
+    records = list(records)
+    found = [_row(record) for record in records]
+    shown = columns_of(found)
     # A run has the settings that its configuration gives: others may lack some of them.
-    given = dict.fromkeys(name for full in rows for name in full["settings"])
-    for full in rows:
-        full["settings"] = {**given, **full["settings"]}
+    empty = dict.fromkeys([*columns_of([record.settings for record in records]), *shown])
+    rows = [{**empty, **record.settings, **row} for record, row in zip(records, found, strict=True)]
     for condition in conditions:
-        rows = [row for row in rows if _holds(condition, row, shown)]
+        rows = [row for row in rows if _holds(condition, row)]
     name = sort or "started"
-    rows.sort(key=lambda row: _sort_key(_value(row, name, shown)), reverse=descending)
+    rows.sort(key=lambda row: _sort_key(_value(row, name)), reverse=descending)
     if sort:  # what has no such value comes last either way
-        rows.sort(key=lambda row: _value(row, name, shown) is None)
-    return [
-        {column: row.get(column) for column in shown}
-        | {key: _value(row, key, shown) for key in settings}
-        for row in rows
-    ]
+        rows.sort(key=lambda row: row[name] is None)
+    return [{key: _value(row, key) for key in dict.fromkeys([*shown, *settings])} for row in rows]
 
 
 def side_by_side(first: Path, second: Path) -> list[dict[str, Any]]:
@@ -170,21 +163,26 @@ def side_by_side(first: Path, second: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: One of the folders is none of a run.
     """
-    runs = [read_run(first), read_run(second)]
-    settings = [dict(run.settings) for run in runs]
-    keys = sorted((settings[0].keys() | settings[1].keys()) - _INCIDENTAL)
-    rows: list[dict[str, Any]] = [_pair("expid", runs[0].expid, runs[1].expid)]
-    rows += [
-        _pair(key, settings[0].get(key), settings[1].get(key))
-        for key in keys
-        if settings[0].get(key) != settings[1].get(key)
+    one, other = read_run(first), read_run(second)
+    keys = sorted((one.settings.keys() | other.settings.keys()) - _INCIDENTAL)
+    settings = [(key, one.settings.get(key), other.settings.get(key)) for key in keys]
+    entries = [
+        ("expid", one.expid, other.expid),
+        *(entry for entry in settings if entry[1] != entry[2]),
+        ("parameters", one.parameters, other.parameters),
     ]
-    rows.append(_pair("parameters", runs[0].parameters, runs[1].parameters))
     for split in ("valid", "test"):
-        metrics = [getattr(run, split) for run in runs]
-        for metric in dict.fromkeys([*metrics[0], *metrics[1]]):
-            rows.append(_pair(f"{split} {metric}", *(each.get(metric) for each in metrics)))
-    return rows
+        a, b = getattr(one, split), getattr(other, split)
+        entries += [(f"{split} {name}", a.get(name), b.get(name)) for name in {**a, **b}]
+    return [
+        {
+            "": name,
+            "first": a,
+            "second": b,
+            "second - first": b - a if is_number(a) and is_number(b) else None,
+        }
+        for name, a, b in entries
+    ]
 
 
 def paired_tests(records: Iterable[RunRecord], first: str, second: str) -> list[dict[str, Any]]:
@@ -207,7 +205,14 @@ def paired_tests(records: Iterable[RunRecord], first: str, second: str) -> list[
     """
     from scipy.stats import ttest_rel, wilcoxon  # takes most of a second
 
-    found = _by_seed(records, (first, second))
+    finished = sorted((r for r in records if r.status == "finished"), key=lambda r: r.started)
+    found = {
+        expid: {r.settings["seed"]: r for r in finished if r.expid == expid}
+        for expid in (first, second)
+    }
+    for expid, runs in found.items():
+        if not runs:
+            raise SettingsError(unknown("finished expid", expid, {r.expid for r in finished}))
     seeds = sorted(found[first].keys() & found[second].keys())
     if len(seeds) < 2:
         raise SettingsError(
@@ -239,19 +244,6 @@ def paired_tests(records: Iterable[RunRecord], first: str, second: str) -> list[
     return rows
 
 
-def _by_seed(
-    records: Iterable[RunRecord], expids: Sequence[str]
-) -> dict[str, dict[int, RunRecord]]:
-    finished = sorted((r for r in records if r.status == "finished"), key=lambda r: r.started)
-    found = {
-        expid: {r.settings["seed"]: r for r in finished if r.expid == expid} for expid in expids
-    }
-    for expid, runs in found.items():
-        if not runs:
-            raise SettingsError(unknown("finished expid", expid, {r.expid for r in finished}))
-    return found
-
-
 def _row(record: RunRecord) -> dict[str, Any]:
     settings = record.settings
     return {
@@ -267,25 +259,21 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "seconds": round(record.seconds.get("total", 0.0)),
         "started": record.started,
         "folder": str(record.folder),
-        "settings": settings,
     }
 
 
-def _value(row: Mapping[str, Any], name: str, columns: Sequence[str]) -> Any:
-    if name in columns:
-        return row.get(name)
-    settings = row["settings"]
-    if name not in settings:
-        raise SettingsError(unknown("column or setting", name, {*columns, *settings}))
-    return settings[name]
+def _value(row: Row, name: str) -> Any:
+    if name not in row:
+        raise SettingsError(unknown("column or setting", name, row))
+    return row[name]
 
 
-def _holds(condition: str, row: Mapping[str, Any], columns: Sequence[str]) -> bool:
+def _holds(condition: str, row: Row) -> bool:
     match = _CONDITION.fullmatch(condition)
     if match is None:
         raise SettingsError(f"{condition!r} is no condition: write 'expid=*_frappe' or 'c>=0.8'")
     name, operator, wanted = match.groups()
-    found = _value(row, name, columns)
+    found = _value(row, name)
     if operator in ("=", "!="):
         return _equal(found, wanted) == (operator == "=")
     try:
@@ -305,9 +293,3 @@ def _equal(found: Any, wanted: str) -> bool:
 
 def _sort_key(value: Any) -> tuple[bool, float, str]:
     return (not is_number(value), float(value) if is_number(value) else 0.0, str(value))
-
-
-def _pair(name: str, first: Any, second: Any) -> dict[str, Any]:
-    row = {"": name, "first": first, "second": second}
-    numbers = is_number(first) and is_number(second)
-    return row | {"second - first": second - first if numbers else None}

@@ -7,7 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fuxictr_tf4ctr.cli.options import ABOVE_ZERO, SEED, add_run, given_run, whole_number
+from fuxictr_tf4ctr.cli.options import (
+    ABOVE_ZERO,
+    SEED,
+    add_number,
+    add_run,
+    command,
+    given_run,
+    whole_number,
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -24,11 +32,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="compute a run's metrics on its own or on new data",
-        description="Compute a run's metrics on a split of its own data, or on new raw data.",
-    )
+    summary = "compute a run's metrics on its own or on new data"
+    evaluate = command(commands, "evaluate", _evaluate, summary)
     add_run(evaluate)
     data = evaluate.add_mutually_exclusive_group()
     data.add_argument(
@@ -38,15 +43,10 @@ def _add_evaluate(commands: Any) -> None:
         "--input", metavar="PATH", help="raw csv or parquet with the label: file, folder or pattern"
     )
     _add_skipping(evaluate)
-    evaluate.set_defaults(call=_evaluate)
 
 
 def _add_predict(commands: Any) -> None:
-    predict = commands.add_parser(
-        "predict",
-        help="score new rows",
-        description="Score raw rows, encoded with the run's own vocabularies, in their order.",
-    )
+    predict = command(commands, "predict", _predict, "score new rows")
     add_run(predict)
     predict.add_argument(
         "--input", required=True, metavar="PATH", help="raw csv or parquet: file, folder or pattern"
@@ -62,25 +62,14 @@ def _add_predict(commands: Any) -> None:
         "--streams", action="store_true", help="write y_simple and y_complex as well"
     )
     _add_skipping(predict)
-    predict.set_defaults(call=_predict)
 
 
 def _add_export(commands: Any) -> None:
-    export = commands.add_parser(
-        "export",
-        help="export a run's model to ONNX or torch.export",
-        description="Export a run's model with its vocabularies, a manifest and a scoring script. "
-        "Refuses where the exported model scores the run's data otherwise.",
-    )
+    export = command(commands, "export", _export, "export a run's model to ONNX or torch.export")
     add_run(export, device=False)
     export.add_argument("--format", default="onnx", choices=("onnx", "torch"), help="default: onnx")
     export.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to make")
-    export.add_argument(
-        "--tolerance",
-        type=ABOVE_ZERO,
-        default=1e-5,
-        help="largest difference allowed (default: 1e-5)",
-    )
+    add_number(export, "--tolerance", "largest difference allowed", ABOVE_ZERO, 1e-5)
     export.add_argument(
         "--tables",
         default="fp32",
@@ -90,7 +79,7 @@ def _add_export(commands: Any) -> None:
     export.add_argument(
         "--card", action="store_true", help="write a model card, README.md in Hugging Face's form"
     )
-    export.set_defaults(call=_export, gpu=-1)
+    export.set_defaults(gpu=-1)
 
 
 def _add_skipping(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +91,7 @@ def _add_skipping(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    """Compute a run's metrics on a split of its own data, or on new raw data."""
     from fuxictr_tf4ctr.runs.records import metrics_line
     from fuxictr_tf4ctr.runs.scoring import evaluate_files
     from fuxictr_tf4ctr.training import evaluate
@@ -116,6 +106,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    """Score raw rows, encoded with the run's own vocabularies, in their order."""
     from fuxictr_tf4ctr.runs.scoring import predict_files
 
     scored = predict_files(
@@ -131,6 +122,10 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    """Export a run's model with its vocabularies, a manifest and a scoring script.
+
+    Refuses where the exported model scores the run's data otherwise.
+    """
     from fuxictr_tf4ctr.files import write_whole
     from fuxictr_tf4ctr.runs.records import metrics_line
     from fuxictr_tf4ctr.serving.export import export_run
@@ -140,7 +135,7 @@ def _export(arguments: argparse.Namespace) -> int:
         run, arguments.output, arguments.format, arguments.tolerance, arguments.tables
     )
     if arguments.card:
-        from fuxictr_tf4ctr.serving.card import model_card
+        from fuxictr_tf4ctr.analysis.card import model_card
 
         write_whole(done.folder / "README.md", model_card(run, done))
     print(f"{done.rows:,} rows scored alike: largest difference {done.difference:.3g}")
@@ -152,18 +147,18 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _add_merge(commands: Any) -> None:
-    merge = commands.add_parser(
-        "merge",
-        help="put a run's divided tables into one file, which FuxiCTR reads",
-        description="Put the tables that table_sharding divided into the file of the run's other "
-        "weights, which FuxiCTR reads then. It takes memory for the other weights alone, and disk "
-        "for the tables twice. Other commands read divided tables too.",
-    )
+    summary = "put a run's divided tables into one file, which FuxiCTR reads"
+    merge = command(commands, "merge", _merge, summary)
     merge.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    merge.set_defaults(call=_merge)
 
 
 def _merge(arguments: argparse.Namespace) -> int:
+    """Put the tables that table_sharding divided into the file of the run's other weights, which
+    FuxiCTR reads then.
+
+    It takes memory for the other weights alone, and disk for the tables twice. Other commands read
+    divided tables too.
+    """
     from fuxictr_tf4ctr.runs.loading import merge_run
 
     path, divided = merge_run(arguments.run)
@@ -173,53 +168,30 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _add_compare(commands: Any) -> None:
-    compare = commands.add_parser(
-        "compare",
-        help="compare two finished runs on the same test rows",
-        description="Compare two finished runs on the same test rows: metrics with paired "
-        "bootstrap intervals, DeLong's test of the AUCs, speed and size.",
-    )
+    summary = "compare two finished runs on the same test rows"
+    compare = command(commands, "compare", _compare, summary)
     compare.add_argument("first", type=Path, metavar="A", help="folder of a run")
     compare.add_argument("second", type=Path, metavar="B", help="folder of the run to compare")
     _add_resamples(compare)
     compare.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    compare.set_defaults(call=_compare)
 
 
 def _add_explain(commands: Any) -> None:
-    explain = commands.add_parser(
-        "explain",
-        help="what each field is worth to a finished run",
-        description="Permute the values of each field among a run's test rows and say what AUC and "
-        "logloss lose, for a twin by encoder and gate. Kept as explanation.json in the run's "
-        "folder, where fuxictr report finds it.",
-    )
+    summary = "what each field is worth to a finished run"
+    explain = command(commands, "explain", _explain, summary)
     explain.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     explain.add_argument(
         "--pairs", nargs="+", default=[], metavar="A,B", help="fields to permute together as well"
     )
-    explain.add_argument(
-        "--rows",
-        type=whole_number(4, 10**9),
-        default=100_000,
-        metavar="N",
-        help="test rows to score, from the first (default: 100000)",
-    )
-    explain.add_argument(
-        "--seed", type=SEED, default=0, help="seed of the permutations (default: 0)"
-    )
+    rows = "test rows to score, from the first"
+    add_number(explain, "--rows", rows, whole_number(4, 10**9), 100_000)
+    add_number(explain, "--seed", "seed of the permutations", SEED, 0)
     explain.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    explain.set_defaults(call=_explain)
 
 
 def _add_report(commands: Any) -> None:
-    report = commands.add_parser(
-        "report",
-        help="draw finished runs, or a sweep, as one self-contained HTML page",
-        description="Draw finished runs as one self-contained HTML page. The first run is its "
-        "subject; the second, its base model, say, is what it is measured against. Of a sweep: its "
-        "history, the importance of its keys, and its runs as parallel coordinates.",
-    )
+    summary = "draw finished runs, or a sweep, as one self-contained HTML page"
+    report = command(commands, "report", _report, summary)
     report.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; or one sweep's"
     )
@@ -231,21 +203,17 @@ def _add_report(commands: Any) -> None:
         help="the page to write (default: report.html)",
     )
     _add_resamples(report)
-    report.set_defaults(call=_report)
 
 
-def _add_resamples(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--resamples",
-        type=whole_number(1, 10**6),
-        default=1000,
-        metavar="N",
-        help="resamples (default: 1000)",
-    )
-    command.add_argument("--seed", type=SEED, default=0, help="seed of the resamples (default: 0)")
+def _add_resamples(parser: argparse.ArgumentParser) -> None:
+    add_number(parser, "--resamples", "resamples", whole_number(1, 10**6), 1000)
+    add_number(parser, "--seed", "seed of the resamples", SEED, 0)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    """Compare two finished runs on the same test rows: metrics with paired bootstrap intervals,
+    DeLong's test of the AUCs, speed and size.
+    """
     from fuxictr_tf4ctr.analysis.compare import compare_runs
 
     comparison = compare_runs(
@@ -256,6 +224,11 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    """Permute the values of each field among a run's test rows and say what AUC and logloss lose,
+    for a twin by encoder and gate.
+
+    Kept as explanation.json in the run's folder, where fuxictr report finds it.
+    """
     from fuxictr_tf4ctr.analysis.report.importance import explain_run
     from fuxictr_tf4ctr.analysis.results import as_text
     from fuxictr_tf4ctr.errors import SettingsError
@@ -274,6 +247,11 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    """Draw finished runs as one self-contained HTML page.
+
+    The first run is its subject; the second, its base model, say, is what it is measured against.
+    Of a sweep: its history, the importance of its keys, and its runs as parallel coordinates.
+    """
     from fuxictr_tf4ctr.analysis.report import make_report, write_page
     from fuxictr_tf4ctr.sweep.pictures import sweep_page
 
@@ -288,12 +266,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _add_results(commands: Any) -> None:
-    results = commands.add_parser(
-        "results",
-        help="tabulate runs, or compare two",
-        description="Tabulate all runs under a folder; compare two runs, or two experiments over "
-        "their seeds.",
-    )
+    results = command(commands, "results", _results, "tabulate runs, or compare two")
     results.add_argument(
         "folder", nargs="?", type=Path, default=Path("checkpoints"),
         help="where to look for runs (default: ./checkpoints)",
@@ -319,10 +292,10 @@ def _add_results(commands: Any) -> None:
         "--paired", nargs=2, metavar="EXPID",
         help="two experiments to test against each other, paired by seed",
     )  # fmt: skip
-    results.set_defaults(call=_results)
 
 
 def _results(arguments: argparse.Namespace) -> int:
+    """Tabulate all runs under a folder; compare two runs, or two experiments over their seeds."""
     from fuxictr_tf4ctr.analysis import results
     from fuxictr_tf4ctr.analysis.results import FORMATS
 
@@ -343,12 +316,8 @@ def _results(arguments: argparse.Namespace) -> int:
 
 
 def _add_submit(commands: Any) -> None:
-    submit = commands.add_parser(
-        "submit",
-        help="make a BARS leaderboard folder of a run or a sweep",
-        description="Check a finished run, or the best settings of a sweep with all their seeds, "
-        "against the rules of the BARS leaderboard, and write the folder to submit.",
-    )
+    summary = "make a BARS leaderboard folder of a run or a sweep"
+    submit = command(commands, "submit", _submit, summary)
     submit.add_argument("source", type=Path, help="folder of a run or of a sweep")
     submit.add_argument(
         "--to", type=Path, default=Path("bars"), metavar="DIR",
@@ -361,10 +330,12 @@ def _add_submit(commands: Any) -> None:
     submit.add_argument(
         "--draft", action="store_true", help="write the folder, marked, even if rules are broken"
     )
-    submit.set_defaults(call=_submit)
 
 
 def _submit(arguments: argparse.Namespace) -> int:
+    """Check a finished run, or the best settings of a sweep with all their seeds, against the rules
+    of the BARS leaderboard, and write the folder to submit.
+    """
     from fuxictr_tf4ctr.leaderboard import submit
 
     submission = submit(

@@ -39,10 +39,40 @@ def whole_number(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     return of_kind(int, whole(least, most))
 
 
+COUNT = whole_number(1)
 GPU = whole_number(-1, 1023)
 SEED = whole_number(0, 2**32 - 1)
 PROCESSES = whole_number(1, 4096)
 ABOVE_ZERO = of_kind(float, POSITIVE)
+
+
+def command(
+    commands: Any, name: str, call: Callable[[argparse.Namespace], int], summary: str
+) -> argparse.ArgumentParser:
+    """Add a command to the parser's; the docstring of what it calls describes it."""
+    described = " ".join((call.__doc__ or "").split())
+    parser = commands.add_parser(name, help=summary, description=described)
+    parser.set_defaults(call=call)
+    return parser
+
+
+def add_number(
+    parser: argparse.ArgumentParser,
+    name: str,
+    help_text: str,
+    kind: Callable[[str], Any],
+    default: Any = None,
+) -> None:
+    """Add an option that is a number; its help ends with its default, if it has one."""
+    help_text += "" if default is None else f" (default: {default})"
+    parser.add_argument(name, type=kind, default=default, metavar="N", help=help_text)
+
+
+def add_zoo(parser: argparse.ArgumentParser) -> None:
+    """Add ``--zoo``."""
+    parser.add_argument(
+        "--zoo", metavar="DIR", help="FuxiCTR checkout with more models (default: $FUXICTR_HOME)"
+    )
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +82,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of model_config and dataset_config (default: ./config, then the package's)",
     )
-    parser.add_argument(
-        "--zoo", metavar="DIR", help="FuxiCTR checkout with more models (default: $FUXICTR_HOME)"
-    )
+    add_zoo(parser)
 
 
 @contextmanager
@@ -88,12 +116,8 @@ def add_run(parser: argparse.ArgumentParser, device: bool = True) -> None:
     """Add ``--run`` and, with ``device``, where its model computes; see :func:`given_run`."""
     parser.add_argument("--run", required=True, metavar="RUN", help="folder of a finished run")
     if device:
-        parser.add_argument(
-            "--gpu", type=GPU, default=-1, metavar="N", help="index of the GPU, -1 for the CPU"
-        )
-    parser.add_argument(
-        "--zoo", metavar="DIR", help="FuxiCTR checkout the model is from (default: $FUXICTR_HOME)"
-    )
+        add_number(parser, "--gpu", "index of the GPU, -1 for the CPU", GPU, -1)
+    add_zoo(parser)
 
 
 def given_run(arguments: argparse.Namespace) -> "LoadedRun":

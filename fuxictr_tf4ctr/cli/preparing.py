@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_tf4ctr.cli.options import (
+    COUNT,
     add_config,
     add_engine,
+    add_number,
     add_overrides,
     check_engine,
+    command,
     parse_overrides,
     whole_number,
 )
@@ -20,42 +23,27 @@ from fuxictr_tf4ctr.errors import SettingsError
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser's."""
     _add_init(commands)
-    _add_dataset_commands(commands)
-    _add_listings(commands)
-
-
-def _add_dataset_commands(commands: Any) -> None:
-    for name, call, help_text in (
+    for name, call, summary in (
         ("encode", _encode, "encode a data set to h5, or verify that it is encoded"),
         ("describe", _describe, "show rows, vocabularies, OOV rates and leaks of a data set"),
         ("decode", _decode, "show encoded rows as raw values"),
     ):
-        command = commands.add_parser(
-            name, help=help_text, description=f"{help_text}.".capitalize()
-        )
-        command.add_argument("--dataset", required=True, help="the data set's id")
-        add_config(command)
-        add_overrides(command, "--set data_root=DIR --set compression=lzf")
+        parser = command(commands, name, call, summary)
+        parser.add_argument("--dataset", required=True, help="the data set's id")
+        add_config(parser)
+        add_overrides(parser, "--set data_root=DIR --set compression=lzf")
         if name == "encode":
-            add_engine(command, "encode on this machine, or file by file on a Ray cluster")
+            add_engine(parser, "encode on this machine, or file by file on a Ray cluster")
         if name == "decode":
-            command.add_argument("--split", default="train", choices=("train", "valid", "test"))
-            command.add_argument(
-                "--first", type=whole_number(0, 2**62), default=0, help="first row (default: 0)"
-            )
-            command.add_argument(
-                "--rows", type=whole_number(1), default=10, help="how many (default: 10)"
-            )
-        command.set_defaults(call=call)
+            parser.add_argument("--split", default="train", choices=("train", "valid", "test"))
+            add_number(parser, "--first", "first row", whole_number(0, 2**62), 0)
+            add_number(parser, "--rows", "how many", COUNT, 10)
+    _add_listings(commands)
 
 
 def _add_init(commands: Any) -> None:
-    init = commands.add_parser(
-        "init",
-        help="make a configuration folder for a csv or parquet file",
-        description="Guess the columns of csv or parquet files from their first rows, show the "
-        "guess, and write a configuration folder with an experiment that fuxictr run trains.",
-    )
+    summary = "make a configuration folder for a csv or parquet file"
+    init = command(commands, "init", _init, summary)
     init.add_argument(
         "data",
         type=Path,
@@ -79,10 +67,12 @@ def _add_init(commands: Any) -> None:
         help="how a tenth each is split off for validation and test: random, sequential (the "
         "last rows), time:COLUMN (the latest) or group:COLUMN (default: random)",
     )
-    init.set_defaults(call=_init)
 
 
 def _init(arguments: argparse.Namespace) -> int:
+    """Guess the columns of csv or parquet files from their first rows, show the guess, and write a
+    configuration folder with an experiment that fuxictr run trains.
+    """
     from fuxictr_tf4ctr.analysis.results import as_text
     from fuxictr_tf4ctr.settings.writing import start_config
 
@@ -115,6 +105,7 @@ def _encoded(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def _encode(arguments: argparse.Namespace) -> int:
+    """Encode a data set to h5, or verify that it is encoded."""
     from fuxictr_tf4ctr.datasets import encode_dataset, manifest
 
     check_engine(arguments)
@@ -133,6 +124,7 @@ def _encode(arguments: argparse.Namespace) -> int:
 
 
 def _describe(arguments: argparse.Namespace) -> int:
+    """Show rows, vocabularies, OOV rates and leaks of a data set."""
     from fuxictr_tf4ctr.datasets import describe_dataset
 
     print(describe_dataset(*_encoded(arguments)))
@@ -140,6 +132,7 @@ def _describe(arguments: argparse.Namespace) -> int:
 
 
 def _decode(arguments: argparse.Namespace) -> int:
+    """Show encoded rows as raw values."""
     from fuxictr_tf4ctr.datasets import decode_rows
 
     dataset, _ = _encoded(arguments)
@@ -149,12 +142,11 @@ def _decode(arguments: argparse.Namespace) -> int:
     return 0
 
 
+_LISTINGS = ("models", "expids", "datasets", "encoders", "sample_selections", "fusions")
+
+
 def _add_listings(commands: Any) -> None:
-    listing = commands.add_parser(
-        "list",
-        help="show experiments, models and their parts",
-        description="Show what there is, one line each.",
-    )
+    listing = command(commands, "list", _list, "show experiments, models and their parts")
     listing.add_argument(
         "what",
         nargs="?",
@@ -166,13 +158,7 @@ def _add_listings(commands: Any) -> None:
         "pattern", nargs="?", default="*", help="only names that match, e.g. '*DCN*' or '*_frappe'"
     )
     add_config(listing)
-    listing.set_defaults(call=_list)
-    show = commands.add_parser(
-        "show",
-        help="print an experiment whole",
-        description="Print an experiment with all that it inherits and all defaults, as the "
-        "sections of FuxiCTR's dataset_config.yaml and model_config.yaml.",
-    )
+    show = command(commands, "show", _show, "print an experiment whole")
     show.add_argument("expid", help="the experiment: TF4CTR_DCNv2_demo, say")
     add_config(show)
     add_overrides(show, "--set c=0.7")
@@ -182,16 +168,15 @@ def _add_listings(commands: Any) -> None:
         metavar="DIR",
         help="write a configuration folder instead, which runs by itself here and under FuxiCTR",
     )
-    show.set_defaults(call=_show)
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    """Show what there is, one line each."""
     shown = ("models", "expids") if arguments.what == "all" else (arguments.what,)
     found = 0
     for what in shown:
-        rows = [
-            row for row in _LISTINGS[what](arguments) if fnmatch.fnmatch(row[0], arguments.pattern)
-        ]
+        listed = _listed(what, arguments)
+        rows = [row for row in listed if fnmatch.fnmatch(row[0], arguments.pattern)]
         if len(shown) > 1 and rows:
             print(f"{what}:")
         width = max((len(name) for name, _ in rows), default=0)
@@ -204,6 +189,9 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    """Print an experiment with all that it inherits and all defaults, as the sections of FuxiCTR's
+    dataset_config.yaml and model_config.yaml.
+    """
     from fuxictr_tf4ctr.settings.reading import SHOWN, load_settings
     from fuxictr_tf4ctr.settings.writing import as_sections, as_yaml, write_folder
 
@@ -223,54 +211,18 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _list_models(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+def _listed(what: str, arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return names and descriptions of what there is."""
+    from fuxictr_tf4ctr import twin
     from fuxictr_tf4ctr.registry import describe_models
+    from fuxictr_tf4ctr.settings.reading import list_datasets, list_expids
 
-    return describe_models(arguments.zoo)
-
-
-def _list_expids(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    from fuxictr_tf4ctr.settings.reading import list_expids
-
-    return [
-        (expid, f"{section['model']} on {section['dataset_id']}")
-        for expid, section in list_expids(arguments.config).items()
-    ]
-
-
-def _list_datasets(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    from fuxictr_tf4ctr.settings.reading import list_datasets
-
-    return list_datasets(arguments.config)
-
-
-def _list_encoders(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    from fuxictr_tf4ctr.twin import ENCODERS
-
-    return _first_lines(ENCODERS)
-
-
-def _list_fusions(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    from fuxictr_tf4ctr.twin import FUSIONS
-
-    return _first_lines(FUSIONS)
-
-
-def _list_sample_selections(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    from fuxictr_tf4ctr.twin import SAMPLE_SELECTIONS
-
-    return _first_lines(SAMPLE_SELECTIONS)
-
-
-def _first_lines(classes: Any) -> list[tuple[str, str]]:
-    return [(name, (cls.__doc__ or "").split("\n")[0]) for name, cls in sorted(classes.items())]
-
-
-_LISTINGS = {
-    "models": _list_models,
-    "expids": _list_expids,
-    "datasets": _list_datasets,
-    "encoders": _list_encoders,
-    "sample_selections": _list_sample_selections,
-    "fusions": _list_fusions,
-}
+    if what == "models":
+        return describe_models(arguments.zoo)
+    if what == "datasets":
+        return list_datasets(arguments.config)
+    if what == "expids":
+        sections = list_expids(arguments.config).items()
+        return [(expid, f"{each['model']} on {each['dataset_id']}") for expid, each in sections]
+    parts = getattr(twin, what.upper())
+    return [(name, (cls.__doc__ or "").split("\n")[0]) for name, cls in sorted(parts.items())]

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from fuxictr_tf4ctr.cli.options import (
     ABOVE_ZERO,
+    COUNT,
     GPU,
     PROCESSES,
     add_config,
     add_engine,
+    add_number,
     add_overrides,
+    add_zoo,
     check_engine,
+    command,
     parse_overrides,
     whole_number,
 )
@@ -24,16 +28,10 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Any) -> None:
     """Add ``run``, ``plan`` and ``tune`` to the parser's commands."""
-    run = commands.add_parser(
-        "run",
-        help="train and evaluate one experiment",
-        description="Train and evaluate one experiment. The first run on a data set encodes it.",
-    )
+    run = command(commands, "run", _run, "train and evaluate one experiment")
     run.add_argument("--expid", required=True, help="the experiment; 'fuxictr list' shows them")
     add_config(run)
-    run.add_argument(
-        "--gpu", type=GPU, metavar="N", help="index of the GPU, -1 for the CPU (default: -1)"
-    )
+    add_number(run, "--gpu", "index of the GPU, -1 for the CPU (default: -1)", GPU)
     add_overrides(run, "--set epochs=5 --set 'metrics=[AUC]'")
     run.add_argument(
         "--output", metavar="DIR", help="folder of the runs (default: model_root, ./checkpoints)"
@@ -53,19 +51,10 @@ def add_commands(commands: Any) -> None:
         metavar="RUN",
         help="train on from a finished run: its weights, its vocabularies grown by new values",
     )
-    run.add_argument(
-        "--workers",
-        type=PROCESSES,
-        metavar="N",
-        help="processes that train together, each with its share of every batch (default: 1)",
-    )
-    run.add_argument(
-        "--max-restarts",
-        type=whole_number(0),
-        default=0,
-        metavar="N",
-        help="with --workers: how often to go on from the last checkpoint when one fails",
-    )
+    workers = "processes that train together, each with its share of every batch (default: 1)"
+    add_number(run, "--workers", workers, PROCESSES)
+    restarts = "with --workers: how often to go on from the last checkpoint when one fails"
+    add_number(run, "--max-restarts", restarts, whole_number(0), 0)
     run.add_argument(
         "--timeout",
         type=ABOVE_ZERO,
@@ -74,42 +63,31 @@ def add_commands(commands: Any) -> None:
         "(default: 300 to join, 1800 in training)",
     )
     add_engine(run, "start the workers by PyTorch's launcher, or by Ray Train on a cluster")
-    run.set_defaults(call=_run)
     _add_plan(commands)
     _add_tune(commands)
 
 
 def _add_plan(commands: Any) -> None:
-    plan = commands.add_parser(
-        "plan",
-        help="what an experiment needs of every rank, before any job starts",
-        description="Compute what an experiment needs: memory of a rank, bytes over the network. "
-        "Tables take no memory here, however large; the data set must be encoded. Exit status 1: "
-        "it does not fit into --gpu-memory.",
-    )
+    summary = "what an experiment needs of every rank, before any job starts"
+    plan = command(commands, "plan", _plan, summary)
     plan.add_argument("expid", metavar="EXPID", help="the experiment; 'fuxictr list' shows them")
     add_config(plan)
     add_overrides(plan, "--set table_sharding=row_wise")
-    plan.add_argument(
-        "--workers",
-        type=PROCESSES,
-        default=1,
-        metavar="N",
-        help="ranks that train together (default: 1)",
-    )
-    plan.add_argument(
-        "--hosts", type=PROCESSES, default=1, metavar="H", help="hosts they are on (default: 1)"
-    )
+    add_number(plan, "--workers", "ranks that train together", PROCESSES, 1)
+    add_number(plan, "--hosts", "hosts they are on", PROCESSES, 1)
     plan.add_argument(
         "--gpu-memory",
         type=ABOVE_ZERO,
         metavar="GB",
         help="memory of a rank: say what does not fit",
     )
-    plan.set_defaults(call=_plan)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    """Train and evaluate one experiment.
+
+    The first run on a data set encodes it.
+    """
     from fuxictr_tf4ctr.distributed.joining import (
         joined_ranks,
         launch,
@@ -128,7 +106,14 @@ def _run(arguments: argparse.Namespace) -> int:
         overrides["continue_from"] = str(arguments.continue_from.resolve())
     check_engine(arguments)
     if arguments.engine == "ray":
-        _print(_run_on_ray(arguments, overrides))
+        from fuxictr_tf4ctr.engines.ray.runs import Request, train_on_ray
+
+        request = Request(
+            arguments.expid, arguments.config, overrides, arguments.zoo, arguments.resume
+        )
+        workers = 1 if arguments.workers is None else arguments.workers
+        restarts, timeout = arguments.max_restarts, arguments.timeout
+        _print(train_on_ray(request, workers, restarts, timeout, arguments.address))
         return 0
     settings = load_settings(arguments.expid, arguments.config, overrides, arguments.zoo)
     if not started_by_launcher() and arguments.workers is not None:
@@ -146,6 +131,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    """Compute what an experiment needs: memory of a rank, bytes over the network.
+
+    Tables take no memory here, however large; the data set must be encoded. Exit status 1: it does
+    not fit into --gpu-memory.
+    """
     from fuxictr_tf4ctr.runs.plan import plan
     from fuxictr_tf4ctr.settings.reading import RUNS_ELSEWHERE, load_settings
 
@@ -164,16 +154,6 @@ def _plan(arguments: argparse.Namespace) -> int:
     return 1 if problem else 0
 
 
-def _run_on_ray(arguments: argparse.Namespace, overrides: dict[str, Any]) -> "RunRecord":
-    from fuxictr_tf4ctr.engines.ray.runs import Request, train_on_ray
-
-    request = Request(arguments.expid, arguments.config, overrides, arguments.zoo, arguments.resume)
-    workers = 1 if arguments.workers is None else arguments.workers
-    return train_on_ray(
-        request, workers, arguments.max_restarts, arguments.timeout, arguments.address
-    )
-
-
 def _print(record: "RunRecord") -> None:
     from fuxictr_tf4ctr.runs.records import metrics_line
 
@@ -185,13 +165,8 @@ def _print(record: "RunRecord") -> None:
 
 
 def _add_tune(commands: Any) -> None:
-    tune = commands.add_parser(
-        "tune",
-        help="search hyper-parameters by a FuxiCTR tuner file",
-        description="Run the experiments of a FuxiCTR tuner file in parallel and rank them by the "
-        "monitored metric on the validation data. Exit status 1: some runs failed; --resume "
-        "makes what is missing.",
-    )
+    summary = "search hyper-parameters by a FuxiCTR tuner file"
+    tune = command(commands, "tune", _tune, summary)
     tune.add_argument(
         "--config",
         required=True,
@@ -199,9 +174,7 @@ def _add_tune(commands: Any) -> None:
         help="the tuner file (YAML), or a folder of experiments that lists them all",
     )
     tune.add_argument("--expid", help="experiment to vary (default: the file's base_expid)")
-    tune.add_argument(
-        "--zoo", metavar="DIR", help="FuxiCTR checkout with more models (default: $FUXICTR_HOME)"
-    )
+    add_zoo(tune)
     tune.add_argument(
         "--output",
         metavar="DIR",
@@ -211,9 +184,7 @@ def _add_tune(commands: Any) -> None:
         "--gpu", type=GPU, nargs="+", default=[-1], metavar="N",
         help="GPUs to use, -1 for the CPU (default: -1)",
     )  # fmt: skip
-    tune.add_argument(
-        "--workers", type=PROCESSES, metavar="N", help="runs at once (default: one per device)"
-    )
+    add_number(tune, "--workers", "runs at once (default: one per device)", PROCESSES)
     tune.add_argument("--resume", action="store_true", help="make what is missing of the sweep")
     tune.add_argument(
         "--tag", nargs="+", default=[], metavar="PART",
@@ -222,47 +193,35 @@ def _add_tune(commands: Any) -> None:
     tune.add_argument(
         "--exclude", nargs="+", default=[], metavar="PART", help="no expids with this part"
     )
-    tune.add_argument(
-        "--max-points", type=whole_number(1), default=300, metavar="N",
-        help="refuse a larger grid (default: 300)",
-    )  # fmt: skip
+    add_number(tune, "--max-points", "refuse a larger grid", COUNT, 300)
     tune.add_argument(
         "--search", default="grid", choices=("grid", "tpe", "random"),
         help="all points, or those Optuna chooses (default: grid)",
     )  # fmt: skip
-    tune.add_argument(
-        "--trials",
-        type=whole_number(1),
-        default=30,
-        metavar="N",
-        help="points to choose (default: 30)",
-    )
+    add_number(tune, "--trials", "points to choose", COUNT, 30)
     tune.add_argument(
         "--no-prune", action="store_true", help="let hopeless runs of a search go on to their end"
     )
-    tune.add_argument(
-        "--seeds",
-        type=whole_number(1),
-        default=1,
-        metavar="N",
-        help="repeat the best settings, N seeds in all",
-    )
-    tune.add_argument(
-        "--best",
-        type=whole_number(1),
-        default=1,
-        metavar="K",
-        help="how many settings (default: 1)",
-    )
+    add_number(tune, "--seeds", "repeat the best settings, so many seeds in all", COUNT, 1)
+    add_number(tune, "--best", "how many settings", COUNT, 1)
     add_engine(tune, "run on this machine, or as trials of Ray Tune on a cluster")
-    tune.set_defaults(call=_tune)
 
 
 def _tune(arguments: argparse.Namespace) -> int:
+    """Run the experiments of a FuxiCTR tuner file in parallel and rank them by the monitored metric
+    on the validation data.
+
+    Exit status 1: some runs failed; --resume makes what is missing.
+    """
     from fuxictr_tf4ctr.analysis.results import as_text
     from fuxictr_tf4ctr.sweep import SweepOptions, run_sweep
 
     check_engine(arguments)
+    carrier = None
+    if arguments.engine == "ray":
+        from fuxictr_tf4ctr.engines.ray.runs import RayTrials
+
+        carrier = partial(RayTrials, address=arguments.address)
     result = run_sweep(
         SweepOptions(
             file=arguments.config,
@@ -280,7 +239,7 @@ def _tune(arguments: argparse.Namespace) -> int:
             seeds=arguments.seeds,
             best=arguments.best,
             checkout=arguments.zoo,
-            carrier=_ray_trials(arguments.address) if arguments.engine == "ray" else None,
+            carrier=carrier,
         )
     )
     if result.ranking:
@@ -291,9 +250,3 @@ def _tune(arguments: argparse.Namespace) -> int:
     for expid, reason in result.failures.items():
         print(f"fuxictr: {expid} did not finish: {reason}", file=sys.stderr)
     return 1 if result.failures else 0
-
-
-def _ray_trials(address: str | None) -> Any:
-    from fuxictr_tf4ctr.engines.ray.runs import RayTrials
-
-    return partial(RayTrials, address=address)

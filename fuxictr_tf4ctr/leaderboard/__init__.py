@@ -1,14 +1,13 @@
 """Submissions to the BARS leaderboard: a run or a sweep's best settings as a folder of it."""
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import whole_folder, write_whole
-from fuxictr_tf4ctr.leaderboard import bars
-from fuxictr_tf4ctr.leaderboard.protocols import PROTOCOLS, Protocol, find_protocol, rule_breaks
+from fuxictr_tf4ctr.leaderboard import bars, protocols
+from fuxictr_tf4ctr.leaderboard.protocols import find_protocol, rule_breaks
 from fuxictr_tf4ctr.names import unknown
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.sweep.folder import read_sweep
@@ -39,7 +38,6 @@ def submit(
     expid: str | None = None,
     contributor: str = "",
     draft: bool = False,
-    protocols: Sequence[Protocol] = PROTOCOLS,
 ) -> Submission:
     """Check a run or the best settings of a sweep, and write them as BARS wants them.
 
@@ -49,7 +47,6 @@ def submit(
         expid: Of a sweep, the experiment to submit; None for the best by validation.
         contributor: Who submits: ``Name`` or ``Name <URL>``.
         draft: Write the folder even if it breaks rules; its README then begins with them.
-        protocols: The protocols there are.
 
     Raises:
         SettingsError: BARS would not accept it, with every reason; or the folder is there already.
@@ -57,9 +54,9 @@ def submit(
     """
     study = _read_source(source, expid)
     first = study.runs[0]
-    protocol = find_protocol(first.settings, protocols)
+    protocol = find_protocol(first.settings)
     if protocol is None:
-        known = ", ".join(sorted(p.bars_id for p in protocols))
+        known = ", ".join(sorted(p.bars_id for p in protocols.PROTOCOLS))
         raise SettingsError(
             f"{source}: data set {first.settings['dataset_id']!r} has no BARS protocol; BARS has "
             f"{known}"

@@ -12,7 +12,7 @@ import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -20,8 +20,9 @@ import yaml
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.leaderboard.protocols import SPLITS, Protocol
 from fuxictr_tf4ctr.registry import find_model
-from fuxictr_tf4ctr.runs.records import RunRecord, metrics_line, plain
+from fuxictr_tf4ctr.runs.records import RunRecord, plain
 from fuxictr_tf4ctr.settings.keys import DATASET_KEYS
+from fuxictr_tf4ctr.settings.writing import as_yaml
 
 ROW_HEADER = "Year,Publication,Model,Paper URL,AUC,Logloss,Running Steps,Contributor"
 
@@ -30,18 +31,10 @@ _FUXICTR = "https://github.com/reczoo/FuxiCTR"
 _DATASETS = "https://github.com/reczoo/Datasets"
 # environments.txt's name -> that in a record; FuxiCTR must come last.
 _SOFTWARE = {
-    "python": "python",
-    "pytorch": "torch",
-    "pandas": "pandas",
-    "numpy": "numpy",
-    "scipy": "scipy",
-    "sklearn": "scikit-learn",
-    "pyyaml": "pyyaml",
-    "h5py": "h5py",
-    "tqdm": "tqdm",
-    "fuxictr-tf4ctr": "fuxictr-tf4ctr",
-    "fuxictr": "fuxictr",
-}
+    "python": "python", "pytorch": "torch", "pandas": "pandas", "numpy": "numpy", "scipy": "scipy",
+    "sklearn": "scikit-learn", "pyyaml": "pyyaml", "h5py": "h5py", "tqdm": "tqdm",
+    "fuxictr-tf4ctr": "fuxictr-tf4ctr", "fuxictr": "fuxictr",
+}  # fmt: skip
 _TUNER = "tuner_config_01"
 # Stands in a command for the folder of settings, whose name the protocol decides.
 _CONFIG = "CONFIG_FOLDER"
@@ -90,10 +83,10 @@ def study_of_run(run: RunRecord) -> Study:
     return Study(
         expid=expid,
         runs=[run],
-        tuner_yaml=_yaml(tuner),
+        tuner_yaml=as_yaml(tuner),
         tuner_csv=result_line(run, expid),
-        model_config=_yaml({expid: {**model, "dataset_id": dataset_id}}),
-        dataset_config=_yaml({dataset_id: dataset}),
+        model_config=as_yaml({expid: {**model, "dataset_id": dataset_id}}),
+        dataset_config=as_yaml({dataset_id: dataset}),
     )
 
 
@@ -113,19 +106,17 @@ def folder_files(study: Study, protocol: Protocol, problems: Sequence[str]) -> d
         + result_line(run, study.expid).replace(_CONFIG, tuner)
         for run in study.runs
     )
-    environments = environments_txt(first)
     log = first.log_file.read_text(encoding="utf-8")
-    log = log[log.index("Params: {") :] if "Params: {" in log else log
-    return {
-        f"{study.expid}.log": log,
-        "environments.txt": environments,
+    written = {
+        f"{study.expid}.log": log[log.index("Params: {") :] if "Params: {" in log else log,
+        "environments.txt": environments_txt(first),
         "results.csv": results,
-        "README.md": readme(study, protocol, tuner, environments, log, problems),
         f"{tuner}.yaml": study.tuner_yaml,
         f"{tuner}.csv": study.tuner_csv.replace(_CONFIG, tuner),
         f"{tuner}/model_config.yaml": study.model_config,
         f"{tuner}/dataset_config.yaml": _with_bars_paths(study.dataset_config, protocol),
     }
+    return written | {"README.md": readme(study, protocol, tuner, written, problems)}
 
 
 def missing_in_record(run: RunRecord) -> list[str]:
@@ -158,15 +149,14 @@ def readme(
     study: Study,
     protocol: Protocol,
     tuner: str,
-    environments: str,
-    log: str,
+    written: Mapping[str, str],
     problems: Sequence[str],
 ) -> str:
     """Write the hands-on guide of the run, with the sections that BARS' guides have."""
     first, name = study.runs[0], protocol.split.name
     model = model_name(first)
     version, fuxictr = first.versions["fuxictr-tf4ctr"], first.versions["fuxictr"]
-    hardware, software = environments.split("[Software]\n")
+    hardware, software = written["environments.txt"].split("[Software]\n")
     draft = "".join(f"> - {problem}\n" for problem in problems)
     if problems:
         draft = f"> **A draft, not to be submitted.** It breaks rules of BARS:\n>\n{draft}\n"
@@ -228,7 +218,7 @@ Please make sure that the data paths in `dataset_config.yaml` are correctly set.
 {_result_table(study.runs)}
 ### Logs
 ```python
-{log.rstrip()}
+{written[f"{study.expid}.log"].rstrip()}
 ```
 """
 
@@ -248,18 +238,17 @@ def leaderboard_row(runs: Sequence[RunRecord], protocol: Protocol, contributor: 
     steps = f"{_BARS}/tree/main/ranking/ctr/{model}/{model}_{protocol.bars_id}"
     name, _, url = contributor.rstrip("> ").partition("<")
     link = f'<a href="{url.strip()}">{name.strip()}</a>' if url else name.strip()
+    row = [
+        f"20{arxiv[1]}" if arxiv else "",
+        "arXiv" if arxiv else "",
+        model,
+        f"https://arxiv.org/abs/{arxiv[0]}" if arxiv else "",
+        *means,
+        steps,
+        link,
+    ]
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(
-        [
-            f"20{arxiv[1]}" if arxiv else "",
-            "arXiv" if arxiv else "",
-            model,
-            f"https://arxiv.org/abs/{arxiv[0]}" if arxiv else "",
-            *means,
-            steps,
-            link,
-        ]
-    )
+    csv.writer(text, lineterminator="").writerow(row)
     return text.getvalue()
 
 
@@ -278,13 +267,9 @@ def result_line(run: RunRecord, expid: str) -> str:
         run: A finished run.
         expid: The name it is submitted under.
     """
-    stamp = run.csv_line().split(",", 1)[0]
     command = f"fuxictr run --config {_CONFIG} --expid {expid} --gpu {run.settings.get('gpu', -1)}"
-    return (
-        f"{stamp},[command] {command} --set seed={run.settings['seed']},[exp_id] {expid},"
-        f"[dataset_id] {run.settings['dataset_id']},[train] N.A.,"
-        f"[val] {metrics_line(run.valid)},[test] {metrics_line(run.test)}\n"
-    )
+    command += f" --set seed={run.settings['seed']}"
+    return replace(run, expid=expid, command=command).csv_line()
 
 
 def _result_table(runs: Sequence[RunRecord]) -> str:
@@ -311,7 +296,7 @@ def _with_bars_paths(dataset_config: str, protocol: Protocol) -> str:
             if path:
                 suffix = str(path).rpartition("/")[2]
                 section[f"{split}_data"] = f"../data/{protocol.split.name}/{suffix}"
-    return _yaml(sections)
+    return as_yaml(sections)
 
 
 def _mean(values: Any) -> str:
@@ -321,7 +306,3 @@ def _mean(values: Any) -> str:
 
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.strip().splitlines())
-
-
-def _yaml(content: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(content), default_flow_style=None, indent=4, sort_keys=False)

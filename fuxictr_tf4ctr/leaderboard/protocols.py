@@ -104,17 +104,14 @@ PROTOCOLS = (
 )
 
 
-def find_protocol(
-    settings: Mapping[str, Any], protocols: Sequence[Protocol] = PROTOCOLS
-) -> Protocol | None:
+def find_protocol(settings: Mapping[str, Any]) -> Protocol | None:
     """Return the protocol a run comes nearest to, None where BARS has none for its data set.
 
     Args:
         settings: Settings of the run; its dataset_id must begin with the name of the data set.
-        protocols: Those to choose from.
     """
     dataset_id = str(settings["dataset_id"]).lower()
-    possible = [p for p in protocols if f"{dataset_id}_".startswith(f"{p.split.name.lower()}_")]
+    possible = [p for p in PROTOCOLS if f"{dataset_id}_".startswith(f"{p.split.name.lower()}_")]
     return min(possible, key=lambda p: len(_off_protocol(settings, p)), default=None)
 
 

@@ -205,17 +205,13 @@ def paired_bootstrap(
     pairs = {name: (first[name], second[name]) for name in first if name in second}
     drawn = {name: np.empty((resamples, 2)) for name in pairs}
     rng = np.random.default_rng(seed)
+    units = sorted({statistic.units for pair in pairs.values() for statistic in pair})
     for row in range(resamples):
-        counts = {
-            units: _draw(rng, units) for units in sorted({s.units for s, _ in pairs.values()})
-        }
+        drawn_rows = {n: np.bincount(rng.integers(n, size=n), minlength=n) for n in units}
+        counts = {n: drawn.astype(np.float64) for n, drawn in drawn_rows.items()}
         for name, pair in pairs.items():
             drawn[name][row] = [statistic.of(counts[statistic.units]) for statistic in pair]
     return {name: _intervals(pair, drawn[name]) for name, pair in pairs.items()}
-
-
-def _draw(rng: np.random.Generator, units: int) -> np.ndarray:
-    return np.bincount(rng.integers(units, size=units), minlength=units).astype(np.float64)
 
 
 def _intervals(pair: tuple[Statistic, Statistic], drawn: np.ndarray) -> PairedIntervals:

@@ -29,7 +29,6 @@ from fuxictr_tf4ctr.distributed import (
 from fuxictr_tf4ctr.distributed.cost import (
     WHOLE,
     ShardingOptions,
-    Tables,
     table_engine,
 )
 from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError, Terminated, UserError
@@ -63,6 +62,9 @@ from fuxictr_tf4ctr.training.shards import UnmadeTable
 
 LOG = logging.getLogger(__name__)
 
+# Settings that each rank has its own of.
+_OWN = ("gpu", "model_root", "data_root", "train_data", "valid_data", "test_data")
+
 
 def run_experiment(
     settings: Settings,
@@ -88,8 +90,8 @@ def run_experiment(
         Terminated: SIGTERM came. The record says "interrupted"; a training's state is saved.
     """
     check_workers(settings, ranks.size)
-    divides = ShardingOptions.from_params(settings.params) is not None
-    if divides:  # found now, where TorchRec cannot be loaded
+    sharding = ShardingOptions.from_params(settings.params)
+    if sharding is not None:  # found now, where TorchRec cannot be loaded
         table_engine()
     parent = parent_of(settings)
     with _record(settings, resume, ranks) as record, sigterm_raises():
@@ -124,9 +126,10 @@ def run_experiment(
                 "rows": dict(dataset.rows),
                 "folder": str(dataset.data_dir.resolve()),
             }
-            if divides:
+            if sharding is not None:
                 record.versions |= versions(["torchrec"])
-            check_agreement(ranks, _facts(settings, record, dataset))
+            shared = {key: value for key, value in settings.params.items() if key not in _OWN}
+            check_agreement(ranks, shared | {"data": dataset.fingerprint, **record.versions})
             keep_schema(dataset, record)
             LOG.info("Feature specs: %s", print_to_json(feature_map.features))
             model = build_model(settings, feature_map, record)
@@ -135,7 +138,8 @@ def run_experiment(
                 LOG.info("Continue from: %s", print_to_json(record.ancestor))
             if ranks.leads:
                 need_space(record.folder, _checkpoint_bytes(model, settings))
-            team = Team(ranks, _divided(model, settings, ranks))
+            tables = WHOLE if sharding is None else table_engine()(model, ranks, sharding)
+            team = Team(ranks, tables)
             schedule = Schedule.from_params(settings.params)
             with _timed(record, "load"):
                 reserve = training_bytes(model, schedule)
@@ -209,13 +213,6 @@ def check_workers(settings: Settings, workers: int) -> None:
         )
 
 
-def _facts(settings: Settings, record: RunRecord, dataset: EncodedDataset) -> dict[str, Any]:
-    """Return what must be the same on all ranks."""
-    own = ("gpu", "model_root", "data_root", "train_data", "valid_data", "test_data")
-    shared = {name: value for name, value in settings.params.items() if name not in own}
-    return shared | {"data": dataset.fingerprint, **record.versions}
-
-
 @contextmanager
 def _record(settings: Settings, resume: bool | Path, ranks: Ranks) -> Iterator[RunRecord]:
     """Begin a run or take one up, and hold its folder; all but one rank throw theirs away."""
@@ -266,14 +263,6 @@ def _checkpoint_bytes(model: BaseModel, settings: Settings) -> int:
     # The oldest state, and the weights before, go when the next are written.
     states = (Checkpoints.kept + 1) * ((1 + moments) * others + (1 + sums) * tables)
     return others + 2 * tables + states
-
-
-def _divided(model: BaseModel, settings: Settings, ranks: Ranks) -> Tables:
-    """Divide the model's embedding tables among the ranks, if the settings say so."""
-    options = ShardingOptions.from_params(settings.params)
-    if options is None:
-        return WHOLE
-    return table_engine()(model, ranks, options)
 
 
 def _observer(

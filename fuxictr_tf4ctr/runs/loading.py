@@ -200,13 +200,10 @@ def load_run(
         checkout: Root of a FuxiCTR checkout that the model comes from, if any.
 
     Raises:
-        SettingsError: There is no such folder or device, or the model is not installed.
+        SettingsError: There is no such device, or the model is not installed.
         DataError: The folder holds no run of this version, or one without a checkpoint.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SettingsError(f"{folder}: no such folder; name the folder of a run")
-    record = read_run(folder)
+    record = read_run(Path(folder))
     if not record.checkpoint.is_file():
         raise DataError(
             f"{folder}: the run has no checkpoint {record.checkpoint.name} (it is "

@@ -47,34 +47,30 @@ class Tracker(Protocol):
         """Close the run, however it ended."""
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Event files in the run's folder ``tensorboard``."""
 
     def begin(self, record: RunRecord) -> None:
-        """See :class:`Tracker`."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(record.folder / "tensorboard"))
 
     def write(self, evaluation: Mapping[str, Any]) -> None:
-        """See :class:`Tracker`."""
         for name, value in _scalars(evaluation):
             self._writer.add_scalar(name, value, evaluation["step"])
         self._writer.flush()
 
     def end(self, record: RunRecord) -> None:
-        """See :class:`Tracker`."""
         self._writer.close()
 
 
-class MLflow:
+class MLflow(Tracker):
     """A run in the experiment named for the data set, or by ``$MLFLOW_EXPERIMENT_NAME``.
 
     MLflow's own variables say where: ``$MLFLOW_TRACKING_URI``.
     """
 
     def begin(self, record: RunRecord) -> None:
-        """See :class:`Tracker`."""
         # Of its own, MLflow tries for minutes to reach a server that is gone.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -99,11 +95,9 @@ class MLflow:
             self._client.log_batch(self._run, params=params[first : first + 100])
 
     def write(self, evaluation: Mapping[str, Any]) -> None:
-        """See :class:`Tracker`."""
         self._log(_scalars(evaluation), evaluation["step"])
 
     def end(self, record: RunRecord) -> None:
-        """See :class:`Tracker`."""
         self._log(_results(record), record.evaluations[-1]["step"] if record.evaluations else 0)
         status = {"finished": "FINISHED", "failed": "FAILED"}.get(record.status, "KILLED")
         self._client.set_terminated(self._run, status)
@@ -114,14 +108,13 @@ class MLflow:
         self._client.log_batch(self._run, metrics=metrics)
 
 
-class WandB:
+class WandB(Tracker):
     """A run in the project named for the data set, or by ``$WANDB_PROJECT``.
 
     Offline, in the run's folder, for ``wandb sync``, unless ``$WANDB_MODE`` says otherwise.
     """
 
     def begin(self, record: RunRecord) -> None:
-        """See :class:`Tracker`."""
         import wandb
 
         self._run = wandb.init(
@@ -137,11 +130,9 @@ class WandB:
         )
 
     def write(self, evaluation: Mapping[str, Any]) -> None:
-        """See :class:`Tracker`."""
         self._run.log(dict(_scalars(evaluation)), step=evaluation["step"])
 
     def end(self, record: RunRecord) -> None:
-        """See :class:`Tracker`."""
         self._run.summary.update(dict(_results(record)))
         self._run.finish(exit_code=0 if record.status == "finished" else 1)
 

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils.flop_counter import FlopCounterMode
 
 from fuxictr_tf4ctr.datasets import find_encoded, load_feature_map
+from fuxictr_tf4ctr.datasets.feature_map import row_shape
 from fuxictr_tf4ctr.datasets.blocks import BlockReader
 from fuxictr_tf4ctr.datasets.stored import part_files
 from fuxictr_tf4ctr.distributed.cost import (
@@ -272,14 +273,10 @@ def _kept(model: nn.Module) -> Iterator[dict[int, int]]:
 
 def _batch(feature_map: FeatureMap, rows: int) -> dict[str, Tensor]:
     """Make a batch of the types and shapes that the loader serves."""
-    columns: dict[str, Tensor] = {}
+    columns = {}
     for name, spec in feature_map.features.items():
-        if spec["type"] in ("numeric", "embedding"):
-            width = [spec["pretrain_dim"]] if spec["type"] == "embedding" else []
-            columns[name] = torch.zeros(rows, *width)
-        else:
-            length = [spec["max_len"]] if spec["type"] == "sequence" else []
-            columns[name] = torch.zeros(rows, *length, dtype=torch.int64)
+        dtype = torch.float32 if spec["type"] in ("numeric", "embedding") else torch.int64
+        columns[name] = torch.zeros(rows, *row_shape(spec), dtype=dtype)
     return columns | {name: torch.zeros(rows) for name in feature_map.labels}
 
 

@@ -288,8 +288,10 @@ def read_run(folder: Path) -> RunRecord:
     """Read the record of an earlier run.
 
     Raises:
-        DataError: The folder holds no run.json, or none that this version wrote.
+        DataError: The folder is not there, holds no run.json, or none that this version wrote.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; name the folder of a run")
     file = folder / "run.json"
     try:
         content = read_json(file, _SCHEMA, "another version's, or damaged: train again")

@@ -13,7 +13,7 @@ from fuxictr.pytorch.models import BaseModel
 from fuxictr_tf4ctr.datasets import EncodedDataset
 from fuxictr_tf4ctr.datasets.feature_specs import complete_columns
 from fuxictr_tf4ctr.datasets.new_rows import Ancestor
-from fuxictr_tf4ctr.errors import DataError, SettingsError
+from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.files import held
 from fuxictr_tf4ctr.runs.loading import trained_model
 from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run, sweep_up, utc_now
@@ -45,25 +45,30 @@ def resumed_run(settings: Settings, folder: Path | None = None) -> Iterator[RunR
             settings differ; the message lists the differences.
         DataError: The folder is none of a run.
     """
-    if _parent(settings).is_dir():
-        sweep_up(_parent(settings))
-    candidates = [folder] if folder is not None else _latest_first(settings)
-    for candidate in candidates:
-        record = _unfinished(candidate)
-        if record is None:
+    parent = Path(settings["model_root"]) / settings["dataset_id"] / settings.expid
+    if parent.is_dir():
+        sweep_up(parent)
+    runs = [folder] if folder is not None else [file.parent for file in parent.glob("*/run.json")]
+    records = sorted(map(read_run, runs), key=lambda run: (run.started, run.folder.name))
+    for record in reversed(records):
+        if record.status == "finished":
             continue
-        with held(candidate / ".lock") as ours:
+        with held(record.folder / ".lock") as ours:
             if not ours:
                 continue
             _refuse_other_settings(record, settings)
-            _take_up(record, settings)
+            for leftover in record.folder.glob("*.tmp"):  # of writes that a kill cut off
+                leftover.unlink()
+            record.settings = {**settings.params, "model_root": record.settings["model_root"]}
+            record.status, record.error = "running", None
+            record.resumed.append(utc_now())
+            record.save()
             yield record
             return
     if folder is not None:
         raise SettingsError(f"{folder}: the run is finished, or another process works on it")
     raise SettingsError(
-        f"there is no unfinished run of {settings.expid!r} in {_parent(settings)}: "
-        "start one without --resume"
+        f"there is no unfinished run of {settings.expid!r} in {parent}: start one without --resume"
     )
 
 
@@ -76,22 +81,6 @@ def refuse_other_data(record: RunRecord, dataset: EncodedDataset) -> None:
             f"then, {dataset.fingerprint} now; rows {record.data.get('rows')} then, "
             f"{dict(dataset.rows)} now. Start a new run, without --resume"
         )
-
-
-def _parent(settings: Settings) -> Path:
-    return Path(settings["model_root"]) / settings["dataset_id"] / settings.expid
-
-
-def _latest_first(settings: Settings) -> list[Path]:
-    runs = {path.parent for path in _parent(settings).glob("*/run.json")}
-    return sorted(runs, key=lambda run: (read_run(run).started, run.name), reverse=True)
-
-
-def _unfinished(folder: Path) -> RunRecord | None:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; name the folder of a run")
-    record = read_run(folder)
-    return None if record.status == "finished" else record
 
 
 def _refuse_other_settings(record: RunRecord, settings: Settings) -> None:
@@ -121,15 +110,6 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if before != after and key not in _FREE and not longer:
             found.append(f"{key}: {before!r} then, {after!r} now")
     return found
-
-
-def _take_up(record: RunRecord, settings: Settings) -> None:
-    for leftover in record.folder.glob("*.tmp"):  # of writes that a kill cut off
-        leftover.unlink()
-    record.settings = {**settings.params, "model_root": record.settings["model_root"]}
-    record.status, record.error = "running", None
-    record.resumed.append(utc_now())
-    record.save()
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,13 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from fuxictr_tf4ctr.datasets.fitted import read_encoder
@@ -177,7 +175,12 @@ def export_run(
         raise SettingsError(unknown("format", kind, GRAPHS))
     if tables not in TABLES:
         raise SettingsError(unknown("tables", tables, TABLES))
-    with _new_folder(Path(output), weight_bytes(run.model)) as folder:
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise SettingsError(f"{output}: is in use; name a new folder")
+    if not output.absolute().parent.is_dir():
+        raise SettingsError(f"{output.absolute().parent}: no such folder")
+    with whole_folder(output, weight_bytes(run.model)) as folder:
         model = run.model if tables == "fp32" else with_small_tables(run.model, tables)
         graph = ScoringGraph(model)
         features, vocabularies = describe_features(run)
@@ -189,47 +192,33 @@ def export_run(
         shutil.copyfile(score.__file__, folder / "score.py")
         manifest = _manifest(run, graph, kind)
         manifest["parity"] = {"rows": rows, "max_difference": difference, "tolerance": tolerance}
-        metrics = {} if model is run.model else _before_and_after(run, model)
+        metrics = {}  # of the run's last split with its own tables, and with rounded ones
+        if model is not run.model:
+            split = list(run.dataset.rows)[-1]
+            for name, each in (("fp32", run.model), ("rounded", model)):
+                metrics[name] = evaluate(each, run.loader(split), run.metrics, progress=False)
         manifest["tables"] = {"numbers": tables, "metrics": metrics}
-        manifest["files"] = {path.name: _describe(path) for path in sorted(folder.iterdir())}
+        manifest["files"] = {}
+        for path in sorted(folder.iterdir()):
+            content = path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            manifest["files"][path.name] = {"sha256": digest, "bytes": len(content)}
         _write_json(folder / "manifest.json", manifest)
         size = sum(path.stat().st_size for path in folder.iterdir())
     computed = [column["name"] for column in features["columns"] if "preprocess" in column]
-    return Artefact(Path(output), rows, difference, size, tables, metrics, computed)
-
-
-def _before_and_after(run: LoadedRun, model: BaseModel) -> dict[str, dict[str, float]]:
-    """Return the metrics of the run's last split with its own tables, and with rounded ones."""
-    split = list(run.dataset.rows)[-1]
-    return {
-        name: evaluate(each, run.loader(split), run.metrics, progress=False)
-        for name, each in (("fp32", run.model), ("rounded", model))
-    }
-
-
-@contextmanager
-def _new_folder(folder: Path, needs: int) -> Iterator[Path]:
-    """Lend a temporary folder that takes its place when all went well."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"{folder}: is in use; name a new folder")
-    if not folder.absolute().parent.is_dir():
-        raise SettingsError(f"{folder.absolute().parent}: no such folder")
-    with whole_folder(folder, needs) as temporary:
-        yield temporary
+    return Artefact(output, rows, difference, size, tables, metrics, computed)
 
 
 def _real_rows(run: LoadedRun, names: list[str]) -> list[dict[str, Tensor]]:
     """Take rows of the run's data: of the last split there is, those it trained on least."""
     split = list(run.dataset.rows)[-1]
     loader = run.loader(split, batch_size=sum(_PARITY_BATCHES))
-    rows = next(iter(loader))
+    columns = next(iter(loader))
     batches, start = [], 0
     for size in _PARITY_BATCHES:
-        batch = {name: rows[name][start : start + size] for name in names}
-        if len(batch[names[0]]):
-            batches.append(batch)
+        batches.append({name: columns[name][start : start + size] for name in names})
         start += size
-    return batches
+    return [batch for batch in batches if len(batch[names[0]])]
 
 
 def _compare(
@@ -284,10 +273,6 @@ def _manifest(run: LoadedRun, graph: ScoringGraph, kind: str) -> dict[str, Any]:
             {"name": name, "dtype": "float32", "shape": ["batch"]} for name in graph.outputs
         ],
     }
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
 
 
 def _write_json(path: Path, content: Any) -> None:

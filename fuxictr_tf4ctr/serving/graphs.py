@@ -17,12 +17,14 @@ from torch.overrides import TorchFunctionMode
 from fuxictr_tf4ctr.datasets.feature_map import row_shape
 from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError
 from fuxictr_tf4ctr.files import storage_errors, system_error, whole_file
+from fuxictr_tf4ctr.serving.score import RUNNERS
 
 TABLES = ("fp32", "fp16", "int8")
 SCORES = ("y_pred", "y_calibrated", "y_simple", "y_complex")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m|\[\d+m")
 Scorer = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
-"""Takes columns by name, returns the scores [rows] in the order of the graph's outputs."""
+"""Takes columns by name, in the order of the graph's inputs; returns scores [rows] in that of its
+outputs."""
 
 # Any number but one, which exporters may take for a constant, or that of a width of the model.
 _EXAMPLE_ROWS = 3
@@ -144,7 +146,7 @@ def to_onnx(graph: ScoringGraph, folder: Path) -> Scorer:
         DataError: The model computes something ONNX cannot express.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401  what score.py runs it by
         import onnxscript  # noqa: F401  what torch exports by
     except ImportError as error:
         raise SettingsError(
@@ -165,8 +167,7 @@ def to_onnx(graph: ScoringGraph, folder: Path) -> Scorer:
             # optimizes for itself.
             optimize=False,
         )
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda columns: session.run(graph.outputs, dict(columns))
+    return RUNNERS["onnx"](folder, graph.outputs)
 
 
 def to_torch(graph: ScoringGraph, folder: Path) -> Scorer:
@@ -178,14 +179,7 @@ def to_torch(graph: ScoringGraph, folder: Path) -> Scorer:
     path = folder / "model.pt2"
     with whole_file(path, weight_bytes(graph)) as file, _export_errors("torch.export"):
         torch.export.save(graph.traced(), file)
-    program = torch.export.load(path).module()
-
-    def scorer(columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        with torch.no_grad():
-            scores = program(*(torch.from_numpy(columns[name]) for name in graph.inputs))
-        return [column.numpy() for column in scores]
-
-    return scorer
+    return RUNNERS["torch"](folder, graph.outputs)
 
 
 GRAPHS = {"onnx": to_onnx, "torch": to_torch}

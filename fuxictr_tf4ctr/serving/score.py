@@ -55,7 +55,7 @@ class Scorer:
         vocabularies = json.loads((folder / "vocabularies.json").read_text(encoding="utf-8"))
         self.columns = [(c, _encoder(c, vocabularies)) for c in columns]
         self.outputs = [output["name"] for output in self.manifest["outputs"]]
-        self._run = _RUNNERS[self.manifest["kind"]](folder, self.outputs)
+        self._run = RUNNERS[self.manifest["kind"]](folder, self.outputs)
 
     def encode(self, rows: Sequence[Mapping[str, Any]], first: int = 0) -> dict[str, np.ndarray]:
         """Turn rows, each a mapping of column to text or value, into the model's inputs.
@@ -75,7 +75,8 @@ class Scorer:
                     values.append(encode(column["fill"] if value in (None, "") else value))
                 except (TypeError, ValueError) as error:
                     raise ValueError(f"row {number}, column {source!r}: {error}") from error
-            inputs[column["name"]] = np.array(values, _dtype(column))
+            dtype = np.float32 if column["type"] in ("numeric", "embedding") else np.int64
+            inputs[column["name"]] = np.array(values, dtype)
         return inputs
 
     def score(self, rows: Sequence[Mapping[str, Any]], first: int = 0) -> dict[str, np.ndarray]:
@@ -134,10 +135,6 @@ def _sequence(value, tokens, column):
     return [0] * (length - len(ids)) + ids[-length:]
 
 
-def _dtype(column):
-    return np.float32 if column["type"] in ("numeric", "embedding") else np.int64
-
-
 def _onnx(folder, outputs):
     import onnxruntime
 
@@ -159,7 +156,7 @@ def _torch(folder, outputs):
     return run
 
 
-_RUNNERS = {"onnx": _onnx, "torch": _torch}
+RUNNERS = {"onnx": _onnx, "torch": _torch}
 
 
 def _json(path, expected):

@@ -15,15 +15,13 @@ from fuxictr_tf4ctr.stopping import sigterm_raises
 from fuxictr_tf4ctr.sweep.folder import SweepFolder, ranking, seed_table
 from fuxictr_tf4ctr.sweep.plan import (
     Children,
-    FixedPlan,
-    Job,
     Outcome,
     Plan,
     Progress,
     carry_out,
     check_devices,
 )
-from fuxictr_tf4ctr.sweep.points import Point, grid, grid_size
+from fuxictr_tf4ctr.sweep.points import Job, Point, grid, grid_size
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner, read_tuner
 
 Carrier = Callable[[Plan, Progress, bool], list[Outcome]]
@@ -176,7 +174,7 @@ class _Sweep:
         self.folder.write_config(self.points.values())
         self._write_json()
         ready = [point for point in self.points.values() if self._ready(point)]
-        self._carry_out(job for job in map(_job, ready) if not self._finished(job))
+        self._carry_out(point.job for point in ready)
 
     def run_search(self) -> None:
         """Run what Optuna asks for."""
@@ -188,13 +186,10 @@ class _Sweep:
             self._write_json()
             self._ready(point)
 
-        options = self.options
-        search = Search(
-            self.tuner, self.folder, options.search, options.trials, options.prune, on_point
-        )
+        search = Search(self.tuner, self.folder, self.options, on_point)
         self.points = dict(search.points)
-        progress = Progress(options.trials)
-        outcomes = self._carrier(search, progress, options.prune)
+        progress = Progress(self.options.trials)
+        outcomes = self._carrier(search, progress, self.options.prune)
         progress.close()
         self._take_in(outcomes)
         self.pruned = search.pruned()
@@ -205,28 +200,25 @@ class _Sweep:
         """Repeat the best settings under further seeds."""
         if self.options.seeds == 1:
             return
-        jobs: list[Job] = []
-        best = self._ranking()[: self.options.best]
-        for row in best:
-            first = _job(self.points[row["expid"]])
-            seeds = range(first.seed, first.seed + self.options.seeds)
-            jobs += [Job(first.expid, first.dataset_id, seed) for seed in seeds]
-        self._carry_out(job for job in jobs if not self._finished(job))
-        self.seed_runs = {row["expid"]: [] for row in best}
+        best = [self.points[row["expid"]].job for row in self._ranking()[: self.options.best]]
+        jobs = [
+            first._replace(seed=first.seed + more)
+            for first in best
+            for more in range(self.options.seeds)
+        ]
+        self._carry_out(jobs)
+        self.seed_runs = {first.expid: [] for first in best}
         for job in jobs:
-            record = self._finished(job)
-            if record is not None:
+            if record := self._finished(job):
                 self.seed_runs[job.expid].append(record)
 
     def result(self) -> SweepResult:
         """Write and return what was found."""
         rows, seeds = self._ranking(), seed_table(self.seed_runs)
-        if rows:
-            self.folder.write("ranking.csv", as_csv(rows))
-            self.folder.write("ranking.md", as_markdown(rows))
-        if seeds:
-            self.folder.write("seeds.csv", as_csv(seeds))
-            self.folder.write("seeds.md", as_markdown(seeds))
+        for name, found in (("ranking", rows), ("seeds", seeds)):
+            if found:
+                self.folder.write(f"{name}.csv", as_csv(found))
+                self.folder.write(f"{name}.md", as_markdown(found))
         lines = [record.csv_line() for _, record in self._finished_runs()]
         self.folder.write(self.folder.lines.name, "".join(lines))
         self._write_json()
@@ -237,7 +229,11 @@ class _Sweep:
         problem = point.problem
         if problem is None:
             if point.dataset_id not in self._encoded:
-                self._encoded[point.dataset_id] = _encoding_problem(point)
+                try:
+                    encode_dataset(point.settings.params)
+                    self._encoded[point.dataset_id] = None
+                except UserError as error:
+                    self._encoded[point.dataset_id] = str(error)
             problem = self._encoded[point.dataset_id]
         if problem is not None:
             self.failures[point.expid] = problem
@@ -245,10 +241,11 @@ class _Sweep:
         return problem is None
 
     def _carry_out(self, jobs: Iterable[Job]) -> None:
-        jobs = list(jobs)
-        progress = Progress(len(jobs))
-        outcomes = self._carrier(FixedPlan(jobs), progress, False)
-        if jobs:
+        """Run the jobs that are not finished."""
+        missing = [job for job in jobs if not self._finished(job)]
+        progress = Progress(len(missing))
+        outcomes = self._carrier(Plan(missing), progress, False)
+        if missing:
             progress.close()
         self._take_in(outcomes)
 
@@ -260,27 +257,21 @@ class _Sweep:
                     name += f" seed {outcome.job.seed}"
                 self.failures[name] = outcome.failure
 
-    def _record(self, job: Job) -> RunRecord | None:
-        return self.folder.latest(job.dataset_id, job.expid, job.seed)
-
     def _finished(self, job: Job) -> RunRecord | None:
-        record = self._record(job)
+        record = self.folder.latest(job)
         return record if record is not None and record.status == "finished" else None
 
     def _finished_runs(self) -> list[tuple[Point, RunRecord]]:
-        runs = []
-        for point in self.points.values():
-            record = self._finished(_job(point)) if point.settings is not None else None
-            if record is not None:
-                runs.append((point, record))
-        return runs
+        ready = [point for point in self.points.values() if point.settings is not None]
+        found = [(point, self._finished(point.job)) for point in ready]
+        return [(point, record) for point, record in found if record is not None]
 
     def _ranking(self) -> list[dict[str, Any]]:
         return ranking(self._finished_runs(), self.tuner.shared)
 
     def _drop_states(self, point: Point) -> None:
         """Remove the checkpoints of a pruned run, which will not go on."""
-        record = self._record(_job(point))
+        record = self.folder.latest(point.job)
         if record is not None:
             for state in record.state_folder.glob("step-*.state"):
                 state.unlink()
@@ -303,15 +294,3 @@ class _Sweep:
                 "failures": self.failures,
             }
         )
-
-
-def _job(point: Point) -> Job:
-    return Job(point.expid, point.dataset_id, point.settings["seed"])
-
-
-def _encoding_problem(point: Point) -> str | None:
-    try:
-        encode_dataset(point.settings.params)
-    except UserError as error:
-        return str(error)
-    return None

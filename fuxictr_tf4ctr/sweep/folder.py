@@ -15,14 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import held, storage_errors, write_whole
 from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run, sweep_up
 from fuxictr_tf4ctr.schema import ANYTHING, TEXT, TEXTS, Key, Kind, ListOf, Record, read_json, whole
 from fuxictr_tf4ctr.settings.keys import KEYS
-from fuxictr_tf4ctr.sweep.points import Point
+from fuxictr_tf4ctr.settings.writing import as_yaml
+from fuxictr_tf4ctr.sweep.points import Job, Point
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
 SWEEP_FORMAT = 1
@@ -132,28 +131,28 @@ class SweepFolder:
                     "dataset_id": point.dataset_id,
                 }
         self.config.mkdir(exist_ok=True)
-        write_whole(self.config / "dataset_config.yaml", _yaml(datasets))
-        write_whole(self.config / "model_config.yaml", _yaml(models))
+        for kind, sections in (("dataset", datasets), ("model", models)):
+            text = as_yaml(json.loads(json.dumps(sections, default=plain)))
+            write_whole(self.config / f"{kind}_config.yaml", text)
 
     def write_json(self, content: Mapping[str, Any]) -> None:
         """Write ``sweep.json``."""
         text = json.dumps({"format": SWEEP_FORMAT, "name": self.name, **content}, default=plain)
-        write_whole(self.json_file, text + "\n")
+        self.write(self.json_file.name, text + "\n")
 
-    def write(self, name: str, text: str) -> Path:
-        """Write a file of the folder whole, and return its path."""
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the folder whole."""
         write_whole(self.path / name, text)
-        return self.path / name
 
-    def latest(self, dataset_id: str, expid: str, seed: int) -> RunRecord | None:
-        """Return the record of an experiment's finished run, else of its latest, if any.
+    def latest(self, job: Job) -> RunRecord | None:
+        """Return the record of a job's finished run, else of its latest, if any.
 
         Raises:
             DataError: A record is not readable, or another version's.
         """
-        files = (self.runs / dataset_id / expid).glob("*/run.json")
+        files = (self.runs / job.dataset_id / job.expid).glob("*/run.json")
         records = [record for file in files if (record := read_run(file.parent))]
-        records = [record for record in records if record.settings.get("seed") == seed]
+        records = [record for record in records if record.settings.get("seed") == job.seed]
         return max(
             records,
             key=lambda record: (record.status == "finished", record.started, record.folder.name),
@@ -172,16 +171,6 @@ def read_sweep(path: Path) -> tuple[SweepFolder, dict[str, Any]]:
     except FileNotFoundError:
         raise DataError(f"{path / 'sweep.json'}: no such file; name a sweep's folder") from None
     return SweepFolder(path, content["name"]), content
-
-
-class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _yaml(content: Mapping[str, Any]) -> str:
-    plain_content = json.loads(json.dumps(content, default=plain))
-    return yaml.dump(plain_content, Dumper=_Dumper, default_flow_style=None, indent=4)
 
 
 def monitored(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> float | None:
@@ -233,11 +222,9 @@ def ranking(
     runs = list(runs)
     if not runs:
         return []
-    name, sign = monitor_name(base), -1 if more_is_better(base) else 1
+    name, sign, first = monitor_name(base), -1 if more_is_better(base) else 1, runs[0][0]
     varied = [
-        key
-        for key in runs[0][0].values
-        if any(point.values[key] != runs[0][0].values[key] for point, _ in runs)
+        key for key in first.values if any(p.values[key] != first.values[key] for p, _ in runs)
     ]
     values = {p.expid: monitored(base, record.valid) for p, record in runs}
     # A run without validation data has nothing to be ranked by, and comes last.
@@ -247,8 +234,8 @@ def ranking(
             "rank": rank,
             "expid": point.expid,
             f"monitor ({name})": values[point.expid],
-            **_metrics("valid", record.valid),
-            **_metrics("test", record.test),
+            **{f"valid {metric}": value for metric, value in record.valid.items()},
+            **{f"test {metric}": value for metric, value in record.test.items()},
             "parameters": record.parameters,
             "evaluations": len(record.evaluations),
             "seconds": round(record.seconds.get("total", 0.0)),
@@ -264,21 +251,14 @@ def seed_table(runs: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, Any]]:
     Args:
         runs: Expid -> its finished runs, one per seed.
     """
-    return [_seed_row(expid, records) for expid, records in runs.items() if records]
-
-
-def _seed_row(expid: str, records: Sequence[RunRecord]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "expid": expid,
-        "seeds": " ".join(str(record.settings["seed"]) for record in records),
-    }
-    for split in ("valid", "test"):
-        for metric in getattr(records[0], split):
-            values = [getattr(record, split)[metric] for record in records]
-            row[f"{split} {metric} mean"] = statistics.fmean(values)
-            row[f"{split} {metric} std"] = statistics.stdev(values) if len(values) > 1 else None
-    return row
-
-
-def _metrics(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    return {f"{split} {name}": value for name, value in metrics.items()}
+    rows = []
+    for expid, records in runs.items():
+        seeds = " ".join(str(record.settings["seed"]) for record in records)
+        row: dict[str, Any] = {"expid": expid, "seeds": seeds}
+        for split in ("valid", "test"):
+            for metric in getattr(records[0], split) if records else ():
+                found = [getattr(record, split)[metric] for record in records]
+                row[f"{split} {metric} mean"] = statistics.fmean(found)
+                row[f"{split} {metric} std"] = statistics.stdev(found) if len(found) > 1 else None
+        rows += [row] if records else []
+    return rows

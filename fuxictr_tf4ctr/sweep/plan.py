@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -17,18 +17,10 @@ from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.runs.records import RunRecord, metrics_line
 from fuxictr_tf4ctr.stopping import as_parent
 from fuxictr_tf4ctr.sweep.folder import SweepFolder, monitor_name, monitored, more_is_better
+from fuxictr_tf4ctr.sweep.points import Job
 
 # How long a child may take to save its state and end.
 _PATIENCE_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep: an experiment under a seed."""
-
-    expid: str
-    dataset_id: str
-    seed: int
 
 
 @dataclass
@@ -150,7 +142,7 @@ class Children:
 
     def record(self, job: Job) -> RunRecord | None:
         """Return what the job has reached so far."""
-        return self.folder.latest(job.dataset_id, job.expid, job.seed)
+        return self.folder.latest(job)
 
     def _outcome(self, child: Child) -> Outcome:
         job, record, code = child.job, self.record(child.job), child.process.returncode
@@ -191,35 +183,22 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_DRAWINGS = 1.0
 
 
-class Plan(Protocol):
-    """Decides what runs next; a grid does so beforehand, a search as it goes."""
-
-    def next_job(self) -> Job | None:
-        """Return the next job, None where nothing can start before another job has ended."""
-
-    def hopeless(self, job: Job, evaluations: list[dict[str, Any]]) -> bool:
-        """Whether a running job should be stopped, judged by its evaluations so far."""
-
-    def ended(self, outcome: Outcome) -> None:
-        """Take in how a job ended."""
-
-
-class FixedPlan:
-    """Jobs that are known beforehand, in their order."""
+class Plan:
+    """Decides what runs next: here jobs that are known beforehand, of a search as it goes."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
         self._jobs = iter(jobs)
 
     def next_job(self) -> Job | None:
-        """Return the next job."""
+        """Return the next job, None where nothing can start before another job has ended."""
         return next(self._jobs, None)
 
     def hopeless(self, job: Job, evaluations: list[dict[str, Any]]) -> bool:
-        """No job of a fixed plan is stopped."""
+        """Whether a running job should be stopped, judged by its evaluations so far."""
         return False
 
     def ended(self, outcome: Outcome) -> None:
-        """Nothing follows from it."""
+        """Take in how a job ended."""
 
 
 class Progress:
@@ -250,8 +229,11 @@ class Progress:
             self.failed += 1
             event = f"failed: {outcome.failure}"
         else:
-            self._compare(outcome)
-            event = f"valid {metrics_line(outcome.record.valid)}"
+            settings, valid = outcome.record.settings, outcome.record.valid
+            value, sign = monitored(settings, valid), 1 if more_is_better(settings) else -1
+            if value is not None and (self._best is None or sign * value > sign * self._best[0]):
+                self._best = value, monitor_name(settings), expid
+            event = f"valid {metrics_line(valid)}"
         self._say(f"[{self.ended}/{self.total}] {expid} seed {outcome.job.seed}: {event}")
 
     def draw(self, children: Children) -> None:
@@ -268,15 +250,6 @@ class Progress:
     def close(self) -> None:
         """End with the summary."""
         self._say(self._summary())
-
-    def _compare(self, outcome: Outcome) -> None:
-        settings = outcome.record.settings
-        value = monitored(settings, outcome.record.valid)
-        if value is None:
-            return
-        sign = 1 if more_is_better(settings) else -1
-        if self._best is None or sign * value > sign * self._best[0]:
-            self._best = value, monitor_name(settings), outcome.job.expid
 
     def _summary(self) -> str:
         parts = [f"{self.ended} of {self.total} runs done"]

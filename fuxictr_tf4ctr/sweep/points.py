@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from fuxictr.utils import print_to_json
 
@@ -22,6 +22,14 @@ from fuxictr_tf4ctr.settings.keys import DATASET_KEYS
 from fuxictr_tf4ctr.settings.published import is_published, twin_params
 from fuxictr_tf4ctr.settings.reading import Settings, validated
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner, ranges
+
+
+class Job(NamedTuple):
+    """One run of a sweep: an experiment under a seed."""
+
+    expid: str
+    dataset_id: str
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,11 @@ class Point:
         return self.model["dataset_id"]
 
     @property
+    def job(self) -> Job:
+        """Its run, under the seed of its settings."""
+        return Job(self.expid, self.dataset_id, self.settings["seed"])
+
+    @property
     def key(self) -> str:
         """Two points of one key are the same experiment under two names."""
         return json.dumps([self.model, self.dataset], default=str)
@@ -74,10 +87,11 @@ class PointMaker:
             values: Key of the space -> value.
         """
         tuner = self.tuner
-        dataset = {key: values.get(key, value) for key, value in tuner.dataset.items()}
-        dataset |= {key: values[key] for key in values if key in dataset_keys(tuner)}
-        model = {key: values.get(key, value) for key, value in tuner.model.items()}
-        model |= {key: values[key] for key in values if key in _model_keys(tuner)}
+        own = dataset_keys(tuner)
+        dataset = tuner.dataset | {key: values[key] for key in values if key in own}
+        model = tuner.model | {
+            key: values[key] for key in values if key in tuner.model or key not in own
+        }
         model["dataset_id"] = self._dataset_id(dataset)
         expid = f"{tuner.base_expid}_{index:03d}_{self._hash(tuner.base_expid, model)}"
         return self._judged(expid, model, dataset, values)
@@ -98,11 +112,7 @@ class PointMaker:
                 yield Point(expid, model, dataset, values, None, problem)
 
     def _judged(
-        self,
-        expid: str,
-        model: dict[str, Any],
-        dataset: dict[str, Any],
-        values: Mapping[str, Any],
+        self, expid: str, model: dict[str, Any], dataset: dict[str, Any], values: Mapping[str, Any]
     ) -> Point:
         tuner = self.tuner
         if is_published(model):
@@ -158,12 +168,11 @@ def grid(tuner: Tuner) -> Iterator[Point]:
     if tuner.listed:
         yield from maker.listed()
         return
-    model_keys = [key for key in tuner.model if key in tuner.space]
-    model_keys += [key for key in _model_keys(tuner) if key not in model_keys]
     # A key that a data set and a model both have varies with the data set.
-    dataset_order = [key for key in (*tuner.dataset, *tuner.space) if key in dataset_keys(tuner)]
-    dataset_order = list(dict.fromkeys(dataset_order))
-    order = [key for key in model_keys if key not in dataset_order] + dataset_order
+    own = dataset_keys(tuner)
+    order = [key for key in (*tuner.model, *tuner.space) if key in tuner.space and key not in own]
+    order += [key for key in (*tuner.dataset, *tuner.space) if key in own]
+    order = list(dict.fromkeys(order))
     for index, choice in enumerate(product(*(tuner.space[key] for key in order)), start=1):
         point = maker.point(index, dict(zip(order, choice, strict=True)))
         if point.key not in seen:
@@ -178,11 +187,6 @@ def dataset_keys(tuner: Tuner) -> list[str]:
         for key in tuner.space
         if key in tuner.dataset or (key in DATASET_KEYS and key not in tuner.model)
     ]
-
-
-def _model_keys(tuner: Tuner) -> list[str]:
-    own = dataset_keys(tuner)
-    return [key for key in tuner.space if key not in own]
 
 
 def _md5(text: str) -> str:

@@ -5,7 +5,7 @@ The study lies in the sweep's ``study.db`` and can be opened with Optuna's own t
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.registry import find_model
@@ -14,9 +14,12 @@ from fuxictr_tf4ctr.schema import is_number
 from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.published import is_published
 from fuxictr_tf4ctr.sweep.folder import SweepFolder, monitored, more_is_better
-from fuxictr_tf4ctr.sweep.plan import Job, Outcome
-from fuxictr_tf4ctr.sweep.points import Point, PointMaker
+from fuxictr_tf4ctr.sweep.plan import Outcome, Plan
+from fuxictr_tf4ctr.sweep.points import Job, Point, PointMaker
 from fuxictr_tf4ctr.sweep.tuner_file import Range, Space, Tuner
+
+if TYPE_CHECKING:
+    from fuxictr_tf4ctr.sweep import SweepOptions
 
 try:
     import optuna
@@ -33,16 +36,15 @@ _EVALUATIONS_FIRST = 1
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class Search:
+class Search(Plan):
     """A plan that asks Optuna what to run next and tells it how that went.
 
     Args:
         tuner: The tuner file.
         folder: The sweep's folder.
-        sampler: "tpe" or "random".
-        trials: How many points to try in all, those before a resume included.
-        prune: Stop a run whose monitored value is worse than the median of earlier runs at the
-            same evaluation.
+        options: Whether by "tpe" or at "random", how many trials in all, those before a resume
+            included, and whether to prune: to stop a run whose monitored value is worse than the
+            median of earlier runs at the same evaluation.
         on_point: Called with each new point before it runs.
 
     Raises:
@@ -53,27 +55,24 @@ class Search:
         self,
         tuner: Tuner,
         folder: SweepFolder,
-        sampler: str,
-        trials: int,
-        prune: bool,
+        options: "SweepOptions",
         on_point: Callable[[Point], None],
     ) -> None:
         self.points: dict[str, Point] = {}
         self._tuner = tuner
         self._folder = folder
         self._maker = PointMaker(tuner)
-        self._trials = trials
-        self._prune = prune
+        self._options = options
         self._on_point = on_point
         self._asked: dict[str, optuna.Trial] = {}
         self._reported: dict[str, int] = {}
         self._known: dict[str, str] = {}  # key of a point -> the expid it was first tried under
-        self._study = self._open(sampler)
+        self._study = self._open()
         self._take_up()
 
     def next_job(self) -> Job | None:
         """Ask for the next point that can run and was not tried before."""
-        while self._counted() < self._trials:
+        while self._counted() < self._options.trials:
             trial = self._study.ask()
             index = trial.user_attrs.get("index", trial.number + 1)
             trial.set_user_attr("index", index)
@@ -88,7 +87,7 @@ class Search:
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
             self._asked[point.expid] = trial
-            return Job(point.expid, point.dataset_id, point.settings["seed"])
+            return point.job
         return None
 
     def hopeless(self, job: Job, evaluations: list[dict[str, Any]]) -> bool:
@@ -100,7 +99,7 @@ class Search:
             if value is not None:
                 trial.report(value, step)
         self._reported[job.expid] = len(evaluations)
-        return self._prune and len(evaluations) > first and trial.should_prune()
+        return self._options.prune and len(evaluations) > first and trial.should_prune()
 
     def ended(self, outcome: Outcome) -> None:
         """Tell what the run reached."""
@@ -118,7 +117,7 @@ class Search:
         trials = self._study.get_trials(states=(TrialState.PRUNED,))
         return [trial.user_attrs["expid"] for trial in trials]
 
-    def _open(self, sampler: str) -> optuna.Study:
+    def _open(self) -> optuna.Study:
         study = optuna.create_study(
             study_name=self._folder.name,
             storage=f"sqlite:///{self._folder.path.resolve() / 'study.db'}",
@@ -128,7 +127,7 @@ class Search:
         )
         # A search that goes on must not draw again what it drew at its start.
         seed = int(self._tuner.model.get("seed", KEYS["seed"].default)) + len(study.get_trials())
-        if sampler == "tpe":
+        if self._options.search == "tpe":
             study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         else:
             study.sampler = optuna.samplers.RandomSampler(seed=seed)
@@ -202,8 +201,7 @@ class Search:
         if point.settings is None:
             self._study.tell(trial, state=TrialState.FAIL)
             return True
-        seed = point.settings["seed"]
-        record = self._folder.latest(point.dataset_id, point.expid, seed)
+        record = self._folder.latest(point.job)
         if record is None or record.status != "finished":
             return False
         self._study.tell(trial, monitored(self._tuner.shared, record.valid))

@@ -158,12 +158,8 @@ class Tuner:
 
         The base experiment's settings, with those for which the space has one value.
         """
-        single = {key: each[0] for key, each in self.space.items() if _is_single(each)}
-        return self.model | single
-
-
-def _is_single(choices: list[Any] | Range) -> bool:
-    return isinstance(choices, list) and len(choices) == 1
+        lists = {key: each for key, each in self.space.items() if isinstance(each, list)}
+        return self.model | {key: each[0] for key, each in lists.items() if len(each) == 1}
 
 
 def read_tuner(
@@ -260,22 +256,24 @@ def _base_folder(
     """
     base_config = content.get("base_config")
     if base_config is None:
-        beside = (
-            path.with_name("model_config.yaml").is_file() or path.with_name("model_config").is_dir()
-        )
-        return path.parent if beside or content.get("model_config") else None
+        beside = _holds_models(path.parent) or content.get("model_config")
+        return path.parent if beside else None
     checkout = checkout or os.environ.get(CHECKOUT_VARIABLE)
     # FuxiCTR's tuner runs in a checkout's folder experiment.
     zoo = (Path(checkout).expanduser() / "experiment",) if checkout else ()
     for root in (Path.cwd(), *path.parents, resource_root(), *zoo):
         for folder in _layouts(Path(os.path.normpath(root / base_config))):
-            if (folder / "model_config.yaml").is_file() or (folder / "model_config").is_dir():
+            if _holds_models(folder):
                 return folder.resolve()
     raise SettingsError(
         f"{path}: base_config {base_config} is no folder with a model_config, neither in "
         f"{Path.cwd()} nor in {path.parent} and the folders above it"
         + ("" if zoo else f"; for one of FuxiCTR's zoo set {CHECKOUT_VARIABLE} to a checkout")
     )
+
+
+def _holds_models(folder: Path) -> bool:
+    return (folder / "model_config.yaml").is_file() or (folder / "model_config").is_dir()
 
 
 def _layouts(folder: Path) -> Iterator[Path]:
@@ -295,8 +293,9 @@ def _base(
         if expid not in sections:
             raise SettingsError(f"{path}: {unknown('base_expid', expid, sections)}")
         return expid, folder, dict(sections[expid]), space
+    name, underscore, rest = expid.partition("_")
     try:
-        folder, section = model_section(_present_expid(expid), folder)
+        folder, section = model_section(OLD_MODELS.get(name, name) + underscore + rest, folder)
         return expid, folder, section, space
     except SettingsError:
         ours = our_expid(expid)
@@ -305,11 +304,6 @@ def _base(
     # The authors published their tuner files without the experiments these vary.
     folder, section = model_section(ours)
     return expid, folder, section, our_keys(expid, space)
-
-
-def _present_expid(expid: str) -> str:
-    model, underscore, rest = expid.partition("_")
-    return OLD_MODELS.get(model, model) + underscore + rest
 
 
 def _dataset(

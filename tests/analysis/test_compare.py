@@ -21,8 +21,8 @@ def test_metrics_are_those_the_runs_recorded(runs):
             assert interval.value == pytest.approx(value, abs=1e-6)
             assert interval.low < value < interval.high
     assert found.delong.aucs[1] == pytest.approx(found.metrics["AUC"].second.value)
-    assert found.costs[0].parameters == read_run(runs["base"]).parameters
-    assert found.costs[1].train_rows_per_second > 0
+    assert found.costs[0]["parameters"] == read_run(runs["base"]).parameters
+    assert found.costs[1]["train_rows_per_second"] > 0
 
 
 def test_a_run_compared_with_itself_does_not_differ(runs):

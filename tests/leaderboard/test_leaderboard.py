@@ -26,8 +26,8 @@ ENVIRONMENT = (
 
 
 @pytest.fixture()
-def data(tmp_path):
-    """Three files, the protocol that describes them, and what a run's record says of them."""
+def record(tmp_path, monkeypatch):
+    """What a run's record says of three files, which a protocol describes."""
     rows, sums, settings = {}, [], {}
     for number, split in enumerate(("train", "valid", "test"), start=1):
         file = tmp_path / f"{split}.csv"
@@ -36,7 +36,8 @@ def data(tmp_path):
         sums.append(hashlib.md5(file.read_bytes()).hexdigest())
         settings[f"{split}_data"] = str(file)
     protocol = Protocol(Split("Tiny_x1", (1, 2, 3), tuple(sums)), "tiny_x1", 1, 10)
-    return (protocol,), {"settings": settings, "data": {"fingerprint": "f", "rows": rows}}
+    monkeypatch.setattr("fuxictr_tf4ctr.leaderboard.protocols.PROTOCOLS", (protocol,))
+    return {"settings": settings, "data": {"fingerprint": "f", "rows": rows}}
 
 
 def make_sweep(root, data, seeds=(1, 2, 3), **more):
@@ -107,12 +108,9 @@ class BarsFolder:
         return result | {name.strip(): float(value) for name, value in metrics}
 
 
-def test_a_sweep_becomes_a_folder_that_bars_scripts_read(tmp_path, data):
-    protocols, record = data
+def test_a_sweep_becomes_a_folder_that_bars_scripts_read(tmp_path, record):
     sweep = make_sweep(tmp_path, record)
-    submission = submit(
-        sweep, tmp_path / "bars", contributor="A. Name <https://a.org>", protocols=protocols
-    )
+    submission = submit(sweep, tmp_path / "bars", contributor="A. Name <https://a.org>")
     folder = tmp_path / "bars/ranking/ctr/TF4CTR_DCNv2/TF4CTR_DCNv2_tiny_x1"
     assert submission.folder == folder and submission.problems == []
     bars = BarsFolder(folder)
@@ -134,9 +132,8 @@ def test_a_sweep_becomes_a_folder_that_bars_scripts_read(tmp_path, data):
     assert dataset["valid_data"] is None
 
 
-def test_the_guide_has_bars_sections_and_the_runs_mean(tmp_path, data):
-    protocols, record = data
-    folder = submit(make_sweep(tmp_path, record), tmp_path / "bars", protocols=protocols).folder
+def test_the_guide_has_bars_sections_and_the_runs_mean(tmp_path, record):
+    folder = submit(make_sweep(tmp_path, record), tmp_path / "bars").folder
     readme = (folder / "README.md").read_text()
     assert readme.startswith("## TF4CTR_DCNv2_tiny_x1\n")
     headings = re.findall(r"^### (\w+)", readme, re.M)
@@ -153,12 +150,9 @@ def test_the_guide_has_bars_sections_and_the_runs_mean(tmp_path, data):
     assert f"--config {linked} --expid {EXPID}" in readme
 
 
-def test_the_leaderboard_row(tmp_path, data):
-    protocols, record = data
+def test_the_leaderboard_row(tmp_path, record):
     sweep = make_sweep(tmp_path, record)
-    row = submit(
-        sweep, tmp_path / "bars", contributor="A. Name <https://a.org>", protocols=protocols
-    ).leaderboard_row
+    row = submit(sweep, tmp_path / "bars", contributor="A. Name <https://a.org>").leaderboard_row
     table = (tmp_path / "bars/docs/CTR/leaderboard/tiny_x1.csv").read_text()
     (read,) = csv.DictReader(io.StringIO(table))
     header = "Year,Publication,Model,Paper URL,AUC,Logloss,Running Steps,Contributor"
@@ -168,10 +162,9 @@ def test_the_leaderboard_row(tmp_path, data):
     assert read["Contributor"] == '<a href="https://a.org">A. Name</a>'
 
 
-def test_a_run_alone_is_a_grid_of_one_point(tmp_path, data):
-    protocols, record = data
+def test_a_run_alone_is_a_grid_of_one_point(tmp_path, record):
     run = _write(tmp_path / "runs", record, "TF4CTR_DCNv2_tiny_x1", 5, 0.8, {})
-    submission = submit(run.folder, tmp_path / "bars", protocols=protocols)
+    submission = submit(run.folder, tmp_path / "bars")
     bars = BarsFolder(submission.folder)
     assert re.fullmatch(r"TF4CTR_DCNv2_tiny_x1_001_[0-9a-f]{8}", bars.exp_id)
     assert list(bars.models) == [bars.exp_id] == [bars.grid[0]["exp_id"]]
@@ -189,31 +182,28 @@ BREAKS = {
 
 
 @pytest.mark.parametrize(("settings", "reason"), BREAKS.values(), ids=BREAKS)
-def test_what_bars_would_not_accept_is_refused_with_the_reason(tmp_path, data, settings, reason):
-    protocols, record = data
+def test_what_bars_would_not_accept_is_refused_with_the_reason(tmp_path, record, settings, reason):
     sweep = make_sweep(tmp_path, record, settings=settings)
     with pytest.raises(SettingsError) as error:
-        submit(sweep, tmp_path / "bars", protocols=protocols)
+        submit(sweep, tmp_path / "bars")
     assert reason in str(error.value) and "--draft" in str(error.value)
     assert not (tmp_path / "bars").exists()
 
 
-def test_other_data_and_equal_splits_are_refused(tmp_path, data):
-    protocols, record = data
+def test_other_data_and_equal_splits_are_refused(tmp_path, record):
     (tmp_path / "train.csv").write_text("label,user\n0,a\n")
     record["settings"]["test_data"] = record["settings"]["valid_data"]
     record["settings"]["negative_sampling"] = 0.5
     record["data"]["rows"]["train"] = 9
     with pytest.raises(SettingsError) as error:
-        submit(make_sweep(tmp_path, record), tmp_path / "bars", protocols=protocols)
+        submit(make_sweep(tmp_path, record), tmp_path / "bars")
     said = str(error.value)
     for reason in ("train.csv has md5", "train has 9 rows, Tiny_x1 has 1", "the same data",
                    "negative_sampling is 0.5"):  # fmt: skip
         assert reason in said
 
 
-def test_unfinished_misnamed_and_unlike_runs_are_refused(tmp_path, data):
-    protocols, record = data
+def test_unfinished_misnamed_and_unlike_runs_are_refused(tmp_path, record):
     name = "model.v2_config"
     run = _write(tmp_path / "runs", record, name, 1, 0.8, {})
     run.status = "interrupted"
@@ -221,7 +211,7 @@ def test_unfinished_misnamed_and_unlike_runs_are_refused(tmp_path, data):
     del run.machine["cpu"]
     run.save()
     with pytest.raises(SettingsError) as error:
-        submit(run.folder, tmp_path / "bars", protocols=protocols)
+        submit(run.folder, tmp_path / "bars")
     said = str(error.value)
     for reason in ("interrupted, not finished", "cut it at a dot", "no test logloss",
                    "'simple-AUC'", "'NDCG(k=1,2)'", "does not tell cpu"):  # fmt: skip
@@ -232,32 +222,31 @@ def test_unfinished_misnamed_and_unlike_runs_are_refused(tmp_path, data):
     odd.data = {**odd.data, "fingerprint": "g"}
     odd.save()
     with pytest.raises(SettingsError, match="differs in c, not in its seed alone"):
-        submit(sweep, tmp_path / "bars", protocols=protocols)
+        submit(sweep, tmp_path / "bars")
 
 
-def test_a_draft_is_written_and_says_what_it_breaks(tmp_path, data):
-    protocols, record = data
+def test_a_draft_is_written_and_says_what_it_breaks(tmp_path, record):
     sweep = make_sweep(tmp_path, record, settings={"embedding_dim": 16})
-    submission = submit(sweep, tmp_path / "bars", draft=True, protocols=protocols)
+    submission = submit(sweep, tmp_path / "bars", draft=True)
     assert "embedding_dim is 16" in submission.problems[0]
     readme = BarsFolder(submission.folder).readme
     assert "**A draft, not to be submitted.**" in readme and "embedding_dim is 16" in readme
     assert not (tmp_path / "bars/docs").exists()  # no row for the leaderboard
 
 
-def test_nothing_is_overwritten_and_other_folders_are_no_source(tmp_path, data):
-    protocols, record = data
+def test_nothing_is_overwritten_and_other_folders_are_no_source(tmp_path, record, monkeypatch):
     sweep = make_sweep(tmp_path, record)
-    folder = submit(sweep, tmp_path / "bars", protocols=protocols).folder
+    folder = submit(sweep, tmp_path / "bars").folder
     before = (folder / "README.md").read_text()
     with pytest.raises(SettingsError, match="is there already"):
-        submit(sweep, tmp_path / "bars", protocols=protocols)
+        submit(sweep, tmp_path / "bars")
     assert (folder / "README.md").read_text() == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     with pytest.raises(DataError, match=r"neither run\.json nor sweep\.json"):
         submit(tmp_path, tmp_path / "other")
     with pytest.raises(SettingsError, match="finished expid"):
-        submit(sweep, tmp_path / "other", expid="nothing", protocols=protocols)
+        submit(sweep, tmp_path / "other", expid="nothing")
+    monkeypatch.undo()
     with pytest.raises(SettingsError, match="has no BARS protocol"):
         submit(sweep, tmp_path / "other")
 

@@ -137,7 +137,7 @@ def test_broken_runs_are_refused(copied, break_it, message):
 
 
 def test_what_does_not_exist_is_refused(demo_run, tmp_path):
-    with pytest.raises(SettingsError, match="no such folder"):
+    with pytest.raises(DataError, match="no such folder"):
         load_run(tmp_path / "nowhere")
     for device in ("cuda:99", "tape"):
         with pytest.raises(SettingsError, match="device"):

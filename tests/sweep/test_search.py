@@ -10,6 +10,7 @@ optuna = pytest.importorskip("optuna", reason="the extra [tune] is not installed
 
 from fuxictr_tf4ctr.errors import SettingsError  # noqa: E402
 from fuxictr_tf4ctr.runs.records import RunRecord  # noqa: E402
+from fuxictr_tf4ctr.sweep import SweepOptions  # noqa: E402
 from fuxictr_tf4ctr.sweep.folder import (  # noqa: E402
     SweepFolder,
     ranking,
@@ -41,6 +42,10 @@ def folder(tmp_path):
     sweep = SweepFolder(tmp_path / "sweep", "grid")
     sweep.path.mkdir()
     return sweep
+
+
+def options(trials, search="tpe", prune=True):
+    return SweepOptions("grid.yaml", search=search, trials=trials, prune=prune)
 
 
 class Instant:
@@ -81,7 +86,7 @@ class Instant:
 
 def search_and_run(tuner, folder, reach, monkeypatch, sampler="tpe", trials=14, prune=True):
     monkeypatch.setattr("fuxictr_tf4ctr.sweep.plan._SECONDS_BETWEEN_LOOKS", 0)
-    search = Search(tuner, folder, sampler, trials, prune, lambda point: None)
+    search = Search(tuner, folder, options(trials, sampler, prune), lambda point: None)
     children = Instant(search, folder, reach)
     outcomes = carry_out(search, children, Progress(trials, io.StringIO()))
     return search, outcomes
@@ -158,7 +163,7 @@ def test_hopeless_runs_are_pruned_and_the_best_is_not(tuner, folder, monkeypatch
 def test_a_search_goes_on_where_it_was_cut_off(tuner, folder, monkeypatch):
     _, outcomes = search_and_run(tuner, folder, peak, monkeypatch, trials=6)
     # A seventh trial was running when the process was killed.
-    cut_off = Search(tuner, folder, "tpe", 7, True, lambda point: None).next_job()
+    cut_off = Search(tuner, folder, options(7), lambda point: None).next_job()
     second, later = search_and_run(tuner, folder, peak, monkeypatch, trials=9)
     assert later[0].job == cut_off
     assert len(later) == 3
@@ -171,7 +176,7 @@ def test_another_space_is_another_study(tuner, folder, tmp_path, monkeypatch):
     search_and_run(tuner, folder, peak, monkeypatch, trials=1)
     other = read_tuner(write_tuner(tmp_path, SPACE | {"c": [0.5, 0.6]}))
     with pytest.raises(SettingsError, match="another tuner_space"):
-        Search(other, folder, "tpe", 2, True, lambda point: None)
+        Search(other, folder, options(2), lambda point: None)
 
 
 def test_points_that_cannot_run_count_as_failed(tmp_path, folder, monkeypatch):

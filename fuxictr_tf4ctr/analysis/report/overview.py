@@ -50,7 +50,7 @@ def versus_section(
         f"{subject.name} against {named_others}, on the same {count(comparisons[0].rows)} test "
         f"rows. Intervals of 95% come from {count(comparisons[0].resamples)} resamples that draw "
         "the same rows for both runs; they do not cover the spread between seeds.",
-        blocks=[_differences(runs, comparisons), _costs(runs, comparisons)],
+        blocks=[_differences(runs, comparisons), _costs(runs)],
     )
 
 
@@ -106,20 +106,12 @@ def _interval_drawing(interval: Interval, color: str) -> Markup:
     )
 
 
-def _costs(runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]) -> Markup:
-    costs = [comparisons[0].costs[1], *(comparison.costs[0] for comparison in comparisons)]
-    rows = [
-        (
-            named(run),
-            count(cost.parameters),
-            duration(cost.train_seconds),
-            count(cost.train_rows_per_second),
-            count(cost.score_rows_per_second),
-            str(run.record.settings["seed"]),
-            run.started,
-        )
-        for run, cost in zip(runs, costs, strict=True)
-    ]
+def _costs(runs: Sequence[ReportedRun]) -> Markup:
+    rows = []
+    for run in runs:
+        parameters, seconds, *speeds = run.scores.costs.values()
+        sizes = [count(parameters), duration(seconds), *map(count, speeds)]
+        rows.append([named(run), *sizes, str(run.record.settings["seed"]), run.started])
     speeds = "rows/s in training", "rows/s scored here"
     return table(("run", "parameters", "training", *speeds, "seed", "started"), rows)
 

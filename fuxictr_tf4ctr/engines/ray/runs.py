@@ -23,7 +23,8 @@ from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.settings.reading import RUNS_ELSEWHERE, load_settings
 from fuxictr_tf4ctr.sweep import SweepOptions
 from fuxictr_tf4ctr.sweep.folder import SweepFolder, monitored, more_is_better
-from fuxictr_tf4ctr.sweep.plan import Job, Outcome, Plan, Progress
+from fuxictr_tf4ctr.sweep.plan import Outcome, Plan, Progress
+from fuxictr_tf4ctr.sweep.points import Job
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
 
@@ -256,7 +257,7 @@ class _Jobs(Searcher):
             return None if self.running else Searcher.FINISHED
         job, self._next = self._next, None
         self.running[trial_id] = job
-        return {**self._common, "expid": job.expid, "seed": job.seed, "dataset_id": job.dataset_id}
+        return {**self._common, **job._asdict()}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -267,7 +268,7 @@ class _Jobs(Searcher):
         self.outcomes.append(outcome)
 
     def _outcome(self, job: Job, error: bool) -> Outcome:
-        record = self._folder.latest(job.dataset_id, job.expid, job.seed)
+        record = self._folder.latest(job)
         if record is not None and record.status == "finished":
             return Outcome(job, record)
         if record is not None and record.status in ("running", "interrupted") and not error:
@@ -292,7 +293,7 @@ def _trial(config: dict[str, Any]) -> None:
         folder = SweepFolder(Path(config["sweep"]), config["name"])
         overrides = {key: config[key] for key in ("seed", "gpu")} | {"model_root": str(folder.runs)}
         settings = load_settings(config["expid"], str(folder.config), overrides, config["checkout"])
-        before = folder.latest(config["dataset_id"], config["expid"], config["seed"])
+        before = folder.latest(Job(config["expid"], config["dataset_id"], config["seed"]))
         cut_off = before is not None and before.status in ("running", "interrupted")
 
         def report(evaluation: dict[str, Any]) -> None:
