@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils.flop_counter import FlopCounterMode
 
 from fuxictr_tf4ctr.datasets import find_encoded, load_feature_map
-from fuxictr_tf4ctr.datasets.feature_map import row_shape
 from fuxictr_tf4ctr.datasets.blocks import BlockReader
+from fuxictr_tf4ctr.datasets.feature_map import row_shape
 from fuxictr_tf4ctr.datasets.stored import part_files
 from fuxictr_tf4ctr.distributed.cost import (
     Cost,
