@@ -31,7 +31,7 @@ def test_a_signal_that_a_library_swallows_still_ends_the_command(
     with signals_raise() as asked, pytest.raises(kind):
         os.kill(os.getpid(), number)
     assert [type(each) for each in asked] == [kind]
-    monkeypatch.setattr(cli.preparing, "_list", library)
+    monkeypatch.setattr("fuxictr_tf4ctr.registry.describe_models", library)
     assert cli.main(["list"]) == status
     assert "Adam" not in capsys.readouterr().err
 

@@ -1,6 +1,6 @@
 """The command line: every command parses, calls one function and prints.
 
-Each module adds the commands of one kind to the parser. Commands import what they need when called:
+Each module declares the commands of one kind. Commands import what they need when called:
 torch takes seconds that ``--help`` and a mistyped command should not.
 
 Exit status: 0 done; 1 the run failed; 2 settings or data are not valid; 130 interrupted; 143
@@ -15,14 +15,14 @@ from contextlib import suppress
 
 from fuxictr_tf4ctr import __version__
 from fuxictr_tf4ctr.cli import finished, preparing, training
-from fuxictr_tf4ctr.cli.options import zoo_for_all
+from fuxictr_tf4ctr.cli.options import COMMANDS, zoo_for_all
 from fuxictr_tf4ctr.errors import Terminated, UserError
 from fuxictr_tf4ctr.files import system_error
 from fuxictr_tf4ctr.fuxictr_imports import error_of_others
 from fuxictr_tf4ctr.stopping import end_with_parent, signals_raise
 
 # In the order of the help.
-_COMMANDS = (training, finished, preparing)
+_MODULES = (training, finished, preparing)
 
 # A longer message is cut: its beginning says what matters.
 _LINES, _CHARACTERS = 40, 2000
@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fuxictr-tf4ctr {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in _COMMANDS:
-        module.add_commands(commands)
+    for module in _MODULES:
+        for add in COMMANDS[module.__name__]:
+            add(commands)
     return parser

@@ -9,87 +9,48 @@ from typing import Any
 
 from fuxictr_tf4ctr.cli.options import (
     ABOVE_ZERO,
+    GPU,
+    JSON,
+    RUN,
     SEED,
-    add_number,
-    add_run,
+    ZOO,
+    choice,
     command,
+    flag,
     given_run,
+    number,
+    option,
+    together,
     whole_number,
 )
 
-
-def add_commands(commands: Any) -> None:
-    """Add the commands to the parser's."""
-    _add_evaluate(commands)
-    _add_predict(commands)
-    _add_export(commands)
-    _add_merge(commands)
-    _add_compare(commands)
-    _add_explain(commands)
-    _add_report(commands)
-    _add_results(commands)
-    _add_submit(commands)
+_RUN = together(RUN, number("--gpu", "index of the GPU, -1 for the CPU", GPU, -1), ZOO)
+_SKIPPING = flag(
+    "--skip-bad-rows", "leave bad rows out and count them, instead of ending at the first"
+)
+_RESAMPLES = together(
+    number("--resamples", "resamples", whole_number(1, 10**6), 1000),
+    number("--seed", "seed of the resamples", SEED, 0),
+)
 
 
-def _add_evaluate(commands: Any) -> None:
-    summary = "compute a run's metrics on its own or on new data"
-    evaluate = command(commands, "evaluate", _evaluate, summary)
-    add_run(evaluate)
-    data = evaluate.add_mutually_exclusive_group()
+def _split_or_input(parser: Any) -> None:
+    data = parser.add_mutually_exclusive_group()
     data.add_argument(
         "--split", default="test", choices=("train", "valid", "test"), help="default: test"
     )
     data.add_argument(
         "--input", metavar="PATH", help="raw csv or parquet with the label: file, folder or pattern"
     )
-    _add_skipping(evaluate)
 
 
-def _add_predict(commands: Any) -> None:
-    predict = command(commands, "predict", _predict, "score new rows")
-    add_run(predict)
-    predict.add_argument(
-        "--input", required=True, metavar="PATH", help="raw csv or parquet: file, folder or pattern"
-    )
-    predict.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help="scores, .csv or .parquet"
-    )
-    predict.add_argument(
-        "--keep", nargs="+", action="extend", default=[], metavar="COLUMN",
-        help="columns to carry along",
-    )  # fmt: skip
-    predict.add_argument(
-        "--streams", action="store_true", help="write y_simple and y_complex as well"
-    )
-    _add_skipping(predict)
-
-
-def _add_export(commands: Any) -> None:
-    export = command(commands, "export", _export, "export a run's model to ONNX or torch.export")
-    add_run(export, device=False)
-    export.add_argument("--format", default="onnx", choices=("onnx", "torch"), help="default: onnx")
-    export.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to make")
-    add_number(export, "--tolerance", "largest difference allowed", ABOVE_ZERO, 1e-5)
-    export.add_argument(
-        "--tables",
-        default="fp32",
-        choices=("fp32", "fp16", "int8"),
-        help="numbers of the embedding tables; smaller ones are measured (default: fp32)",
-    )
-    export.add_argument(
-        "--card", action="store_true", help="write a model card, README.md in Hugging Face's form"
-    )
-    export.set_defaults(gpu=-1)
-
-
-def _add_skipping(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--skip-bad-rows",
-        action="store_true",
-        help="leave bad rows out and count them, instead of ending at the first",
-    )
-
-
+@command(
+    "evaluate",
+    "compute a run's metrics on its own or on new data",
+    _RUN,
+    _split_or_input,
+    _SKIPPING,
+)
 def _evaluate(arguments: argparse.Namespace) -> int:
     """Compute a run's metrics on a split of its own data, or on new raw data."""
     from fuxictr_tf4ctr.runs.records import metrics_line
@@ -105,6 +66,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "predict",
+    "score new rows",
+    _RUN,
+    option(
+        "--input", required=True, metavar="PATH", help="raw csv or parquet: file, folder or pattern"
+    ),
+    option("--output", required=True, type=Path, metavar="FILE", help="scores, .csv or .parquet"),
+    option(
+        "--keep", nargs="+", action="extend", default=[], metavar="COLUMN",
+        help="columns to carry along",
+    ),
+    flag("--streams", "write y_simple and y_complex as well"),
+    _SKIPPING,
+)  # fmt: skip
 def _predict(arguments: argparse.Namespace) -> int:
     """Score raw rows, encoded with the run's own vocabularies, in their order."""
     from fuxictr_tf4ctr.runs.scoring import predict_files
@@ -121,6 +97,22 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "export",
+    "export a run's model to ONNX or torch.export",
+    RUN,
+    ZOO,
+    choice("--format", ("onnx", "torch"), "form"),
+    option("--output", required=True, type=Path, metavar="DIR", help="folder to make"),
+    number("--tolerance", "largest difference allowed", ABOVE_ZERO, 1e-5),
+    choice(
+        "--tables",
+        ("fp32", "fp16", "int8"),
+        "numbers of the embedding tables; smaller ones are measured",
+    ),
+    flag("--card", "write a model card, README.md in Hugging Face's form"),
+    lambda parser: parser.set_defaults(gpu=-1),
+)
 def _export(arguments: argparse.Namespace) -> int:
     """Export a run's model with its vocabularies, a manifest and a scoring script.
 
@@ -146,12 +138,11 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_merge(commands: Any) -> None:
-    summary = "put a run's divided tables into one file, which FuxiCTR reads"
-    merge = command(commands, "merge", _merge, summary)
-    merge.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-
-
+@command(
+    "merge",
+    "put a run's divided tables into one file, which FuxiCTR reads",
+    option("run", type=Path, metavar="RUN", help="folder of a finished run"),
+)
 def _merge(arguments: argparse.Namespace) -> int:
     """Put the tables that table_sharding divided into the file of the run's other weights, which
     FuxiCTR reads then.
@@ -167,49 +158,14 @@ def _merge(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_compare(commands: Any) -> None:
-    summary = "compare two finished runs on the same test rows"
-    compare = command(commands, "compare", _compare, summary)
-    compare.add_argument("first", type=Path, metavar="A", help="folder of a run")
-    compare.add_argument("second", type=Path, metavar="B", help="folder of the run to compare")
-    _add_resamples(compare)
-    compare.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def _add_explain(commands: Any) -> None:
-    summary = "what each field is worth to a finished run"
-    explain = command(commands, "explain", _explain, summary)
-    explain.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
-    explain.add_argument(
-        "--pairs", nargs="+", default=[], metavar="A,B", help="fields to permute together as well"
-    )
-    rows = "test rows to score, from the first"
-    add_number(explain, "--rows", rows, whole_number(4, 10**9), 100_000)
-    add_number(explain, "--seed", "seed of the permutations", SEED, 0)
-    explain.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def _add_report(commands: Any) -> None:
-    summary = "draw finished runs, or a sweep, as one self-contained HTML page"
-    report = command(commands, "report", _report, summary)
-    report.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; or one sweep's"
-    )
-    report.add_argument(
-        "--output",
-        type=Path,
-        default=Path("report.html"),
-        metavar="FILE",
-        help="the page to write (default: report.html)",
-    )
-    _add_resamples(report)
-
-
-def _add_resamples(parser: argparse.ArgumentParser) -> None:
-    add_number(parser, "--resamples", "resamples", whole_number(1, 10**6), 1000)
-    add_number(parser, "--seed", "seed of the resamples", SEED, 0)
-
-
+@command(
+    "compare",
+    "compare two finished runs on the same test rows",
+    option("first", type=Path, metavar="A", help="folder of a run"),
+    option("second", type=Path, metavar="B", help="folder of the run to compare"),
+    _RESAMPLES,
+    JSON,
+)
 def _compare(arguments: argparse.Namespace) -> int:
     """Compare two finished runs on the same test rows: metrics with paired bootstrap intervals,
     DeLong's test of the AUCs, speed and size.
@@ -223,6 +179,17 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "explain",
+    "what each field is worth to a finished run",
+    option("run", type=Path, metavar="RUN", help="folder of a run"),
+    option(
+        "--pairs", nargs="+", default=[], metavar="A,B", help="fields to permute together as well"
+    ),
+    number("--rows", "test rows to score, from the first", whole_number(4, 10**9), 100_000),
+    number("--seed", "seed of the permutations", SEED, 0),
+    JSON,
+)
 def _explain(arguments: argparse.Namespace) -> int:
     """Permute the values of each field among a run's test rows and say what AUC and logloss lose,
     for a twin by encoder and gate.
@@ -246,6 +213,16 @@ def _explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "report",
+    "draw finished runs, or a sweep, as one self-contained HTML page",
+    option("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; or one sweep's"),
+    option(
+        "--output", type=Path, default=Path("report.html"), metavar="FILE",
+        help="the page to write (default: report.html)",
+    ),
+    _RESAMPLES,
+)  # fmt: skip
 def _report(arguments: argparse.Namespace) -> int:
     """Draw finished runs as one self-contained HTML page.
 
@@ -265,35 +242,31 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_results(commands: Any) -> None:
-    results = command(commands, "results", _results, "tabulate runs, or compare two")
-    results.add_argument(
+@command(
+    "results",
+    "tabulate runs, or compare two",
+    option(
         "folder", nargs="?", type=Path, default=Path("checkpoints"),
         help="where to look for runs (default: ./checkpoints)",
-    )  # fmt: skip
-    results.add_argument(
+    ),
+    option(
         "--where", action="append", default=[], metavar="CONDITION",
         help="only runs for which this holds: 'expid=*_frappe', 'test.AUC>0.98', 'status!=failed'; "
         "any setting may be named",
-    )  # fmt: skip
-    results.add_argument("--sort", metavar="COLUMN", help="sort by a column (default: started)")
-    results.add_argument("--descending", action="store_true", help="greatest first")
-    results.add_argument(
-        "--columns", nargs="+", default=[], metavar="SETTING", help="show these settings too"
-    )
-    results.add_argument(
-        "--format", default="text", choices=("text", "csv", "markdown", "json"), help="form"
-    )
-    results.add_argument(
+    ),
+    option("--sort", metavar="COLUMN", help="sort by a column (default: started)"),
+    flag("--descending", "greatest first"),
+    option("--columns", nargs="+", default=[], metavar="SETTING", help="show these settings too"),
+    choice("--format", ("text", "csv", "markdown", "json"), "form"),
+    option(
         "--compare", nargs=2, type=Path, metavar="RUN",
         help="folders of two runs, whose settings and metrics to show side by side",
-    )  # fmt: skip
-    results.add_argument(
+    ),
+    option(
         "--paired", nargs=2, metavar="EXPID",
         help="two experiments to test against each other, paired by seed",
-    )  # fmt: skip
-
-
+    ),
+)  # fmt: skip
 def _results(arguments: argparse.Namespace) -> int:
     """Tabulate all runs under a folder; compare two runs, or two experiments over their seeds."""
     from fuxictr_tf4ctr.analysis import results
@@ -315,23 +288,20 @@ def _results(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_submit(commands: Any) -> None:
-    summary = "make a BARS leaderboard folder of a run or a sweep"
-    submit = command(commands, "submit", _submit, summary)
-    submit.add_argument("source", type=Path, help="folder of a run or of a sweep")
-    submit.add_argument(
+@command(
+    "submit",
+    "make a BARS leaderboard folder of a run or a sweep",
+    option("source", type=Path, help="folder of a run or of a sweep"),
+    option(
         "--to", type=Path, default=Path("bars"), metavar="DIR",
         help="checkout of BARS, or a folder to begin one (default: ./bars)",
-    )  # fmt: skip
-    submit.add_argument("--expid", help="of a sweep: this experiment (default: the best)")
-    submit.add_argument(
+    ),
+    option("--expid", help="of a sweep: this experiment (default: the best)"),
+    option(
         "--contributor", default="", metavar="NAME", help="who submits, 'Name' or 'Name <URL>'"
-    )
-    submit.add_argument(
-        "--draft", action="store_true", help="write the folder, marked, even if rules are broken"
-    )
-
-
+    ),
+    flag("--draft", "write the folder, marked, even if rules are broken"),
+)  # fmt: skip
 def _submit(arguments: argparse.Namespace) -> int:
     """Check a finished run, or the best settings of a sweep with all their seeds, against the rules
     of the BARS leaderboard, and write the folder to submit.

@@ -1,7 +1,8 @@
-"""Options that several commands share."""
+"""How a command is declared: its options before the function that it calls."""
 
 import argparse
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -46,43 +47,94 @@ PROCESSES = whole_number(1, 4096)
 ABOVE_ZERO = of_kind(float, POSITIVE)
 
 
-def command(
-    commands: Any, name: str, call: Callable[[argparse.Namespace], int], summary: str
-) -> argparse.ArgumentParser:
-    """Add a command to the parser's; the docstring of what it calls describes it."""
-    described = " ".join((call.__doc__ or "").split())
-    parser = commands.add_parser(name, help=summary, description=described)
-    parser.set_defaults(call=call)
-    return parser
+Option = Callable[[Any], Any]
+"""Adds one or more options to a command's parser."""
+
+COMMANDS: defaultdict[str, list[Callable[[Any], None]]] = defaultdict(list)
+"""Module -> what adds each of its commands to the parser's, in the order of the help."""
 
 
-def add_number(
-    parser: argparse.ArgumentParser,
-    name: str,
-    help_text: str,
-    kind: Callable[[str], Any],
-    default: Any = None,
-) -> None:
-    """Add an option that is a number; its help ends with its default, if it has one."""
+def command(name: str, summary: str, *options: Option) -> Callable[[Any], Any]:
+    """Return a decorator that makes a function a command, which its docstring describes."""
+
+    def enter(call: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+        def add(commands: Any) -> None:
+            described = " ".join((call.__doc__ or "").split())
+            parser = commands.add_parser(name, help=summary, description=described)
+            parser.set_defaults(call=call)
+            for option in options:
+                option(parser)
+
+        COMMANDS[call.__module__].append(add)
+        return call
+
+    return enter
+
+
+def option(*names: str, **how: Any) -> Option:
+    """Declare an option as argparse does."""
+    return lambda parser: parser.add_argument(*names, **how)
+
+
+def together(*options: Option) -> Option:
+    """Make one of options that several commands have."""
+    return lambda parser: [each(parser) for each in options]
+
+
+def flag(name: str, help_text: str) -> Option:
+    """Declare an option without a value."""
+    return option(name, action="store_true", help=help_text)
+
+
+def number(
+    name: str, help_text: str, kind: Callable[[str], Any] = COUNT, default: Any = None
+) -> Option:
+    """Declare an option that is a number; its help ends with its default, if it has one."""
     help_text += "" if default is None else f" (default: {default})"
-    parser.add_argument(name, type=kind, default=default, metavar="N", help=help_text)
+    return option(name, type=kind, default=default, metavar="N", help=help_text)
 
 
-def add_zoo(parser: argparse.ArgumentParser) -> None:
-    """Add ``--zoo``."""
-    parser.add_argument(
-        "--zoo", metavar="DIR", help="FuxiCTR checkout with more models (default: $FUXICTR_HOME)"
-    )
+def choice(name: str, choices: Sequence[str], help_text: str) -> Option:
+    """Declare an option that is one of a few words, of which the first is the default."""
+    help_text += f" (default: {choices[0]})"
+    return option(name, default=choices[0], choices=choices, help=help_text)
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add ``--config`` and ``--zoo``: where experiments and models are found."""
-    parser.add_argument(
+ZOO = option(
+    "--zoo", metavar="DIR", help="FuxiCTR checkout with more models (default: $FUXICTR_HOME)"
+)
+CONFIG = together(
+    option(
         "--config",
         metavar="DIR",
         help="folder of model_config and dataset_config (default: ./config, then the package's)",
+    ),
+    ZOO,
+)
+RUN = option("--run", required=True, metavar="RUN", help="folder of a finished run")
+JSON = flag("--json", "print JSON instead of a table")
+
+
+def overrides(example: str) -> Option:
+    """Declare ``--set KEY=VALUE``, to be read by :func:`parse_overrides`."""
+    return option(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"override a setting, its value in YAML: {example}",
     )
-    add_zoo(parser)
+
+
+def engine(help_text: str) -> Option:
+    """Declare ``--engine`` and ``--address``: what starts the processes, and where."""
+    address = option(
+        "--address",
+        metavar="HOST:PORT",
+        help="with --engine ray: the cluster (default: $RAY_ADDRESS, or this machine alone)",
+    )
+    return together(choice("--engine", ("local", "ray"), help_text), address)
 
 
 @contextmanager
@@ -100,26 +152,6 @@ def zoo_for_all(arguments: argparse.Namespace) -> Iterator[None]:
                 os.environ[_CHECKOUT_VARIABLE] = before
 
 
-def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
-    """Add ``--set KEY=VALUE``, to be read by :func:`parse_overrides`."""
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help=f"override a setting, its value in YAML: {example}",
-    )
-
-
-def add_run(parser: argparse.ArgumentParser, device: bool = True) -> None:
-    """Add ``--run`` and, with ``device``, where its model computes; see :func:`given_run`."""
-    parser.add_argument("--run", required=True, metavar="RUN", help="folder of a finished run")
-    if device:
-        add_number(parser, "--gpu", "index of the GPU, -1 for the CPU", GPU, -1)
-    add_zoo(parser)
-
-
 def given_run(arguments: argparse.Namespace) -> "LoadedRun":
     """Load the run that the arguments name."""
     from fuxictr_tf4ctr.runs.loading import load_run
@@ -128,20 +160,8 @@ def given_run(arguments: argparse.Namespace) -> "LoadedRun":
     return load_run(arguments.run, device, arguments.zoo)
 
 
-def add_engine(parser: argparse.ArgumentParser, help_text: str) -> None:
-    """Add ``--engine`` and ``--address``: what starts the processes, and where."""
-    parser.add_argument(
-        "--engine", default="local", choices=("local", "ray"), help=f"{help_text} (default: local)"
-    )
-    parser.add_argument(
-        "--address",
-        metavar="HOST:PORT",
-        help="with --engine ray: the cluster (default: $RAY_ADDRESS, or this machine alone)",
-    )
-
-
 def check_engine(arguments: argparse.Namespace) -> None:
-    """Raise SettingsError where the options of :func:`add_engine` do not go together."""
+    """Raise SettingsError where the options of :func:`engine` do not go together."""
     if arguments.address is not None and arguments.engine != "ray":
         raise SettingsError("--address is for --engine ray: give both, or neither")
 

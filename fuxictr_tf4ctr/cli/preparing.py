@@ -7,68 +7,45 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_tf4ctr.cli.options import (
-    COUNT,
-    add_config,
-    add_engine,
-    add_number,
-    add_overrides,
+    CONFIG,
     check_engine,
     command,
+    engine,
+    number,
+    option,
+    overrides,
     parse_overrides,
+    together,
     whole_number,
 )
 from fuxictr_tf4ctr.errors import SettingsError
 
-
-def add_commands(commands: Any) -> None:
-    """Add the commands to the parser's."""
-    _add_init(commands)
-    for name, call, summary in (
-        ("encode", _encode, "encode a data set to h5, or verify that it is encoded"),
-        ("describe", _describe, "show rows, vocabularies, OOV rates and leaks of a data set"),
-        ("decode", _decode, "show encoded rows as raw values"),
-    ):
-        parser = command(commands, name, call, summary)
-        parser.add_argument("--dataset", required=True, help="the data set's id")
-        add_config(parser)
-        add_overrides(parser, "--set data_root=DIR --set compression=lzf")
-        if name == "encode":
-            add_engine(parser, "encode on this machine, or file by file on a Ray cluster")
-        if name == "decode":
-            parser.add_argument("--split", default="train", choices=("train", "valid", "test"))
-            add_number(parser, "--first", "first row", whole_number(0, 2**62), 0)
-            add_number(parser, "--rows", "how many", COUNT, 10)
-    _add_listings(commands)
+_DATASET = together(
+    option("--dataset", required=True, help="the data set's id"),
+    CONFIG,
+    overrides("--set data_root=DIR --set compression=lzf"),
+)
 
 
-def _add_init(commands: Any) -> None:
-    summary = "make a configuration folder for a csv or parquet file"
-    init = command(commands, "init", _init, summary)
-    init.add_argument(
-        "data",
-        type=Path,
-        metavar="DATA",
+@command(
+    "init",
+    "make a configuration folder for a csv or parquet file",
+    option(
+        "data", type=Path, metavar="DATA",
         help="a file, or a folder with train and, perhaps, valid and test",
-    )
-    init.add_argument(
-        "--label",
-        required=True,
-        metavar="COLUMN",
+    ),
+    option(
+        "--label", required=True, metavar="COLUMN",
         help="what to predict, 0 or 1; of other words for it, COLUMN=WORD for 1",
-    )
-    init.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder to write (default: <DATA>_config)"
-    )
-    init.add_argument("--model", default="TF4CTR", help="model of the experiment (default: TF4CTR)")
-    init.add_argument(
-        "--split",
-        default="random",
-        metavar="HOW",
+    ),
+    option("--output", type=Path, metavar="DIR", help="folder to write (default: <DATA>_config)"),
+    option("--model", default="TF4CTR", help="model of the experiment (default: TF4CTR)"),
+    option(
+        "--split", default="random", metavar="HOW",
         help="how a tenth each is split off for validation and test: random, sequential (the "
         "last rows), time:COLUMN (the latest) or group:COLUMN (default: random)",
-    )
-
-
+    ),
+)  # fmt: skip
 def _init(arguments: argparse.Namespace) -> int:
     """Guess the columns of csv or parquet files from their first rows, show the guess, and write a
     configuration folder with an experiment that fuxictr run trains.
@@ -93,8 +70,8 @@ def _init(arguments: argparse.Namespace) -> int:
 def _params(arguments: argparse.Namespace) -> dict[str, Any]:
     from fuxictr_tf4ctr.settings.reading import load_dataset_params
 
-    overrides = parse_overrides(arguments.overrides)
-    return load_dataset_params(arguments.dataset, arguments.config, overrides)
+    given = parse_overrides(arguments.overrides)
+    return load_dataset_params(arguments.dataset, arguments.config, given)
 
 
 def _encoded(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
@@ -104,6 +81,12 @@ def _encoded(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     return encode_dataset(params), params
 
 
+@command(
+    "encode",
+    "encode a data set to h5, or verify that it is encoded",
+    _DATASET,
+    engine("encode on this machine, or file by file on a Ray cluster"),
+)
 def _encode(arguments: argparse.Namespace) -> int:
     """Encode a data set to h5, or verify that it is encoded."""
     from fuxictr_tf4ctr.datasets import encode_dataset, manifest
@@ -123,6 +106,7 @@ def _encode(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@command("describe", "show rows, vocabularies, OOV rates and leaks of a data set", _DATASET)
 def _describe(arguments: argparse.Namespace) -> int:
     """Show rows, vocabularies, OOV rates and leaks of a data set."""
     from fuxictr_tf4ctr.datasets import describe_dataset
@@ -131,6 +115,14 @@ def _describe(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "decode",
+    "show encoded rows as raw values",
+    _DATASET,
+    option("--split", default="train", choices=("train", "valid", "test")),
+    number("--first", "first row", whole_number(0, 2**62), 0),
+    number("--rows", "how many", default=10),
+)
 def _decode(arguments: argparse.Namespace) -> int:
     """Show encoded rows as raw values."""
     from fuxictr_tf4ctr.datasets import decode_rows
@@ -145,31 +137,18 @@ def _decode(arguments: argparse.Namespace) -> int:
 _LISTINGS = ("models", "expids", "datasets", "encoders", "sample_selections", "fusions")
 
 
-def _add_listings(commands: Any) -> None:
-    listing = command(commands, "list", _list, "show experiments, models and their parts")
-    listing.add_argument(
-        "what",
-        nargs="?",
-        default="all",
-        choices=("all", *_LISTINGS),
+@command(
+    "list",
+    "show experiments, models and their parts",
+    option(
+        "what", nargs="?", default="all", choices=("all", *_LISTINGS),
         help="what to show (default: models and expids)",
-    )
-    listing.add_argument(
+    ),
+    option(
         "pattern", nargs="?", default="*", help="only names that match, e.g. '*DCN*' or '*_frappe'"
-    )
-    add_config(listing)
-    show = command(commands, "show", _show, "print an experiment whole")
-    show.add_argument("expid", help="the experiment: TF4CTR_DCNv2_demo, say")
-    add_config(show)
-    add_overrides(show, "--set c=0.7")
-    show.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="write a configuration folder instead, which runs by itself here and under FuxiCTR",
-    )
-
-
+    ),
+    CONFIG,
+)  # fmt: skip
 def _list(arguments: argparse.Namespace) -> int:
     """Show what there is, one line each."""
     shown = ("models", "expids") if arguments.what == "all" else (arguments.what,)
@@ -188,6 +167,17 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "show",
+    "print an experiment whole",
+    option("expid", help="the experiment: TF4CTR_DCNv2_demo, say"),
+    CONFIG,
+    overrides("--set c=0.7"),
+    option(
+        "--output", type=Path, metavar="DIR",
+        help="write a configuration folder instead, which runs by itself here and under FuxiCTR",
+    ),
+)  # fmt: skip
 def _show(arguments: argparse.Namespace) -> int:
     """Print an experiment with all that it inherits and all defaults, as the sections of FuxiCTR's
     dataset_config.yaml and model_config.yaml.

@@ -4,20 +4,22 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fuxictr_tf4ctr.cli.options import (
     ABOVE_ZERO,
-    COUNT,
+    CONFIG,
     GPU,
     PROCESSES,
-    add_config,
-    add_engine,
-    add_number,
-    add_overrides,
-    add_zoo,
+    ZOO,
     check_engine,
+    choice,
     command,
+    engine,
+    flag,
+    number,
+    option,
+    overrides,
     parse_overrides,
     whole_number,
 )
@@ -26,63 +28,42 @@ if TYPE_CHECKING:
     from fuxictr_tf4ctr.runs.records import RunRecord
 
 
-def add_commands(commands: Any) -> None:
-    """Add ``run``, ``plan`` and ``tune`` to the parser's commands."""
-    run = command(commands, "run", _run, "train and evaluate one experiment")
-    run.add_argument("--expid", required=True, help="the experiment; 'fuxictr list' shows them")
-    add_config(run)
-    add_number(run, "--gpu", "index of the GPU, -1 for the CPU (default: -1)", GPU)
-    add_overrides(run, "--set epochs=5 --set 'metrics=[AUC]'")
-    run.add_argument(
+@command(
+    "run",
+    "train and evaluate one experiment",
+    option("--expid", required=True, help="the experiment; 'fuxictr list' shows them"),
+    CONFIG,
+    number("--gpu", "index of the GPU, -1 for the CPU (default: -1)", GPU),
+    overrides("--set epochs=5 --set 'metrics=[AUC]'"),
+    option(
         "--output", metavar="DIR", help="folder of the runs (default: model_root, ./checkpoints)"
-    )
-    run.add_argument(
-        "--resume",
-        nargs="?",
-        type=Path,
-        const=True,
-        default=False,
-        metavar="RUN",
+    ),
+    option(
+        "--resume", nargs="?", type=Path, const=True, default=False, metavar="RUN",
         help="go on with an unfinished run: the folder given, or the expid's latest",
-    )
-    run.add_argument(
-        "--continue-from",
-        type=Path,
-        metavar="RUN",
+    ),
+    option(
+        "--continue-from", type=Path, metavar="RUN",
         help="train on from a finished run: its weights, its vocabularies grown by new values",
-    )
-    workers = "processes that train together, each with its share of every batch (default: 1)"
-    add_number(run, "--workers", workers, PROCESSES)
-    restarts = "with --workers: how often to go on from the last checkpoint when one fails"
-    add_number(run, "--max-restarts", restarts, whole_number(0), 0)
-    run.add_argument(
-        "--timeout",
-        type=ABOVE_ZERO,
-        metavar="SECONDS",
+    ),
+    number(
+        "--workers",
+        "processes that train together, each with its share of every batch (default: 1)",
+        PROCESSES,
+    ),
+    number(
+        "--max-restarts",
+        "with --workers: how often to go on from the last checkpoint when one fails",
+        whole_number(0),
+        0,
+    ),
+    option(
+        "--timeout", type=ABOVE_ZERO, metavar="SECONDS",
         help="with several workers: how long one waits for the others before it gives up "
         "(default: 300 to join, 1800 in training)",
-    )
-    add_engine(run, "start the workers by PyTorch's launcher, or by Ray Train on a cluster")
-    _add_plan(commands)
-    _add_tune(commands)
-
-
-def _add_plan(commands: Any) -> None:
-    summary = "what an experiment needs of every rank, before any job starts"
-    plan = command(commands, "plan", _plan, summary)
-    plan.add_argument("expid", metavar="EXPID", help="the experiment; 'fuxictr list' shows them")
-    add_config(plan)
-    add_overrides(plan, "--set table_sharding=row_wise")
-    add_number(plan, "--workers", "ranks that train together", PROCESSES, 1)
-    add_number(plan, "--hosts", "hosts they are on", PROCESSES, 1)
-    plan.add_argument(
-        "--gpu-memory",
-        type=ABOVE_ZERO,
-        metavar="GB",
-        help="memory of a rank: say what does not fit",
-    )
-
-
+    ),
+    engine("start the workers by PyTorch's launcher, or by Ray Train on a cluster"),
+)  # fmt: skip
 def _run(arguments: argparse.Namespace) -> int:
     """Train and evaluate one experiment.
 
@@ -97,32 +78,30 @@ def _run(arguments: argparse.Namespace) -> int:
     from fuxictr_tf4ctr.runs.experiment import check_workers, run_as_rank
     from fuxictr_tf4ctr.settings.reading import load_settings
 
-    overrides = parse_overrides(arguments.overrides)
+    given = parse_overrides(arguments.overrides)
     if arguments.gpu is not None:
-        overrides["gpu"] = arguments.gpu
+        given["gpu"] = arguments.gpu
     if arguments.output is not None:
-        overrides["model_root"] = arguments.output
+        given["model_root"] = arguments.output
     if arguments.continue_from is not None:
-        overrides["continue_from"] = str(arguments.continue_from.resolve())
+        given["continue_from"] = str(arguments.continue_from.resolve())
     check_engine(arguments)
     if arguments.engine == "ray":
         from fuxictr_tf4ctr.engines.ray.runs import Request, train_on_ray
 
-        request = Request(
-            arguments.expid, arguments.config, overrides, arguments.zoo, arguments.resume
-        )
+        request = Request(arguments.expid, arguments.config, given, arguments.zoo, arguments.resume)
         workers = 1 if arguments.workers is None else arguments.workers
         restarts, timeout = arguments.max_restarts, arguments.timeout
         _print(train_on_ray(request, workers, restarts, timeout, arguments.address))
         return 0
-    settings = load_settings(arguments.expid, arguments.config, overrides, arguments.zoo)
+    settings = load_settings(arguments.expid, arguments.config, given, arguments.zoo)
     if not started_by_launcher() and arguments.workers is not None:
         check_workers(settings, arguments.workers)
         return launch(arguments.argv, arguments.workers, arguments.max_restarts)
     on_gpu = settings["gpu"] >= 0
     if started_by_launcher() and on_gpu:
-        overrides["gpu"] = local_rank()
-        settings = load_settings(arguments.expid, arguments.config, overrides, arguments.zoo)
+        given["gpu"] = local_rank()
+        settings = load_settings(arguments.expid, arguments.config, given, arguments.zoo)
     with joined_ranks(on_gpu, arguments.timeout) as ranks:
         record = run_as_rank(settings, arguments.resume, ranks)
     if ranks.leads:
@@ -130,6 +109,21 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "plan",
+    "what an experiment needs of every rank, before any job starts",
+    option("expid", metavar="EXPID", help="the experiment; 'fuxictr list' shows them"),
+    CONFIG,
+    overrides("--set table_sharding=row_wise"),
+    number("--workers", "ranks that train together", PROCESSES, 1),
+    number("--hosts", "hosts they are on", PROCESSES, 1),
+    option(
+        "--gpu-memory",
+        type=ABOVE_ZERO,
+        metavar="GB",
+        help="memory of a rank: say what does not fit",
+    ),
+)
 def _plan(arguments: argparse.Namespace) -> int:
     """Compute what an experiment needs: memory of a rank, bytes over the network.
 
@@ -164,49 +158,38 @@ def _print(record: "RunRecord") -> None:
     print(f"  run  {record.folder}")
 
 
-def _add_tune(commands: Any) -> None:
-    summary = "search hyper-parameters by a FuxiCTR tuner file"
-    tune = command(commands, "tune", _tune, summary)
-    tune.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE",
+@command(
+    "tune",
+    "search hyper-parameters by a FuxiCTR tuner file",
+    option(
+        "--config", required=True, metavar="FILE",
         help="the tuner file (YAML), or a folder of experiments that lists them all",
-    )
-    tune.add_argument("--expid", help="experiment to vary (default: the file's base_expid)")
-    add_zoo(tune)
-    tune.add_argument(
-        "--output",
-        metavar="DIR",
+    ),
+    option("--expid", help="experiment to vary (default: the file's base_expid)"),
+    ZOO,
+    option(
+        "--output", metavar="DIR",
         help="folder of the sweep (default: sweeps/<name of FILE>, EXPID before it)",
-    )
-    tune.add_argument(
+    ),
+    option(
         "--gpu", type=GPU, nargs="+", default=[-1], metavar="N",
         help="GPUs to use, -1 for the CPU (default: -1)",
-    )  # fmt: skip
-    add_number(tune, "--workers", "runs at once (default: one per device)", PROCESSES)
-    tune.add_argument("--resume", action="store_true", help="make what is missing of the sweep")
-    tune.add_argument(
+    ),
+    number("--workers", "runs at once (default: one per device)", PROCESSES),
+    flag("--resume", "make what is missing of the sweep"),
+    option(
         "--tag", nargs="+", default=[], metavar="PART",
         help="only expids with this part between underscores: 007, or 007_1a2b3c4d",
-    )  # fmt: skip
-    tune.add_argument(
-        "--exclude", nargs="+", default=[], metavar="PART", help="no expids with this part"
-    )
-    add_number(tune, "--max-points", "refuse a larger grid", COUNT, 300)
-    tune.add_argument(
-        "--search", default="grid", choices=("grid", "tpe", "random"),
-        help="all points, or those Optuna chooses (default: grid)",
-    )  # fmt: skip
-    add_number(tune, "--trials", "points to choose", COUNT, 30)
-    tune.add_argument(
-        "--no-prune", action="store_true", help="let hopeless runs of a search go on to their end"
-    )
-    add_number(tune, "--seeds", "repeat the best settings, so many seeds in all", COUNT, 1)
-    add_number(tune, "--best", "how many settings", COUNT, 1)
-    add_engine(tune, "run on this machine, or as trials of Ray Tune on a cluster")
-
-
+    ),
+    option("--exclude", nargs="+", default=[], metavar="PART", help="no expids with this part"),
+    number("--max-points", "refuse a larger grid", default=300),
+    choice("--search", ("grid", "tpe", "random"), "all points, or those Optuna chooses"),
+    number("--trials", "points to choose", default=30),
+    flag("--no-prune", "let hopeless runs of a search go on to their end"),
+    number("--seeds", "repeat the best settings, so many seeds in all", default=1),
+    number("--best", "how many settings", default=1),
+    engine("run on this machine, or as trials of Ray Tune on a cluster"),
+)  # fmt: skip
 def _tune(arguments: argparse.Namespace) -> int:
     """Run the experiments of a FuxiCTR tuner file in parallel and rank them by the monitored metric
     on the validation data.

@@ -13,7 +13,6 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import yaml
 
@@ -234,7 +233,8 @@ def leaderboard_row(runs: Sequence[RunRecord], protocol: Protocol, contributor: 
     model = model_name(runs[0])
     paper = str(getattr(find_model(str(runs[0].settings["model"])), "paper", ""))
     arxiv = re.search(r"(\d\d)\d\d\.\d{5}", "2405.03167" if model.startswith("TF4CTR") else paper)
-    means = [_mean(run.test.get(metric) for run in runs) for metric in ("AUC", "logloss")]
+    found = [[run.test[name] for run in runs if name in run.test] for name in ("AUC", "logloss")]
+    means = [f"{statistics.fmean(values):.6f}" if values else "" for values in found]
     steps = f"{_BARS}/tree/main/ranking/ctr/{model}/{model}_{protocol.bars_id}"
     name, _, url = contributor.rstrip("> ").partition("<")
     link = f'<a href="{url.strip()}">{name.strip()}</a>' if url else name.strip()
@@ -297,11 +297,6 @@ def _with_bars_paths(dataset_config: str, protocol: Protocol) -> str:
                 suffix = str(path).rpartition("/")[2]
                 section[f"{split}_data"] = f"../data/{protocol.split.name}/{suffix}"
     return as_yaml(sections)
-
-
-def _mean(values: Any) -> str:
-    known = [value for value in values if value is not None]
-    return f"{statistics.fmean(known):.6f}" if known else ""
 
 
 def _indented(text: str) -> str:

@@ -48,50 +48,30 @@ class Protocol:
 
 
 _CRITEO = Split(
-    "Criteo_x4",
-    (36_672_493, 4_584_062, 4_584_062),
-    (
-        "4a53bb7cbc0e4ee25f9d6a73ed824b1a",
-        "fba5428b22895016e790e2dec623cb56",
-        "cfc37da0d75c4d2d8778e76997df2976",
-    ),
-)
+    "Criteo_x4", (36_672_493, 4_584_062, 4_584_062),
+    ("4a53bb7cbc0e4ee25f9d6a73ed824b1a", "fba5428b22895016e790e2dec623cb56",
+     "cfc37da0d75c4d2d8778e76997df2976"),
+)  # fmt: skip
 _AVAZU = Split(
-    "Avazu_x4",
-    (32_343_172, 4_042_897, 4_042_898),
-    (
-        "de3a27264cdabf66adf09df82328ccaa",
-        "33232931d84d6452d3f956e936cab2c9",
-        "3ebb774a9ca74d05919b84a3d402986d",
-    ),
-)
+    "Avazu_x4", (32_343_172, 4_042_897, 4_042_898),
+    ("de3a27264cdabf66adf09df82328ccaa", "33232931d84d6452d3f956e936cab2c9",
+     "3ebb774a9ca74d05919b84a3d402986d"),
+)  # fmt: skip
 _FRAPPE = Split(
-    "Frappe_x1",
-    (202_027, 57_722, 28_860),
-    (
-        "ba7306e6c4fc19dd2cd84f2f0596d158",
-        "88d51bf2173505436d3a8f78f2a59da8",
-        "3470f6d32713dc5f7715f198ca7c612a",
-    ),
-)
+    "Frappe_x1", (202_027, 57_722, 28_860),
+    ("ba7306e6c4fc19dd2cd84f2f0596d158", "88d51bf2173505436d3a8f78f2a59da8",
+     "3470f6d32713dc5f7715f198ca7c612a"),
+)  # fmt: skip
 _MOVIELENS = Split(
-    "MovielensLatest_x1",
-    (1_404_801, 401_372, 200_686),
-    (
-        "efc8bceeaa0e895d566470fc99f3f271",
-        "e1930223a5026e910ed5a48687de8af1",
-        "54e8c6baff2e059fe067fb9b69e692d0",
-    ),
-)
+    "MovielensLatest_x1", (1_404_801, 401_372, 200_686),
+    ("efc8bceeaa0e895d566470fc99f3f271", "e1930223a5026e910ed5a48687de8af1",
+     "54e8c6baff2e059fe067fb9b69e692d0"),
+)  # fmt: skip
 _KKBOX = Split(
-    "KKBox_x1",
-    (5_901_932, 737_743, 737_743),
-    (
-        "195b1ae8fc2d9267d7c8656c07ea1304",
-        "398e97ac139611a09bd61a58e4240a3e",
-        "8c5f7add05a6f5258b6b3bcc00ba640b",
-    ),
-)
+    "KKBox_x1", (5_901_932, 737_743, 737_743),
+    ("195b1ae8fc2d9267d7c8656c07ea1304", "398e97ac139611a09bd61a58e4240a3e",
+     "8c5f7add05a6f5258b6b3bcc00ba640b"),
+)  # fmt: skip
 
 PROTOCOLS = (
     Protocol(_CRITEO, "criteo_x4_001", 10, 16),

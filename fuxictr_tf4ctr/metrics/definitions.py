@@ -15,7 +15,7 @@ Shapes: N rows, T distinct scores (within their groups), G groups.
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
@@ -209,28 +209,29 @@ def cross_entropy(y_true: Array, y_pred: Array) -> Array:
     return -_module(y_pred).log(truth_probability(y_true, y_pred).clip(eps, 1 - eps))
 
 
-class Calibration:
-    """Predicted against observed clicks in 15 even parts of [0, 1], each with its lower bound.
+def calibration_sums(
+    y_true: np.ndarray, y_pred: np.ndarray
+) -> Callable[[np.ndarray | None], np.ndarray]:
+    """Prepare to compare predicted with observed clicks in 15 even parts of [0, 1].
 
     Args:
         y_true: [N] labels, 0 or 1.
-        y_pred: [N] probabilities.
+        y_pred: [N] probabilities; each part of [0, 1] holds its lower bound.
+
+    Returns:
+        A function that takes [N] how often each row counts, or None for once. It returns [16]
+        predicted less observed clicks of each part, and rows.
     """
+    bins = (y_pred * _CALIBRATION_BINS).astype(np.int64)
+    bins = np.minimum(bins, _CALIBRATION_BINS - 1)
+    surplus = y_pred - y_true
 
-    def __init__(self, y_true: np.ndarray, y_pred: np.ndarray) -> None:
-        bins = (y_pred * _CALIBRATION_BINS).astype(np.int64)
-        self._bins = np.minimum(bins, _CALIBRATION_BINS - 1)
-        self._surplus = y_pred - y_true
-
-    def sums(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """Return [16] predicted less observed clicks of each part, and rows.
-
-        Args:
-            weights: [N] how often each row counts; None for once.
-        """
-        surplus = self._surplus if weights is None else weights * self._surplus
+    def sums(weights: np.ndarray | None) -> np.ndarray:
         rows = len(surplus) if weights is None else weights.sum()
-        return np.append(np.bincount(self._bins, surplus, minlength=_CALIBRATION_BINS), rows)
+        weighted = surplus if weights is None else weights * surplus
+        return np.append(np.bincount(bins, weighted, minlength=_CALIBRATION_BINS), rows)
+
+    return sums
 
 
 def sums_of(metrics: Sequence[str], columns: Columns) -> dict[str, Array]:
@@ -242,9 +243,9 @@ def sums_of(metrics: Sequence[str], columns: Columns) -> dict[str, Array]:
 
     Returns:
         Name -> a few numbers. For AUC: positives, negatives, pairs of a positive above a negative,
-        ties a half. For logloss, and for pcoc: numerator, denominator, rows. For ece as
-        :class:`Calibration`. Within groups: the groups' values by their weights, those weights, and
-        how many groups there are.
+        ties a half. For logloss, and for pcoc: numerator, denominator, rows. For ece what
+        :func:`calibration_sums` says. Within groups: the groups' values by their weights, those
+        weights, and how many groups there are.
     """
     grouped = [name for name in metrics if needs_group(name)]
     ranking = Ranking.of(*columns[:3]) if grouped else None
@@ -259,7 +260,7 @@ def _row_sums(name: str, columns: Columns) -> Array:
     if name == "AUC":
         return _module(y_true).concatenate(Ranking.of(y_true, y_pred).pair_counts(weights))
     if name == "ece":
-        return Calibration(y_true, y_pred).sums(weights)
+        return calibration_sums(y_true, y_pred)(weights)
     weight, rows = (1, len(y_true)) if weights is None else (weights, weights.sum())
     if name == "pcoc":
         return np.array([(weight * y_pred).sum(), (weight * y_true).sum(), rows])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fuxictr_tf4ctr.metrics.definitions import (
-    Calibration,
     Ranking,
+    calibration_sums,
     cross_entropy,
     group_aucs,
     middles,
@@ -131,13 +131,13 @@ def statistics(
         metrics: Names of metrics.
         group_id: [N] group of each row; None leaves metrics within groups out.
     """
-    calibration = Calibration(y_true, y_pred)
+    calibration = calibration_sums(y_true, y_pred)
     prepared: dict[str, Callable[[], Statistic]] = {
         "AUC": lambda: Statistic(len(y_true), Ranking.of(y_true, y_pred).auc),
         "logloss": lambda: resampled_mean(cross_entropy(y_true, y_pred)),
         "binary_crossentropy": lambda: resampled_mean(cross_entropy(y_true, y_pred)),
         "ece": lambda: Statistic(
-            len(y_true), lambda counts: value_from("ece", calibration.sums(counts))
+            len(y_true), lambda counts: value_from("ece", calibration(counts))
         ),
     }
     if group_id is not None:
