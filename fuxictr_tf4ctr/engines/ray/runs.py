@@ -171,11 +171,11 @@ class RayTrials:
             raise SettingsError(f"--workers {options.workers}: at least 1 is needed")
         on_gpu = max(options.devices) >= 0
         self.folder = SweepFolder(folder.path.resolve(), folder.name)
-        self._mode = "max" if more_is_better(tuner.model) else "min"
+        self.mode = "max" if more_is_better(tuner.shared) else "min"
         self._resources = {"cpu": 1, "gpu": int(on_gpu)}
         self._workers = options.workers
         self._address = address
-        self._common = {
+        self.common = {
             "folder": os.getcwd(),
             "sweep": str(self.folder.path),
             "name": self.folder.name,
@@ -199,7 +199,7 @@ class RayTrials:
             KeyboardInterrupt: The sweep was asked to end; all trials have.
         """
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # which heeds verbose=0
-        jobs = _Jobs(plan, self.folder, progress, self._common, self._mode)
+        jobs = _Jobs(plan, progress, self)
         if not jobs.has_more():  # Tune would wait for the first
             return []
         asha = ASHAScheduler(max_t=_EVALUATIONS, grace_period=1, reduction_factor=3)
@@ -209,7 +209,7 @@ class RayTrials:
                 tune.with_resources(_trial, self._resources),
                 tune_config=tune.TuneConfig(
                     metric=_VALUE,
-                    mode=self._mode,
+                    mode=self.mode,
                     search_alg=jobs,
                     scheduler=asha if prune else FIFOScheduler(),
                     num_samples=-1,
@@ -230,21 +230,11 @@ class RayTrials:
 class _Jobs(Searcher):
     """Lets Tune ask a plan what to run next."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        folder: SweepFolder,
-        progress: Progress,
-        common: Mapping[str, Any],
-        mode: str,
-    ) -> None:
-        super().__init__(metric=_VALUE, mode=mode)
+    def __init__(self, plan: Plan, progress: Progress, trials: RayTrials) -> None:
+        super().__init__(metric=_VALUE, mode=trials.mode)
         self.running: dict[str, Job] = {}
         self.outcomes: list[Outcome] = []
-        self._plan = plan
-        self._folder = folder
-        self._progress = progress
-        self._common = common
+        self._plan, self._progress, self._trials = plan, progress, trials
         self._next: Job | None = None
 
     def has_more(self) -> bool:
@@ -257,7 +247,7 @@ class _Jobs(Searcher):
             return None if self.running else Searcher.FINISHED
         job, self._next = self._next, None
         self.running[trial_id] = job
-        return {**self._common, **job._asdict()}
+        return {**self._trials.common, **job._asdict()}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -268,13 +258,14 @@ class _Jobs(Searcher):
         self.outcomes.append(outcome)
 
     def _outcome(self, job: Job, error: bool) -> Outcome:
-        record = self._folder.latest(job)
+        folder = self._trials.folder
+        record = folder.latest(job)
         if record is not None and record.status == "finished":
             return Outcome(job, record)
         if record is not None and record.status in ("running", "interrupted") and not error:
             return Outcome(job, record, pruned=True)  # its process may not have ended yet
         said = record.error if record is not None else None
-        return Outcome(job, record, said or f"its process was lost; see {self._folder.path}/ray")
+        return Outcome(job, record, said or f"its process was lost; see {folder.path}/ray")
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: a sweep is taken up from the records of its runs."""
