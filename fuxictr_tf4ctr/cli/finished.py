@@ -196,7 +196,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     Kept as explanation.json in the run's folder, where fuxictr report finds it.
     """
-    from fuxictr_tf4ctr.analysis.report.importance import explain_run
+    from fuxictr_tf4ctr.analysis.report.importance import explain_run, table_row
     from fuxictr_tf4ctr.analysis.results import as_text
     from fuxictr_tf4ctr.errors import SettingsError
 
@@ -206,10 +206,10 @@ def _explain(arguments: argparse.Namespace) -> int:
             raise SettingsError(f"--pairs {','.join(pair)}: two fields, joined by a comma")
     found = explain_run(arguments.run, pairs, arguments.rows, arguments.seed)
     if arguments.json:
-        print(json.dumps(found.as_json(), indent=2))
+        print(json.dumps(found, indent=2))
     else:
-        print(f"{found.rows:,} test rows; 95% intervals\n")
-        print(as_text([importance.row() for importance in found.importances]), end="")
+        print(f"{found['rows']:,} test rows; 95% intervals\n")
+        print(as_text([table_row(each) for each in found["importances"]]), end="")
     return 0
 
 

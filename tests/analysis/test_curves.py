@@ -89,11 +89,11 @@ def test_the_gain_is_the_logloss_saved(scored):
 def test_agreement_counts_each_row_where_it_belongs():
     y_true = np.array([1, 1, 0, 0.0])
     simple, complex_ = np.array([0.1, 0.1, 0.1, 0.9]), np.array([0.9, 0.9, 0.9, 0.9])
-    found = agreement(y_true, simple, complex_, bins=2)
-    assert found.rows.tolist() == [[0, 3], [0, 1]]
-    assert found.complex_right[0, 1] == pytest.approx(2 / 3)
-    assert found.complex_right[1, 1] == 0.5  # both equally near
-    assert np.isnan(found.complex_right[0, 0])
+    rows, complex_right = agreement(y_true, simple, complex_, bins=2)
+    assert rows.tolist() == [[0, 3], [0, 1]]
+    assert complex_right[0, 1] == pytest.approx(2 / 3)
+    assert complex_right[1, 1] == 0.5  # both equally near
+    assert np.isnan(complex_right[0, 0])
 
 
 def test_shares_sum_to_one_and_heed_weights():

@@ -6,7 +6,6 @@ lose is what the model had from the field. Of a twin that is said for each encod
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,77 +38,17 @@ _IMPORTANCE = Record(
     }
 )
 _SCHEMA = Record({"rows": whole(1), "seed": whole(0), "importances": ListOf(_IMPORTANCE, least=1)})
+Content = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Worth:
-    """What scores lose when a field, or a pair of fields, says nothing, with 95 % intervals."""
-
-    auc: Interval
-    logloss: Interval
-
-
-@dataclass(frozen=True)
-class Importance:
-    """A field, or a pair of fields permuted together.
-
-    Attributes:
-        fields: Their names.
-        final: What the model's prediction loses.
-        streams: What "simple" and "complex" lose, of a twin.
-        gates: Title of a gate -> by how much it moves, the mean over rows, of 1.
-    """
-
-    fields: tuple[str, ...]
-    final: Worth
-    streams: dict[str, Worth] = field(default_factory=dict)
-    gates: dict[str, float] = field(default_factory=dict)
-
-    def row(self) -> dict[str, Any]:
-        """Return it as a row of a table."""
-        cells: dict[str, Any] = {"field": " × ".join(self.fields)}
-        for name, worth in {"": self.final, **self.streams}.items():
-            of = f" ({name})" if name else ""
-            cells[f"AUC lost{of}"] = f"{worth.auc:+.5f}"
-            cells[f"logloss gained{of}"] = f"{worth.logloss:+.5f}"
-        return cells | {name: round(moved, 4) for name, moved in self.gates.items()}
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The fields of a run, the most important first.
-
-    Attributes:
-        rows: How many test rows were scored.
-        seed: Seed of the permutations.
-        importances: One per field, and per pair asked for.
-    """
-
-    rows: int
-    seed: int
-    importances: list[Importance]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the content in what JSON knows."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Explanation":
-        """Read what :meth:`as_json` returned."""
-
-        def worth(of: Mapping[str, Any]) -> Worth:
-            return Worth(Interval(**of["auc"]), Interval(**of["logloss"]))
-
-        importances = [
-            Importance(
-                tuple(each["fields"]),
-                worth(each["final"]),
-                {name: worth(of) for name, of in each["streams"].items()},
-                each["gates"],
-            )
-            for each in content["importances"]
-        ]
-        return cls(content["rows"], content["seed"], importances)
+def table_row(importance: Mapping[str, Any]) -> dict[str, str | float]:
+    """Return one of the importances of :func:`explain_run` as a row of a table."""
+    cells: dict[str, str | float] = {"field": " × ".join(importance["fields"])}
+    for name, worth in {"": importance["final"], **importance["streams"]}.items():
+        of = f" ({name})" if name else ""
+        cells[f"AUC lost{of}"] = f"{Interval(**worth['auc']):+.5f}"
+        cells[f"logloss gained{of}"] = f"{Interval(**worth['logloss']):+.5f}"
+    return cells | {name: round(moved, 4) for name, moved in importance["gates"].items()}
 
 
 def explain_run(
@@ -117,7 +56,7 @@ def explain_run(
     pairs: Sequence[tuple[str, str]] = (),
     rows: int = 100_000,
     seed: int = 0,
-) -> Explanation:
+) -> Content:
     """Permute each field of a run's test rows, and keep what was found in the run's folder.
 
     The intervals are DeLong's for the AUC and the mean's for the logloss: how sure the loss is on
@@ -129,6 +68,13 @@ def explain_run(
             their interaction.
         rows: How many test rows to score, from the first.
         seed: Seed of the permutations.
+
+    Returns:
+        What is in the file: "rows", how many were scored, "seed", and "importances", a mapping for
+        each field and pair, the most important first. Of these "fields" names them; "final" has
+        what the model's prediction loses in "auc" and in "logloss", each a value with its bounds
+        "low" and "high", and "streams" the same of "simple" and "complex", of a twin; "gates" has
+        by how much each gate moves, the mean over rows, of 1.
 
     Raises:
         SettingsError: A run that is not finished, or a field that its model does not read.
@@ -147,15 +93,17 @@ def explain_run(
     before, gates = _scored(run, batch)
     order = np.random.default_rng(seed).permutation(len(y_true))
     found = []
-    for fields in [*((name,) for name in names), *(tuple(pair) for pair in pairs)]:
+    for fields in [*([name] for name in names), *(list(pair) for pair in pairs)]:
         shuffled = torch.from_numpy(order).to(run.model.device)
         after, moved = _scored(run, batch | {name: batch[name][shuffled] for name in fields})
         worths = {name: _worth(y_true, before[name], after[name]) for name in before}
         moves = {title: float(np.abs(moved[title] - gates[title]).mean()) for title in gates}
-        found.append(Importance(fields, worths.pop("pred"), worths, moves))
-    found.sort(key=lambda each: -each.final.auc.value)
-    explanation = Explanation(len(y_true), seed, found)
-    write_whole(run.folder / FILE, json.dumps(explanation.as_json(), indent=1) + "\n")
+        found.append(
+            {"fields": fields, "final": worths.pop("pred"), "streams": worths, "gates": moves}
+        )
+    found.sort(key=lambda each: -each["final"]["auc"]["value"])
+    explanation = {"rows": len(y_true), "seed": seed, "importances": found}
+    write_whole(run.folder / FILE, json.dumps(explanation, indent=1) + "\n")
     return explanation
 
 
@@ -164,12 +112,12 @@ def importance_section(run: ReportedRun) -> Section | None:
     file = run.scores.run.folder / FILE
     if not file.is_file():
         return None
-    found = Explanation.from_json(read_json(file, _SCHEMA, "explain the run again"))
-    rows = [each.row() for each in found.importances]
+    found = read_json(file, _SCHEMA, "explain the run again")
+    rows, scored = [table_row(each) for each in found["importances"]], count(found["rows"])
     return Section(
         "fields",
         "What each field is worth",
-        f"What {run.name} loses on {count(found.rows)} test rows when a field's values are dealt "
+        f"What {run.name} loses on {scored} test rows when a field's values are dealt "
         "out anew among them, with 95% intervals; a field whose interval holds zero could be left "
         "out. Under a gate stands by how much it moves.",
         blocks=[table(list(rows[0]), [list(map(str, row.values())) for row in rows])],
@@ -191,9 +139,9 @@ def _scored(
     return found, {gate.title: gate.values for gate in gates()}
 
 
-def _worth(y_true: np.ndarray, before: np.ndarray, after: np.ndarray) -> Worth:
+def _worth(y_true: np.ndarray, before: np.ndarray, after: np.ndarray) -> Content:
+    """Return what scores lose that say nothing of a field, with 95 % intervals."""
     test = delong_test(y_true, after, before)
     lost = Interval.of(test.aucs[1] - test.aucs[0], test.standard_error)
-    return Worth(
-        lost, Interval.of_mean(cross_entropy(y_true, after) - cross_entropy(y_true, before))
-    )
+    gained = Interval.of_mean(cross_entropy(y_true, after) - cross_entropy(y_true, before))
+    return {"auc": vars(lost), "logloss": vars(gained)}

@@ -101,29 +101,20 @@ def decile_gain(
     return [Interval.of_mean(saved[rows]) for rows in deciles]
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Rows by what both encoders say, [bins, bins] arrays: simple downwards, complex rightwards.
-
-    Attributes:
-        rows: Number of rows.
-        complex_right: Share of them to which the complex encoder comes nearer; NaN where none is.
-    """
-
-    rows: np.ndarray
-    complex_right: np.ndarray
-
-
 def agreement(
     y_true: np.ndarray, y_simple: np.ndarray, y_complex: np.ndarray, bins: int = 14
-) -> Agreement:
-    """Count rows by the probabilities of both encoders, and how often the complex one is nearer."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count rows by the probabilities of both encoders, and how often the complex one is nearer.
+
+    Returns:
+        [bins, bins] rows, simple downwards, complex rightwards; and the share of them to which the
+        complex encoder comes nearer to the label, NaN where there is none.
+    """
     edges = np.linspace(0, 1, bins + 1)
     nearer = complex_nearer(y_true, y_simple, y_complex)
     rows, _, _ = np.histogram2d(y_simple, y_complex, (edges, edges))
     wins, _, _ = np.histogram2d(y_simple, y_complex, (edges, edges), weights=nearer)
-    share = np.divide(wins, rows, out=np.full(rows.shape, np.nan), where=rows > 0)
-    return Agreement(rows, share)
+    return rows, np.divide(wins, rows, out=np.full(rows.shape, np.nan), where=rows > 0)
 
 
 def complex_nearer(y_true: np.ndarray, y_simple: np.ndarray, y_complex: np.ndarray) -> np.ndarray:

@@ -156,15 +156,14 @@ def _focus(run: ReportedRun, p_t: dict[str, np.ndarray]) -> list[Figure]:
 
 
 def _agreement(run: ReportedRun) -> Figure:
-    found = agreement(run.y_true, *(run.scores.streams[role] for role in STREAMS))
-    bins = len(found.rows)
+    counts, shares_right = agreement(run.y_true, *(run.scores.streams[role] for role in STREAMS))
+    bins = len(counts)
     axes = (Axis(0, 1, f"prediction of the {role} encoder") for role in STREAMS)
     plot = Plot(*axes, _TALL)
     plot.rule((0, 0), (1, 1), "rule dashed")
-    largest = np.log1p(found.rows.max())
-    for row, column in zip(*np.nonzero(found.rows), strict=True):
-        rows = found.rows[row, column]
-        share = found.complex_right[row, column]
+    largest = np.log1p(counts.max())
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        rows, share = counts[row, column], shares_right[row, column]
         middle = (row + 0.5) / bins, (column + 0.5) / bins
         tip = (
             f"simple {row / bins:.2f} to {(row + 1) / bins:.2f}\n"
