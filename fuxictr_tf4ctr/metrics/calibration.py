@@ -40,36 +40,35 @@ def correct_sampling(model: nn.Module, share: float) -> None:
     )
 
 
-class Calibration:
-    """A correction of probabilities.
+def calibrated(content: Mapping[str, Any], y_pred: Tensor) -> Tensor:
+    """Correct probabilities of any shape.
 
     Args:
         content: What :func:`fit_calibration` returns: "method" and, for "temperature", the
             "temperature" that logits are divided by; for "isotonic", the corners "x" -> "y" of a
             curve, straight between them and level beyond.
+        y_pred: The probabilities.
     """
+    if content["method"] == "temperature":
+        return torch.sigmoid(y_pred.logit(eps=_EPS) / content["temperature"])
+    x, y = (y_pred.new_tensor(content[axis]) for axis in "xy")
+    if len(x) == 1:
+        return torch.zeros_like(y_pred) + y[0]
+    inside = y_pred.clamp(x[0], x[-1])
+    # Counted, not searched: ONNX knows no binary search.
+    after = (inside.unsqueeze(-1) > x[1:-1]).sum(-1) + 1
+    low, high = x[after - 1], x[after]
+    return torch.lerp(y[after - 1], y[after], (inside - low) / (high - low))
 
-    def __init__(self, content: Mapping[str, Any]) -> None:
-        self.content = dict(content)
 
-    def __call__(self, y_pred: Tensor) -> Tensor:
-        """Correct probabilities of any shape."""
-        if self.content["method"] == "temperature":
-            return torch.sigmoid(y_pred.logit(eps=_EPS) / self.content["temperature"])
-        x, y = (y_pred.new_tensor(self.content[axis]) for axis in "xy")
-        if len(x) == 1:
-            return torch.zeros_like(y_pred) + y[0]
-        inside = y_pred.clamp(x[0], x[-1])
-        # Counted, not searched: ONNX knows no binary search.
-        after = (inside.unsqueeze(-1) > x[1:-1]).sum(-1) + 1
-        low, high = x[after - 1], x[after]
-        return torch.lerp(y[after - 1], y[after], (inside - low) / (high - low))
-
-    def add_to(self, model: nn.Module) -> None:
-        """Let a FuxiCTR model return ``y_calibrated`` from now on."""
-        model.register_forward_hook(
-            lambda module, inputs, outputs: {**outputs, "y_calibrated": self(outputs["y_pred"])}
-        )
+def add_calibration(model: nn.Module, content: Mapping[str, Any]) -> None:
+    """Let a FuxiCTR model return ``y_calibrated`` from now on; see :func:`calibrated`."""
+    model.register_forward_hook(
+        lambda module, inputs, outputs: {
+            **outputs,
+            "y_calibrated": calibrated(content, outputs["y_pred"]),
+        }
+    )
 
 
 def fit_calibration(
@@ -85,7 +84,7 @@ def fit_calibration(
         weights: [N] how often each row counts; None for once.
 
     Returns:
-        The content of a :class:`Calibration`, in what JSON knows.
+        What :func:`calibrated` takes, in what JSON knows.
 
     Source:
         Guo et al., arXiv 1706.04599; Zadrozny and Elkan, KDD 2002, for isotonic regression.

@@ -34,7 +34,7 @@ from fuxictr_tf4ctr.distributed.cost import (
 from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError, Terminated, UserError
 from fuxictr_tf4ctr.files import need_space, write_whole
 from fuxictr_tf4ctr.metrics.calibration import (
-    Calibration,
+    add_calibration,
     calibrated_metrics,
     correct_sampling,
     fit_calibration,
@@ -304,7 +304,7 @@ def _calibrate(
     method = record.settings["calibration"]
     content = ranks.broadcast(lambda: fit_calibration(method, *columns))
     write_whole(record.calibration_file, json.dumps(content) + "\n")
-    Calibration(content).add_to(model)
+    add_calibration(model, content)
     LOG.info("****** Calibrated: %s ******", method)
     names = calibrated_metrics()
     record.valid |= evaluate(model, data.valid, names, progress, ranks)

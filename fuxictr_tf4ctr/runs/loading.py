@@ -29,7 +29,7 @@ from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import held, whole_file
 from fuxictr_tf4ctr.metrics.calibration import (
     METHODS,
-    Calibration,
+    add_calibration,
     calibrated_metrics,
     correct_sampling,
 )
@@ -353,5 +353,5 @@ def _model(settings: Settings, feature_map: FeatureMap, record: RunRecord) -> Ba
     if settings.params.get("negative_sampling"):
         correct_sampling(model, settings["negative_sampling"])
     if record.calibration_file.is_file():
-        Calibration(read_json(record.calibration_file, _CALIBRATION, "train again")).add_to(model)
+        add_calibration(model, read_json(record.calibration_file, _CALIBRATION, "train again"))
     return model.eval()

@@ -59,7 +59,13 @@ def describe_features(run: LoadedRun) -> tuple[dict[str, Any], dict[str, dict[st
             column |= {"type": "embedding", "width": spec["pretrain_dim"]}
         else:
             tokenizer = content["tokenizers"][name]
-            vocabulary = _own_kind(tokenizer["vocab"], column["dtype"])
+            # Without tokens of a type that only the others of a shared vocabulary hold
+            texts = column["dtype"] == "str"
+            vocabulary = {
+                str(token): i
+                for token, i in tokenizer["vocab"].items()
+                if isinstance(token, str) == texts
+            }
             owner = spec.get("share_embedding", name)
             if vocabularies.get(owner) != vocabulary:
                 owner = name
@@ -106,12 +112,6 @@ def _normalization(declared: Mapping[str, Any], content: Mapping[str, Any]) -> d
     width = (statistics["max"] - statistics["min"]) or 1.0
     # As scikit-learn computes it: x times a scale plus an offset.
     return {"multiply": float(np.float64(1.0) / width), "add": -statistics["min"] / width}
-
-
-def _own_kind(vocabulary: Mapping[Any, int], dtype: str) -> dict[str, int]:
-    """Leave out tokens a column of this type never holds: a shared vocabulary may have both."""
-    texts = dtype == "str"
-    return {str(token): i for token, i in vocabulary.items() if isinstance(token, str) == texts}
 
 
 TOLERANCE = 1e-5
