@@ -264,13 +264,12 @@ def provenance_section(runs: Sequence[ReportedRun]) -> Section:
     )
 
 
-def unusual_settings(run: ReportedRun) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ from the model's and FuxiCTR's defaults: value, default."""
-    model_class = type(run.scores.run.model)
+def _unusual(run: ReportedRun) -> dict[str, Any]:
+    """Return the defaults, the model's or FuxiCTR's, of the settings that differ from them."""
     defaults = {key: entry.default for key, entry in KEYS.items() if entry.default is not REQUIRED}
-    defaults |= getattr(model_class, "defaults", {})
+    defaults |= getattr(type(run.scores.run.model), "defaults", {})
     return {
-        key: (value, defaults.get(key))
+        key: defaults.get(key)
         for key, value in run.record.settings.items()
         if key not in DATASET_KEYS.keys() | _UNSAID
         and value is not None
@@ -284,8 +283,8 @@ def _plain(value: Any) -> Any:
 
 def _settings(runs: Sequence[ReportedRun]) -> Markup:
     defaults: dict[str, Any] = {}
-    for run in runs[::-1]:
-        defaults |= {key: default for key, (_, default) in unusual_settings(run).items()}
+    for run in reversed(runs):
+        defaults |= _unusual(run)
     rows = [
         (key, *(_written(run.params.get(key)) for run in runs), _written(defaults[key]))
         for key in sorted(defaults)
