@@ -325,21 +325,19 @@ def _loaders(
         path = getattr(dataset, split)
         if path is None:
             return None
-        options = {
-            "batch_size": settings["batch_size"] // ranks.size,
-            "rank": ranks.rank,
-            "world_size": ranks.size,
-            "filled": ranks.once_a_host,
-            "shuffle": settings["shuffle"] and split == "train",
-            "seed": settings["seed"],
-            "task": settings["task"],
-            "negative_sampling": settings.params.get("negative_sampling"),
-            "storage": settings["storage"],
-            "memory_budget": settings["memory_budget"],
-            "gpu": settings["gpu"],
-            "gpu_reserve": gpu_reserve,
-        }
-        gen = H5DataLoader(feature_map, str(path), split=split, **options)
+        gen = H5DataLoader(
+            feature_map,
+            str(path),
+            split=split,
+            batch_size=settings["batch_size"] // ranks.size,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            filled=ranks.once_a_host,
+            shuffle=settings["shuffle"] and split == "train",
+            negative_sampling=settings.params.get("negative_sampling"),
+            gpu_reserve=gpu_reserve,
+            **{key: settings[key] for key in ("seed", "task", "storage", "memory_budget", "gpu")},
+        )
         if is_binary(settings["task"]) and (split == "train" or "AUC" in settings["metrics"]):
             gen.refuse_one_class()  # found now, not by a metric after an epoch
         LOG.info("%s samples: %d", split.capitalize(), gen.num_samples)

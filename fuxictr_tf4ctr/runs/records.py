@@ -97,9 +97,9 @@ _SCHEMA = Record(
     }
 )
 _PACKAGES = (
-    *("fuxictr-tf4ctr", "fuxictr", "torch", "pandas", "numpy", "scipy", "scikit-learn", "pyyaml"),
-    *("h5py", "tqdm", "polars"),
-)
+    "fuxictr-tf4ctr", "fuxictr", "torch", "pandas", "numpy", "scipy", "scikit-learn", "pyyaml",
+    "h5py", "tqdm", "polars",
+)  # fmt: skip
 
 
 @dataclass

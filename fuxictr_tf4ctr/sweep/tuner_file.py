@@ -296,14 +296,14 @@ def _base(
     name, underscore, rest = expid.partition("_")
     try:
         folder, section = model_section(OLD_MODELS.get(name, name) + underscore + rest, folder)
-        return expid, folder, section, space
     except SettingsError:
         ours = our_expid(expid)
         if ours is None:
             raise
-    # The authors published their tuner files without the experiments these vary.
-    folder, section = model_section(ours)
-    return expid, folder, section, our_keys(expid, space)
+        # The authors published their tuner files without the experiments these vary.
+        folder, section = model_section(ours)
+        space = our_keys(expid, space)
+    return expid, folder, section, space
 
 
 def _dataset(
