@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from fuxictr_tf4ctr.analysis.report.page import Figure, Section, render_page, table, tiles
-from fuxictr_tf4ctr.analysis.report.plot import WIDTH, Axis, Plot, element, extent, number
+from fuxictr_tf4ctr.analysis.report.plot import (
+    WIDTH,
+    Axis,
+    Plot,
+    element,
+    extent,
+    number,
+    shortened,
+)
 from fuxictr_tf4ctr.errors import DataError
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.schema import is_number
@@ -162,10 +170,6 @@ def _value(settings: Mapping[str, Any], record: RunRecord) -> float | None:
     return best((value for value in found if value is not None), default=None)
 
 
-def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else f"{text[: max(room - 1, 1)]}…"
-
-
 def _written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -263,7 +267,7 @@ def _parallel(
     axes.append(_Column([trial.value for trial in ranked]))
     names = [*keys, name]
     room = int((WIDTH - 54) / len(keys) / 6)  # a letter is about six pixels wide
-    written = [_cut(each, room) for each in names]
+    written = [shortened(each, room) for each in names]
     plot = Plot(Axis(0, len(keys), names=written), Axis(-0.09, 1.09, names=[]), 300)
     columns = [axis.shares() for axis in axes]
     best = max(1, len(ranked) // 10)
@@ -275,7 +279,7 @@ def _parallel(
         plot.rule((place, 0), (place, 1))
         anchor = "end" if place == len(axes) - 1 else "start" if place == 0 else "middle"
         for y, text in zip((-0.08, 1.04), axis.ends(), strict=True):
-            plot.note(place, y, _cut(text, room), anchor)
+            plot.note(place, y, shortened(text, room), anchor)
     ends = (axis.ends() for axis in axes)
     plot.tell((at, [f"{names[at]}: {low} to {high}"]) for at, (low, high) in enumerate(ends))
     return Section(

@@ -10,7 +10,7 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from torch import Tensor, nn
 
 from fuxictr_tf4ctr.analysis.report.page import Figure, ReportedRun, Section
-from fuxictr_tf4ctr.analysis.report.plot import Axis, Plot, count, extent, number
+from fuxictr_tf4ctr.analysis.report.plot import Axis, Plot, count, extent, number, shortened
 from fuxictr_tf4ctr.analysis.report.quality import (
     EDGES,
     MIDDLES,
@@ -195,7 +195,7 @@ def _norms(run: ReportedRun, several: bool) -> Iterator[Figure]:
             norms.setdefault(name, {})[role] = norm
     shown = sorted(norms, key=lambda name: max(norms[name].values()))[-_MOST_FIELDS:]
     longest = extent((norm for name in shown for norm in norms[name].values()), include=[0.0])[1]
-    names = [name if len(name) <= 15 else f"{name[:14]}…" for name in shown]
+    names = [shortened(name, 15) for name in shown]
     plot = Plot(
         Axis(0.0, longest, "root mean square of the entries"),
         Axis.of(names, margin=0.6),

@@ -14,6 +14,7 @@ from fuxictr_tf4ctr.analysis.report.plot import (
     element,
     joined,
     number,
+    shortened,
     signed,
 )
 from fuxictr_tf4ctr.metrics.definitions import STREAMS
@@ -230,12 +231,13 @@ def _blueprint(run: ReportedRun) -> Markup:
     )
     drawn = [element("path", d=wire, class_="wire") for wire in _WIRES]
     for x, middle, width, kind, name, style in boxes:
-        shown = name if len(name) <= width / 7 else f"{name[: int(width / 7) - 1]}…"
         center = x + width / 2
         drawn += [
             element("rect", x=x, y=middle - 23, width=width, height=46, rx=9, class_=style),
             element("text", kind, x=center, y=middle - 4, class_="tick middle"),
-            element("text", shown, x=center, y=middle + 13, class_="name middle"),
+            element(
+                "text", shortened(name, width // 7), x=center, y=middle + 13, class_="name middle"
+            ),
         ]
     return element(
         "svg",

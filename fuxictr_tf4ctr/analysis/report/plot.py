@@ -69,6 +69,11 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // 3600)} h {seconds % 3600 / 60:.0f} min"
 
 
+def shortened(text: str, room: int) -> str:
+    """Cut a text to so many letters, the last of them an ellipsis where it is cut."""
+    return text if len(text) <= room else f"{text[: max(room - 1, 1)]}…"
+
+
 def _text(value: object) -> str:
     """Write coordinates to a tenth of a pixel: more cannot be seen, and takes space."""
     return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
