@@ -151,10 +151,9 @@ class SweepFolder:
             DataError: A record is not readable, or another version's.
         """
         files = (self.runs / job.dataset_id / job.expid).glob("*/run.json")
-        records = [record for file in files if (record := read_run(file.parent))]
-        records = [record for record in records if record.settings.get("seed") == job.seed]
+        records = [read_run(file.parent) for file in files]
         return max(
-            records,
+            (record for record in records if record.settings.get("seed") == job.seed),
             key=lambda record: (record.status == "finished", record.started, record.folder.name),
             default=None,
         )
