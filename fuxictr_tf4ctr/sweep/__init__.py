@@ -171,10 +171,8 @@ class _Sweep:
     def run_grid(self, points: Iterable[Point]) -> None:
         """Run all points of a grid that are not finished."""
         self.points = {point.expid: point for point in points}
-        self.folder.write_config(self.points.values())
-        self._write_json()
-        ready = [point for point in self.points.values() if self._ready(point)]
-        self._carry_out(point.job for point in ready)
+        self._write_points()
+        self._run([point.job for point in self.points.values() if self._ready(point)])
 
     def run_search(self) -> None:
         """Run what Optuna asks for."""
@@ -182,19 +180,18 @@ class _Sweep:
 
         def on_point(point: Point) -> None:
             self.points[point.expid] = point
-            self.folder.write_config(self.points.values())
-            self._write_json()
+            self._write_points()
             self._ready(point)
 
         search = Search(self.tuner, self.folder, self.options, on_point)
         self.points = dict(search.points)
-        progress = Progress(self.options.trials)
-        outcomes = self._carrier(search, progress, self.options.prune)
-        progress.close()
-        self._take_in(outcomes)
+        self._carry_out(search, self.options.trials, self.options.prune)
         self.pruned = search.pruned()
-        for expid in self.pruned:
-            self._drop_states(self.points[expid])
+        for expid in self.pruned:  # whose checkpoints no run goes on from
+            record = self.folder.latest(self.points[expid].job)
+            if record is not None:
+                for state in record.state_folder.glob("step-*.state"):
+                    state.unlink()
 
     def run_seeds(self) -> None:
         """Repeat the best settings under further seeds."""
@@ -206,7 +203,7 @@ class _Sweep:
             for first in best
             for more in range(self.options.seeds)
         ]
-        self._carry_out(jobs)
+        self._run(jobs)
         self.seed_runs = {first.expid: [] for first in best}
         for job in jobs:
             if record := self._finished(job):
@@ -240,22 +237,21 @@ class _Sweep:
             print(f"{point.expid} cannot run: {problem}", file=sys.stderr)
         return problem is None
 
-    def _carry_out(self, jobs: Iterable[Job]) -> None:
+    def _run(self, jobs: Iterable[Job]) -> None:
         """Run the jobs that are not finished."""
         missing = [job for job in jobs if not self._finished(job)]
-        progress = Progress(len(missing))
-        outcomes = self._carrier(Plan(missing), progress, False)
-        if missing:
-            progress.close()
-        self._take_in(outcomes)
+        self._carry_out(Plan(missing), len(missing))
 
-    def _take_in(self, outcomes: Iterable[Outcome]) -> None:
-        for outcome in outcomes:
+    def _carry_out(self, plan: Plan, runs: int, prune: bool = False) -> None:
+        progress = Progress(runs)
+        for outcome in self._carrier(plan, progress, prune):
             if outcome.failure is not None:
                 name = outcome.job.expid
                 if outcome.job.seed != self.points[name].settings["seed"]:
                     name += f" seed {outcome.job.seed}"
                 self.failures[name] = outcome.failure
+        if runs:
+            progress.close()
 
     def _finished(self, job: Job) -> RunRecord | None:
         record = self.folder.latest(job)
@@ -269,12 +265,9 @@ class _Sweep:
     def _ranking(self) -> list[dict[str, Any]]:
         return ranking(self._finished_runs(), self.tuner.shared)
 
-    def _drop_states(self, point: Point) -> None:
-        """Remove the checkpoints of a pruned run, which will not go on."""
-        record = self.folder.latest(point.job)
-        if record is not None:
-            for state in record.state_folder.glob("step-*.state"):
-                state.unlink()
+    def _write_points(self) -> None:
+        self.folder.write_config(self.points.values())
+        self._write_json()
 
     def _write_json(self) -> None:
         self.folder.write_json(
