@@ -52,13 +52,6 @@ _SHUFFLED_BYTES = 1 << 27
 _LEAST_BLOCK_ROWS = 1 << 10
 # Rows fused at a time: few enough that they stay in the processor's cache.
 _FUSED_ROWS = 8192
-_TORCH = {
-    np.int64: torch.int64,
-    np.float32: torch.float32,
-    np.int32: torch.int32,
-    np.int16: torch.int16,
-    np.uint8: torch.uint8,
-}
 
 
 @dataclass(frozen=True)
@@ -334,7 +327,8 @@ def _layout(feature_map: FeatureMap, widths: Mapping[str, int]) -> tuple[list[_K
             size = np.dtype(dtype).itemsize
             first, stop = at // size, at // size + sum(widths[name] for name in names)
             served = torch.float32 if dtype is np.float32 else torch.int64
-            kinds.append(_Kind(names, _TORCH[dtype], served, first, stop))
+            kind = torch.from_numpy(np.empty(0, dtype)).dtype
+            kinds.append(_Kind(names, kind, served, first, stop))
             at = stop * size
     word = 8 if np.int64 in held.values() else 4
     return kinds, -(-at // word) * word // 4

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import h5py
 import numpy as np
@@ -101,13 +101,8 @@ class H5Writer:
             shuffle=self._compression is not None,
         )
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._opened.__exit__(error_type, error, traceback)
+    def __exit__(self, *error: Any) -> None:
+        self._opened.__exit__(*error)
 
 
 class StoredFile:

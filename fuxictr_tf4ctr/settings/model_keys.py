@@ -7,6 +7,7 @@ not know. Here such keys are told.
 import inspect
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -61,15 +62,10 @@ def taken_keys(model_class: type[BaseModel]) -> Mapping[str, Any]:
         if not rest:
             break
         read = rf"\b{rest[0]}(?:\.get\(|\.pop\(|\[)\s*[\"'](\w+)"
-        taken |= {key: None for key in re.findall(read, _source(cls)) if key not in taken}
+        with suppress(OSError, TypeError):  # of a class made without a file
+            found = re.findall(read, inspect.getsource(cls))
+            taken |= {key: None for key in found if key not in taken}
     return taken
-
-
-def _source(cls: type) -> str:
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):  # a class made without a file
-        return ""
 
 
 def present_name(key: str, model_class: type[BaseModel]) -> str:

@@ -63,7 +63,13 @@ def evaluate(
     def columns(outputs: dict[str, Tensor], batch: Any) -> list[Tensor]:
         groups = [model.get_group_id(batch)] if grouped else []
         weights = [batch[weight_col]] if weight_col else []
-        scores = [_stream_scores(model, outputs, stream) for stream in streams]
+        for stream in streams:
+            if f"y_{stream}" not in outputs:
+                raise SettingsError(
+                    f"metrics of the {stream} stream need a model that returns y_{stream}, as "
+                    f"twins with twin_focus do; {type(model).__name__} returns {', '.join(outputs)}"
+                )
+        scores = [outputs[f"y_{stream}"] for stream in streams]
         return [model.get_labels(batch), outputs["y_pred"], *scores, *groups, *weights]
 
     collected = _collect(model, data_gen, columns, progress)
@@ -111,15 +117,6 @@ def labels_and_scores(
         progress,
     )
     return _on_host(*ranks.gather(found))
-
-
-def _stream_scores(model: BaseModel, outputs: dict[str, Tensor], stream: str) -> Tensor:
-    if f"y_{stream}" not in outputs:
-        raise SettingsError(
-            f"metrics of the {stream} stream need a model that returns y_{stream}, as twins with "
-            f"twin_focus do; {type(model).__name__} returns {', '.join(outputs)}"
-        )
-    return outputs[f"y_{stream}"]
 
 
 def _metrics_by_stream(

@@ -28,10 +28,8 @@ class PairModel(TwoStreamModel):
     steps of their own are not used. FuxiCTR's regularization covers both.
 
     Args:
-        feature_map: FuxiCTR's description of the columns.
-        model_id: Name of the experiment, used for the checkpoint's file name.
-        gpu: Index of the GPU, -1 for the CPU.
-        **params: Those of :class:`TwoStreamModel`, and:
+        feature_map, model_id, gpu: As of :class:`TwoStreamModel`.
+        **params: Its own too, and:
 
             * simple_model, complex_model: Names of models, as the registry knows them.
             * simple_<parameter>, complex_<parameter>: Parameters of one model.

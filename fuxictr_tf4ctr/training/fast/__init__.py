@@ -96,7 +96,11 @@ def check_fast(options: FastOptions, model: BaseModel, ranks: Ranks = ALONE) -> 
             "(precision: fp32 beside fast: true)"
         )
     if ranks.size > 1:
-        problems += _rank_problems(options)
+        problems += [
+            f"{name} sees the batch of one process: leave it out, or train with one worker"
+            for name in ("sparse_embeddings", "cowclip", "cuda_graphs")
+            if getattr(options, name)
+        ]
     if options.replaces_step:
         optimizer = getattr(model, "optimizer", None)
         problems += _step_problems(type(model))
@@ -127,12 +131,6 @@ def _device_problems(options: FastOptions, on_gpu: bool) -> Iterator[str]:
         yield f"compile needs {needed}: install it, or leave compile out"
 
 
-def _rank_problems(options: FastOptions) -> Iterator[str]:
-    for name in ("sparse_embeddings", "cowclip", "cuda_graphs"):
-        if getattr(options, name):
-            yield f"{name} sees the batch of one process: leave it out, or train with one worker"
-
-
 def _optimizer_problems(options: FastOptions, optimizer: str) -> Iterator[str]:
     if options.sparse_embeddings and optimizer != "adam":
         yield f"sparse_embeddings has a rule for optimizer adam alone, not {optimizer}"
@@ -156,7 +154,7 @@ def _step_problems(model_class: type[BaseModel]) -> Iterator[str]:
 def _has_compiler(on_gpu: bool) -> bool:
     if on_gpu:
         return importlib.util.find_spec("triton") is not None
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    return any(map(shutil.which, ("g++", "clang++", "c++")))
 
 
 Forward = Callable[[Any], dict[str, Tensor]]
