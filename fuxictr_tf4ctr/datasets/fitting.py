@@ -124,32 +124,26 @@ class ColumnStatistics:
     def __init__(
         self, columns: Iterable[Mapping[str, Any]], min_categr_count: int, folder: Path
     ) -> None:
-        active = [column for column in columns if column["active"] is not False]
-        self._least = {
-            column["name"]: column.get("min_categr_count", min_categr_count) for column in active
-        }
-        self._meta = _names(active, "meta")
-        self._categories = [
-            column["name"]
-            for column in active
-            if column["type"] == "categorical" and column.get("category_processor") != HASH_BUCKET
-        ]
-        self._buckets = {
-            column["name"]
-            for column in active
-            if column.get("category_processor") == QUANTILE_BUCKET
-        }
-        self._splitters = {
-            column["name"]: column.get("splitter", "^")
-            for column in active
-            if column["type"] == "sequence"
-        }
+        self._least: dict[str, int] = {}
+        self._meta: list[str] = []
+        self._categories: list[str] = []
+        self._buckets: set[str] = set()
+        self._splitters: dict[str, str] = {}
+        self._numbers: dict[str, Moments] = {}
+        for column in (each for each in columns if each["active"] is not False):
+            name, kind = column["name"], column["type"]
+            self._least[name] = column.get("min_categr_count", min_categr_count)
+            if kind == "meta" and column.get("remap", True):
+                self._meta.append(name)
+            elif kind == "categorical" and column.get("category_processor") != HASH_BUCKET:
+                self._categories.append(name)
+            elif kind == "sequence":
+                self._splitters[name] = column.get("splitter", "^")
+            elif kind == "numeric" and "normalizer" in column:
+                self._numbers[name] = Moments()
+            if column.get("category_processor") == QUANTILE_BUCKET:
+                self._buckets.add(name)
         self._lengths = dict.fromkeys(self._splitters, 0)
-        self._numbers = {
-            column["name"]: Moments()
-            for column in active
-            if column["type"] == "numeric" and "normalizer" in column
-        }
         counted = [*self._meta, *self._categories, *self._splitters]
         self._counts = TokenCounts(counted, folder)
         self.rows = 0
@@ -257,8 +251,6 @@ def coded(
 
     Args:
         rows: After FuxiCTR's preprocessing.
-        columns: The feature columns of the dataset config, complete.
-        pool: Threads among which the columns are divided.
 
     Returns:
         The rows; columns of tokens and sequences are dictionaries of these rows' values alone.
@@ -292,12 +284,6 @@ def _counted(column: pa.Array) -> pl.DataFrame:
     table = table.drop_nulls() if tokens.null_count() else table
     # To Arrow -0.0 is another value than 0.0.
     return _summed(table.lazy()).collect() if tokens.dtype.is_float() else table
-
-
-def _names(columns: Iterable[Mapping[str, Any]], kind: str) -> list[str]:
-    return [
-        column["name"] for column in columns if column["type"] == kind and column.get("remap", True)
-    ]
 
 
 # Tokens held in memory, over all columns, before the largest table goes to disk.
