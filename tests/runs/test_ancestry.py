@@ -169,7 +169,7 @@ def changed(**key):
         ({"feature_cols": changed(dtype="int")}, "column 'user': dtype: 'str' then, 'int' now"),
         ({"model": "TF4CTR_DCNv2"}, "its model is TF4CTR_DeepFM"),
         ({"embedding_dim": 8}, "does not belong to this model"),
-        ({"continue_from": "nowhere"}, "no such file"),
+        ({"continue_from": "nowhere"}, "no such folder"),
     ],
 )
 def test_another_model_or_other_columns_are_refused_before_rows_are_read(first, changes, message):
