@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import polars as pl
@@ -192,41 +191,46 @@ class CsvFile:
         """Cut the file between rows; the first block has the header line beside it."""
         try:
             with self._open() as file:
-                header, rest = _header_of(file), b""
-                while data := file.read(size):
-                    data = rest + data
-                    end = _end_of_rows(data)
-                    if end == 0 and len(data) > max(4 * size, _BLOCK_BYTES):
+                header = _header_of(file)
+                # One buffer for all blocks: fresh memory costs more than to copy what it takes.
+                buffer, filled = bytearray(size), 0
+                while read := file.readinto(memoryview(buffer)[filled:]):
+                    filled += read
+                    end = _end_of_rows(buffer, filled)
+                    if end == 0 and filled > max(4 * size, _BLOCK_BYTES):
                         raise DataError(f"{self.path}: a quote is opened and never closed")
-                    yield header, data[:end]
-                    header, rest = b"", data[end:]
-                yield header, rest
+                    yield header, bytes(memoryview(buffer)[:end])
+                    header, filled = b"", filled - end
+                    buffer[:filled] = buffer[end : end + filled]
+                    if filled == len(buffer):
+                        buffer.extend(bytes(size))
+                yield header, bytes(memoryview(buffer)[:filled])
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"{self.path}: is no whole gzip file ({error})") from error
 
-    def _open(self) -> IO[bytes]:
+    def _open(self) -> io.BufferedIOBase:
         return gzip.open(self.path) if self.path.suffix == ".gz" else open(self.path, "rb")
 
 
-def _header_of(file: IO[bytes]) -> bytes:
+def _header_of(file: io.BufferedIOBase) -> bytes:
     header = file.readline()
     while header.count(b'"') % 2 and (more := file.readline()):
         header += more
     return header.removeprefix(b"\xef\xbb\xbf")
 
 
-def _inside_quotes(data: bytes) -> np.ndarray:
+def _inside_quotes(data: bytes | np.ndarray) -> np.ndarray:
     """Say of each byte whether an odd number of quotes lies before it or is it."""
     # Counting modulo 256 keeps what is odd, in a byte instead of eight.
     quotes = np.frombuffer(data, np.uint8) == _QUOTE
     return (np.cumsum(quotes, dtype=np.uint8) & 1).astype(bool)
 
 
-def _end_of_rows(data: bytes) -> int:
-    if b'"' not in data:
-        return data.rfind(b"\n") + 1
-    ends = (np.frombuffer(data, np.uint8) == _NEWLINE) & ~_inside_quotes(data)
-    found = np.flatnonzero(ends)
+def _end_of_rows(buffer: bytearray, filled: int) -> int:
+    if buffer.find(b'"', 0, filled) < 0:
+        return buffer.rfind(b"\n", 0, filled) + 1
+    data = np.frombuffer(buffer, np.uint8, filled)
+    found = np.flatnonzero((data == _NEWLINE) & ~_inside_quotes(data))
     return int(found[-1]) + 1 if len(found) else 0
 
 

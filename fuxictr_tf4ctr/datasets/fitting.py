@@ -193,10 +193,9 @@ class ColumnStatistics:
     def save_rare(self, folder: Path) -> None:
         """Keep what is too rare for an id, if anything is, in :data:`RARE`."""
         tables = [
-            self._counts.rare(name, self._least[name])
-            .sort("count", "token", descending=[True, False])
-            .head(_MOST_RARE)
-            .select(pl.lit(name).alias("column"), pl.col("token").cast(pl.String), "count")
+            _most_frequent(self._counts.rare(name, self._least[name]), _MOST_RARE).select(
+                pl.lit(name).alias("column"), pl.col("token").cast(pl.String), "count"
+            )
             for name in (*self._categories, *self._splitters)
             if self._least[name] > 1 and name not in self._buckets
         ]
@@ -353,7 +352,7 @@ class TokenCounts:
 
     def _those(self, name: str, wanted: pl.Expr) -> pl.DataFrame:
         if not self._spilled[name]:
-            self._add_up([name])
+            self._add_up(list(self._tables))
             tables = self._tables[name]
             return tables[0].filter(wanted) if tables else pl.DataFrame({"token": [], "count": []})
         self._spill(name)
@@ -366,7 +365,9 @@ class TokenCounts:
 
     def _add_up(self, names: list[str]) -> None:
         names = [name for name in names if len(self._tables[name]) > 1]
-        sums = pl.collect_all([_summed(pl.concat(self._tables[name]).lazy()) for name in names])
+        tables = [_summed(pl.concat(self._tables[name]).lazy()) for name in names]
+        # The engine that streams adds up as it goes; the other one gathers each token's rows.
+        sums = pl.collect_all(tables, engine="streaming")
         for name, table in zip(names, sums, strict=True):
             self._tables[name] = [table]
 
@@ -385,6 +386,13 @@ class TokenCounts:
 
 def _summed(table: pl.LazyFrame) -> pl.LazyFrame:
     return table.group_by("token").agg(pl.col("count").sum())
+
+
+def _most_frequent(table: pl.DataFrame, most: int) -> pl.DataFrame:
+    """Return the most frequent tokens, in an order that is the same for the same tokens."""
+    if len(table) <= most:
+        return table.sort(pl.col("token").hash(seed=0))  # a third of the time of sorting texts
+    return table.sort("count", "token", descending=[True, False]).head(most)
 
 
 def _height(tables: list[pl.DataFrame]) -> int:
