@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> int:
     ),
 )
 def _plan(arguments: argparse.Namespace) -> int:
-    """Compute what an experiment needs: memory of a rank, bytes over the network.
+    """Compute what an experiment needs: memory of a rank, bytes over the network, time of a step.
 
     Tables take no memory here, however large; the data set must be encoded. Exit status 1: it does
     not fit into --gpu-memory.
