@@ -21,8 +21,8 @@ results that other files gave, stop the script.
     python benchmarks/study.py --table
 
 writes the tables of all studies anew, those in README.md and docs/results.md among them: what
-stands between ``<!-- study NAME -->`` and ``<!-- end -->``, or ``<!-- study NAME: test -->`` for
-the metrics on test alone.
+stands between ``<!-- study NAME -->`` and ``<!-- end -->``, or
+``<!-- study NAME: first N on test -->`` for N rows and their metrics on test alone.
 """
 
 import argparse
@@ -387,14 +387,17 @@ def filled(text: str, studies: dict[str, Study]) -> str:
     """
 
     def table(match: re.Match[str]) -> str:
-        name, part = match["name"], match["part"]
+        name, first = match["name"], match["first"]
         if name not in studies:
             raise SettingsError(f"{match[1]}: there is no study {name!r}: {', '.join(studies)}")
-        shown = markdown(studies[name].on_test()) if part else studies[name].table()
+        shown = markdown(studies[name].on_test()[: int(first)]) if first else studies[name].table()
         return f"{match[1]}\n{shown}<!-- end -->"
 
     return re.sub(
-        r"(<!-- study (?P<name>\w+)(?P<part>: test)? -->)\n.*?<!-- end -->", table, text, flags=re.S
+        r"(<!-- study (?P<name>\w+)(: first (?P<first>\d+) on test)? -->)\n.*?<!-- end -->",
+        table,
+        text,
+        flags=re.S,
     )
 
 
