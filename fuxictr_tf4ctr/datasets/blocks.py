@@ -5,7 +5,8 @@ gather of whole rows instead of one per column, and a row takes no more bytes th
 """
 
 import copy
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -138,10 +139,8 @@ class BlockReader:
         self._feature_map, self._binary = feature_map, binary
         self._names = [*feature_map.features, *feature_map.labels]
         self._matrix_index = _matrix_index(feature_map)
-        shapes = {name: row_shape(spec) for name, spec in feature_map.features.items()}
-        self._shapes = shapes | dict.fromkeys(feature_map.labels, ())
-        self._widths = {name: int(np.prod(shape)) for name, shape in self._shapes.items()}
-        self._kinds, self.words = _layout(feature_map, self._widths)
+        self._shapes = _shapes(feature_map)
+        self._kinds, self.words = _layout(feature_map)
         self._served: dict[torch.dtype, int] = {}
         for kind in self._kinds:
             width = self._served.get(kind.served, 0) + kind.stop - kind.first
@@ -304,7 +303,7 @@ class BlockReader:
             else:  # not by torch: it would take cores from training for this
                 np.copyto(turned.numpy(), part.numpy())
             for name in kind.names:
-                stop = at + self._widths[name]
+                stop = at + math.prod(self._shapes[name])
                 found[name] = matrix[at:stop].T.contiguous() if self._shapes[name] else matrix[at]
                 at = stop
         return {name: found[name] for name in self._names}
@@ -316,8 +315,20 @@ def _block_rows(row_bytes: int) -> int:
     return min(CHUNK_ROWS, max(_LEAST_BLOCK_ROWS, 1 << (rows.bit_length() - 1)))
 
 
-def _layout(feature_map: FeatureMap, widths: Mapping[str, int]) -> tuple[list[_Kind], int]:
+def row_bytes(feature_map: FeatureMap) -> int:
+    """Return how much memory a row takes."""
+    return 4 * _layout(feature_map)[1]
+
+
+def _shapes(feature_map: FeatureMap) -> dict[str, tuple[int, ...]]:
+    """Return the shape of a row of each column, labels last."""
+    shapes = {name: row_shape(spec) for name, spec in feature_map.features.items()}
+    return shapes | dict.fromkeys(feature_map.labels, ())
+
+
+def _layout(feature_map: FeatureMap) -> tuple[list[_Kind], int]:
     """Place the columns in a row, the widest types first, and return its length in words."""
+    widths = {name: math.prod(shape) for name, shape in _shapes(feature_map).items()}
     held = {name: column_dtype(spec) for name, spec in feature_map.features.items()}
     held |= dict.fromkeys(feature_map.labels, LABEL_DTYPE)
     kinds, at = [], 0

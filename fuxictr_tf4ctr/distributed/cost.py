@@ -226,8 +226,12 @@ def divided_tables(work: Workload, ranks: int, table_optimizer: str = "row_wise_
 
     The tables' optimizer updates rows in the backward pass: no gradient of a table is kept.
     """
-    kept = {"sgd": 0, "adagrad": work.table_parameters, "row_wise_adagrad": work.table_rows}
-    kept["adam"] = 2 * work.table_parameters
+    kept = {
+        "sgd": 0,
+        "row_wise_adagrad": work.table_rows,
+        "adagrad": work.table_parameters,
+        "adam": 2 * work.table_parameters,
+    }
     rows = work.batch_size / ranks
     elsewhere = (ranks - 1) / ranks
     there_and_back = elsewhere * rows * (ID * work.lookups + 2 * FLOAT * work.looked_up)

@@ -18,9 +18,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils.flop_counter import FlopCounterMode
 
 from fuxictr_tf4ctr.datasets import find_encoded, load_feature_map
-from fuxictr_tf4ctr.datasets.blocks import BlockReader
+from fuxictr_tf4ctr.datasets.blocks import row_bytes
 from fuxictr_tf4ctr.datasets.feature_map import row_shape
-from fuxictr_tf4ctr.datasets.stored import part_files
 from fuxictr_tf4ctr.distributed.cost import (
     Cost,
     Held,
@@ -183,7 +182,7 @@ def plan(settings: Settings, ranks: int = 1, hosts: int = 1) -> Plan:
         step.batch_bytes,
         step.flops,
         dataset.rows["train"],
-        BlockReader(part_files(dataset.train), feature_map, binary=False).bytes,
+        dataset.rows["train"] * row_bytes(feature_map),
         math.ceil(dataset.rows["train"] / batch_size),
         ranks,
         hosts,

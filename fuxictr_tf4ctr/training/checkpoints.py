@@ -356,9 +356,10 @@ def load_weights(model: BaseModel, path: str | os.PathLike[str]) -> None:
     own = model.state_dict()
     unmade = {name for name, each in own.items() if isinstance(each, UnmadeTable)}
     weights, divided = _read_weights(path, mapped=bool(unmade))
-    for name, each in weights.items() if unmade and isinstance(weights, dict) else ():
-        if name not in unmade and isinstance(each, torch.Tensor):
-            weights[name] = each.clone()  # mapped, it could not be written to
+    if unmade and isinstance(weights, dict):
+        for name in weights.keys() - unmade:
+            if isinstance(weights[name], torch.Tensor):
+                weights[name] = weights[name].clone()  # mapped, it could not be written to
     if divided:
         weights |= _whole_tables(Shards(Path(path), divided), own, path)
     _fill(model, weights, path, assign=bool(unmade))

@@ -559,7 +559,10 @@ def write_merged(path: Path, weights: Mapping[str, Tensor], shards: Shards) -> N
         DataError: Shards are damaged.
         SettingsError: PyTorch is too old.
     """
-    _check_pytorch()
+    if _too_old():
+        raise SettingsError(
+            f"divided tables are merged by PyTorch 2.7 or later, this is {torch.__version__}"
+        )
     with FakeTensorMode():
         empty = {name: torch.empty(*of[0], dtype=of[1]) for name, of in shards.tables.items()}
     storages = {each.untyped_storage()._cdata: each.untyped_storage() for each in weights.values()}
@@ -577,13 +580,14 @@ def read_mapped(path: Path) -> Any:
     """Read what ``torch.save`` wrote: its tensors are pages of the file, read when they are needed.
 
     ``torch.load`` can map a file too, but as pages that may be written to, of which Linux allows
-    no more than there is memory. These cannot be written to: a process that tries ends.
+    no more than there is memory. These cannot be written to: a process that tries ends. PyTorch
+    before 2.7 does not tell where in a file tensors are, and maps it its own way.
 
     Raises:
-        SettingsError: PyTorch is too old.
         Exception: What a damaged file raises depends on where it is damaged.
     """
-    _check_pytorch()
+    if _too_old():
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     with FakeTensorMode():
         content = torch.load(path, map_location="cpu", weights_only=True)
     with warnings.catch_warnings():
@@ -599,13 +603,9 @@ def read_mapped(path: Path) -> Any:
     return tree_map_only(Tensor, mapped, content)
 
 
-def _check_pytorch() -> None:
-    """Raise SettingsError where PyTorch cannot leave numbers out, or tell where they are."""
-    if torch.__version__ < (2, 7):
-        raise SettingsError(
-            "tables that were divided are merged, and read from the merged file, by PyTorch 2.7 or "
-            f"later, this is {torch.__version__}"
-        )
+def _too_old() -> bool:
+    """Whether PyTorch cannot leave numbers out of a file, nor tell where they are in one."""
+    return torch.__version__ < (2, 7)
 
 
 def _fill(output: files.Output, numbers: Iterable[Iterable[memoryview]]) -> None:

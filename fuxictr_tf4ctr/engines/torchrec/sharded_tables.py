@@ -253,9 +253,10 @@ class ShardedTables(Tables):
                     shards.read(piece.name, piece.start, piece.rows)
 
         self._by_all(read)
-        for collection in self._collections if optimizer else ():
-            with _quiet():  # Adam's steps, which TorchRec has in no state
-                collection.sharded.fused_optimizer.set_optimizer_step(step_of(kept))
+        if optimizer:
+            for collection in self._collections:
+                with _quiet():  # Adam's steps, which TorchRec has in no state
+                    collection.sharded.fused_optimizer.set_optimizer_step(step_of(kept))
 
     def pieces(self) -> list[Piece]:
         """Return the rows and the optimizer state that this rank has, not copied."""
@@ -347,9 +348,13 @@ class ShardedTables(Tables):
         """Refuse, before any row is made, what a host or GPU cannot hold of its ranks."""
         tables = {id(table): table for table in unmade.values()}.values()
         work = Workload(
-            *(0, sum(map(len, tables)), sum(table.numel() for table in tables), 0, 0),
-            sum(weights.numel() for weights in model.parameters() if weights.requires_grad),
-            2 if "betas" in model.optimizer.defaults else 0,
+            batch_size=0,
+            table_rows=sum(map(len, tables)),
+            table_parameters=sum(table.numel() for table in tables),
+            lookups=0,
+            looked_up=0,
+            other_parameters=sum(w.numel() for w in model.parameters() if w.requires_grad),
+            moments=2 if "betas" in model.optimizer.defaults else 0,
         )
         cost = divided_tables(work, self.ranks.size, options.optimizer)
         per_host = _ranks_of_this_host(self.ranks)
