@@ -264,6 +264,8 @@ BAD_FILES = {
     "no number": ("color,click\nred,yes\n", "line 2, column 'click': 'yes' is no Float64"),
     "too many fields": ("color,click\nred,1\nred,1,2\n", "line 3 has 3 fields, the header 2"),
     "a text of lines": ("color,click\nr\u2028d,1\nred,1,2\n", "line 3 has 3 fields, the header 2"),
+    "a lone return": ("color,click\nr\re,1\nred\n", "line 3 has 1 fields, the header 2"),
+    "a long text": (f"color,click\n{'r' * 2**18},1\nred\n", "line 3 has 1 fields, the header 2"),
     "too few fields": ("color,click\nred,1\nred\nblue,0\n", "line 3 has 1 fields, the header 2"),
     "an empty line": ("color,click\nred,1\n\nblue,0\n", "line 3 has 0 fields, the header 2"),
     "quoted": ('color,click\n"a,\nb",1\n"c",1,2\n', "line 4 has 3 fields, the header 2"),
@@ -275,7 +277,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize(("text", "message"), BAD_FILES.values(), ids=BAD_FILES)
 def test_bad_files_are_named(plain_params, text, message):
-    Path(plain_params["train_data"]).write_text(text)
+    Path(plain_params["train_data"]).write_text(text, newline="")
     with pytest.raises(DataError, match=rf"plain\.csv: {message}"):
         encode_dataset(plain_params)
 

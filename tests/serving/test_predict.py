@@ -102,6 +102,7 @@ HEADER = "label,age,job,marital,education,default,balance,housing,loan,contact,d
 GOOD = "0,34,blue-collar,married,secondary,no,291,yes,no,cellular,15,jul,4,-1,0,unknown"
 BAD = {
     "too few fields": ("0,34", "line 3 has 2 fields, the header 16"),
+    "a lone return": (GOOD.replace("yes", "y\r0") + ",1", "line 3 has 17 fields, the header 16"),
     "text for a number": (GOOD.replace("34", "old"), "line 3, column 'age': 'old' is no Float64"),
     "not finite": (GOOD.replace("34", "inf"), "column 'age'"),
     "not UTF-8": (GOOD.replace("jul", "\udcff"), "line 3"),
