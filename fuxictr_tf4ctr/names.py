@@ -101,8 +101,10 @@ class NameTable(dict[str, T]):
 
         return enter
 
-    def __missing__(self, name: str) -> T:
-        raise SettingsError(unknown(self.kind, name, self))
+    def __getitem__(self, name: str) -> T:
+        if name not in self:
+            raise SettingsError(unknown(self.kind, name, self))
+        return super().__getitem__(name)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and super().__contains__(name)

@@ -151,6 +151,9 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)
     except (ValueError, TypeError, OverflowError) as error:  # a date of month 13, a huge number
         raise yaml.YAMLError(str(error)) from error
+    except (AttributeError, LookupError) as error:  # PyYAML's way to refuse `!!bool maybe`
+        tags = "!!bool, !!int, !!float or !!timestamp"
+        raise yaml.YAMLError(f"a value is not what its tag says ({tags})") from error
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.twin import FUSIONS
 
 B, D_S, D_C = 5, 3, 7
@@ -21,6 +22,13 @@ def linear(layer, h):
 def build(name, **options):
     torch.manual_seed(1)
     return FUSIONS[name](D_S, D_C, **options).eval()
+
+
+@pytest.mark.parametrize("name", ["wsf", ["WSF"], None])
+def test_a_name_that_is_not_there_is_refused(name):
+    assert name not in FUSIONS
+    with pytest.raises(SettingsError, match="unknown fusion"):
+        FUSIONS[name]
 
 
 @pytest.mark.parametrize("name", FUSIONS)
