@@ -70,9 +70,10 @@ def evaluate_files(run: "LoadedRun", source: str | Path, skip_bad_rows: bool = F
         SettingsError: A metric is not defined on the rows.
         DataError: A file is missing, empty or unreadable, lacks a column, or holds a bad row.
     """
-    done, blocks = _encoded(run, source, skip_bad_rows, labels=True)
     group_id = run.feature_map.group_id
     is_meta = run.feature_map.features.get(group_id, {}).get("type") == "meta"
+    keep = [group_id] if is_meta else []
+    done, blocks = _encoded(run, source, skip_bad_rows, keep, labels=True)
     numbers: dict[Any, int] = {}
 
     def batches() -> Iterator[Batch]:

@@ -1,6 +1,7 @@
 """Raw rows are scored as the run's own encoded rows, in their order, whatever comes in."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+from fuxictr_tf4ctr import load
 from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.metrics.evaluate import evaluate_metrics
@@ -98,6 +100,18 @@ def test_new_groups_are_told_apart(mixed_run, mixed_csv, tmp_path):
     assert found == pytest.approx(mixed_run.record.test, abs=1e-6)
 
 
+def test_groups_that_the_file_does_not_hold_are_refused(mixed_run, mixed_csv, tmp_path):
+    folder = shutil.copytree(mixed_run.folder, tmp_path / "run")
+    path = folder / "schema" / "encoder.json"
+    content = json.loads(path.read_text())
+    content["features"][0] |= {"preprocess": "copy_from(user)"}
+    path.unlink()  # a hard link: the run's own stays as it is
+    path.write_text(json.dumps(content))
+    pl.read_csv(mixed_csv).drop("session").write_csv(tmp_path / "rows.csv")
+    with pytest.raises(SettingsError, match="unknown column 'session'"):
+        evaluate_files(load(folder), tmp_path / "rows.csv")
+
+
 HEADER = "label,age,job,marital,education,default,balance,housing,loan,contact,day,month,campaign,pdays,previous,poutcome"  # noqa: E501
 GOOD = "0,34,blue-collar,married,secondary,no,291,yes,no,cellular,15,jul,4,-1,0,unknown"
 BAD = {
@@ -180,10 +194,6 @@ def test_what_cannot_be_done_is_refused(demo_run, demo_csv, tmp_path):
 
 
 def test_a_changed_encoder_file_runs_no_code(mixed_run, mixed_csv, tmp_path, monkeypatch):
-    import shutil
-
-    from fuxictr_tf4ctr import load
-
     folder = shutil.copytree(mixed_run.folder, tmp_path / "run")
     path = folder / "schema" / "encoder.json"
     content = json.loads(path.read_text())

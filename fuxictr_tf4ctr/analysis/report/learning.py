@@ -52,7 +52,7 @@ def learning_section(runs: Sequence[ReportedRun]) -> Section | None:
                 "Each step down follows an evaluation that got no better: a metric that only rises "
                 "after a step may have started with too high a rate.",
                 runs,
-                lambda each: each["learning_rate"] and math.log10(each["learning_rate"]),
+                lambda each: math.log10(each["learning_rate"]) if each["learning_rate"] else None,
             )
         )
     return Section(
