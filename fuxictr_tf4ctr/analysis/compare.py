@@ -131,9 +131,10 @@ def comparable_runs(folders: Sequence[str | Path], resamples: int) -> list[Loade
     """Load runs that can be compared, by so many resamples; what cannot be is refused unscored.
 
     Raises:
-        SettingsError: A run is not there or not finished, or ``resamples`` is too small.
-        DataError: The encoded data of a run differ from those of the first. Data encoded with grown
-            vocabularies differ and may hold the same rows: their labels will tell.
+        SettingsError: A run is not finished, or ``resamples`` is too small.
+        DataError: A run is not there, or its encoded data differ from those of the first. Data
+            encoded with grown vocabularies differ and may hold the same rows: their labels will
+            tell.
     """
     if resamples < 2:
         raise SettingsError(f"resamples={resamples} must be 2 or more")
@@ -247,8 +248,8 @@ def compare_runs(
         seed: Seed of the resamples.
 
     Raises:
-        SettingsError: A run is not there or not finished, or ``resamples`` is too small.
-        DataError: The runs' test data are gone or differ.
+        SettingsError: A run is not finished, or ``resamples`` is too small.
+        DataError: A run is not there, or the runs' test data are gone or differ.
     """
     runs = comparable_runs((first, second), resamples)
     scores = [score_run(run) for run in runs]

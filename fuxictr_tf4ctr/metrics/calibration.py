@@ -4,7 +4,7 @@ A calibrated model returns ``y_calibrated`` beside ``y_pred``, which stays what 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,6 @@ def fit_calibration(
     return {"method": method, "temperature": float(np.exp(found.x))}
 
 
-def calibrated_metrics(metrics: Sequence[str] = CALIBRATED_METRICS) -> list[str]:
+def calibrated_metrics() -> list[str]:
     """Return the names of metrics before and after calibration."""
-    return [name for metric in metrics for name in (metric, f"{metric}_calibrated")]
+    return [name for metric in CALIBRATED_METRICS for name in (metric, f"{metric}_calibrated")]

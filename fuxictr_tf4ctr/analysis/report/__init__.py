@@ -43,8 +43,8 @@ def make_report(folders: Sequence[str | Path], resamples: int = 1000, seed: int 
         seed: Seed of the resamples.
 
     Raises:
-        SettingsError: A run is not there or not finished.
-        DataError: The runs' test data are gone or differ.
+        SettingsError: A run is not finished, or ``resamples`` is too small.
+        DataError: A run is not there, or the runs' test data are gone or differ.
     """
     loaded = comparable_runs(folders, resamples)
     with watched_gates(loaded[0].model) as gates:
