@@ -54,9 +54,18 @@ class SelfAttention(Encoder):
     ) -> None:
         super().__init__(spec)
         dims = _layer_dims(spec, num_layers, attention_dim, num_heads)
-        options = use_residual, use_scale, layer_norm, net_dropout
         self.layers = nn.Sequential(
-            *(InteractingLayer(*each, num_heads, *options) for each in dims)
+            *(
+                InteractingLayer(
+                    *each,
+                    num_heads,
+                    use_residual=use_residual,
+                    use_scale=use_scale,
+                    layer_norm=layer_norm,
+                    dropout=net_dropout,
+                )
+                for each in dims
+            )
         )
         self.output_dim = spec.num_fields * attention_dim
 
@@ -169,9 +178,18 @@ class DisentangledAttention(Encoder):
     ) -> None:
         super().__init__(spec)
         dims = _layer_dims(spec, num_layers, attention_dim, num_heads)
-        options = residual_mode == "each_layer", use_scale, relu_before_att, att_dropout
         self.layers = nn.Sequential(
-            *(DisentangledLayer(*each, num_heads, *options) for each in dims)
+            *(
+                DisentangledLayer(
+                    *each,
+                    num_heads,
+                    use_residual=residual_mode == "each_layer",
+                    use_scale=use_scale,
+                    relu=relu_before_att,
+                    dropout=att_dropout,
+                )
+                for each in dims
+            )
         )
         last = residual_mode == "last_layer"
         self.residual = nn.Linear(spec.embedding_dim, attention_dim) if last else None
