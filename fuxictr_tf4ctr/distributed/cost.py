@@ -245,8 +245,3 @@ def divided_tables(work: Workload, ranks: int, table_optimizer: str = "row_wise_
 
 def _whole(parameters: int, moments: float) -> Held:
     return Held(FLOAT * parameters, FLOAT * parameters, FLOAT * moments * parameters)
-
-
-def evaluation_bytes(rows: int, ranks: int, columns: int = 2) -> float:
-    """Bytes a rank sends for the metrics of so many rows in all: labels and scores for others."""
-    return rows / ranks * (ranks - 1) / ranks * columns * FLOAT
