@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("study", type=Path, nargs="?", help="YAML file of the study")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: those of the study, or 3")
     parser.add_argument("--rows", nargs="+", help="only these rows of the study")
+    parser.add_argument("--trials", type=int, help="of each row; default: those of the study")
     parser.add_argument("--output", default="checkpoints/studies", help="folder of the runs")
     parser.add_argument("--search", action="store_true", help="tune the rows, then run them")
     parser.add_argument("--time", action="store_true", help="measure seconds per epoch instead")
@@ -75,7 +76,8 @@ def main() -> None:
         if arguments.table:
             write_tables()
         else:
-            carry_out(read_study(arguments.study, arguments.output), arguments)
+            study = read_study(arguments.study, arguments.output, arguments.trials)
+            carry_out(study, arguments)
     except UserError as error:
         parser.error(str(error))
 
@@ -401,7 +403,7 @@ def filled(text: str, studies: dict[str, Study]) -> str:
     )
 
 
-def read_study(file: Path, output: str = "checkpoints/studies") -> Study:
+def read_study(file: Path, output: str = "checkpoints/studies", trials: int | None = None) -> Study:
     """Read the YAML file of a study: its rows, or ``rows`` beside ``search``, ``seeds``, ``pairs``.
 
     Raises:
@@ -418,7 +420,7 @@ def read_study(file: Path, output: str = "checkpoints/studies") -> Study:
                 for key in ("space", "twin_space")
                 if key in search
             }
-            content["search"] = Search(**{**search, **spaces})
+            content["search"] = Search(**{**search, **spaces, "trials": trials or search["trials"]})
         return Study(file.stem, **content)
     except TypeError as error:  # names the section that is missing or not known
         raise SettingsError(f"{file}: {error}") from error

@@ -26,6 +26,7 @@ from fuxictr_tf4ctr.metrics.definitions import check_metric, needs_group
 from fuxictr_tf4ctr.registry import overrides
 from fuxictr_tf4ctr.stopping import sigterm_noted
 from fuxictr_tf4ctr.training import checkpoints
+from fuxictr_tf4ctr.training.allocation import freed_memory_kept
 from fuxictr_tf4ctr.training.averaging import WeightAverages
 from fuxictr_tf4ctr.training.checkpoints import (
     AcceleratorError,
@@ -122,9 +123,10 @@ def fit(
     _set_fuxictr_attributes(model, data.valid, schedule.max_gradient_norm, steps_per_epoch)
     keeps_state = team.ranks.broadcast(lambda: watch.checkpoints is not None)
     signals = sigterm_noted() if keeps_state else nullcontext(_never)
+    memory = freed_memory_kept() if model.device.type == "cpu" else nullcontext()
     team.ranks.broadcast_model(model)
     stepping = training_step(model, schedule.fast, team.ranks, schedule.weights)
-    with stepping as step, signals as check_signals:
+    with stepping as step, signals as check_signals, memory:
         return _Loop(model, data, schedule, team, watch, step, check_signals).run()
 
 

@@ -11,7 +11,7 @@ from tiny_model import EmbeddingMLP, build_batches, build_model
 
 import model_zoo
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.training import Checkpoints, Data, FastOptions, Schedule, Watch, fit
+from fuxictr_tf4ctr.training import Checkpoints, Data, FastOptions, Schedule, Watch, fast, fit
 from fuxictr_tf4ctr.training.fast import EXACT, fast_problems
 from fuxictr_tf4ctr.training.fast.rows import cow_clip
 from fuxictr_tf4ctr.training.step import training_step
@@ -238,3 +238,10 @@ def test_a_models_own_step_would_be_bypassed(tmp_path):
         training_step(build_model(tmp_path, OwnStep), FastOptions(precision="bf16")),
     ):
         pass
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_cpu_without_instructions_for_bf16_is_told_once(tmp_path, monkeypatch, caplog, slow):
+    monkeypatch.setattr(fast, "slow_in_bf16", lambda: slow)
+    with training_step(build_model(tmp_path, EmbeddingMLP), FastOptions("bf16")):
+        assert caplog.text.count("several times slower on this CPU") == slow

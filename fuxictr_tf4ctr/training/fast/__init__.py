@@ -4,6 +4,7 @@ Weights, optimizer, loss and evaluation stay in float32.
 """
 
 import importlib.util
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from fuxictr_tf4ctr.distributed.ranks import ALONE, Ranks
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.registry import overrides
+
+LOG = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 # What ``fast: true`` stands for: what is quicker there and leaves the metrics where they were.
@@ -107,6 +110,16 @@ def check_fast(options: FastOptions, model: BaseModel, ranks: Ranks = ALONE) -> 
         problems += _optimizer_problems(options, type(optimizer).__name__.lower())
     if problems:
         raise SettingsError("; ".join(problems))
+    if options.precision == "bf16" and model.device.type == "cpu" and slow_in_bf16():
+        LOG.warning(
+            "precision: bf16 makes a step several times slower on this CPU, which has no "
+            "instructions for it: take fp32"
+        )
+
+
+def slow_in_bf16() -> bool:
+    """Whether this is an x86 CPU without AVX-512, where PyTorch goes through bfloat16 by hand."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def too_old_for_bf16(device: torch.device) -> bool:
