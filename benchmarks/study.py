@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("study", type=Path, nargs="?", help="YAML file of the study")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: those of the study, or 3")
     parser.add_argument("--rows", nargs="+", help="only these rows of the study")
-    parser.add_argument("--trials", type=int, help="of each row; default: those of the study")
+    parser.add_argument("--trials", type=int, help="of each row in the search, not the study's")
     parser.add_argument("--output", default="checkpoints/studies", help="folder of the runs")
     parser.add_argument("--search", action="store_true", help="tune the rows, then run them")
     parser.add_argument("--time", action="store_true", help="measure seconds per epoch instead")
@@ -72,12 +72,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.study is None) != arguments.table:
         parser.error("give the file of a study, or --table for all")
+    if arguments.trials is not None and not (arguments.search and arguments.trials > 0):
+        parser.error("--trials N is for --search, N at least 1")
     try:
         if arguments.table:
             write_tables()
         else:
-            study = read_study(arguments.study, arguments.output, arguments.trials)
-            carry_out(study, arguments)
+            carry_out(read_study(arguments.study, arguments.output), arguments)
     except UserError as error:
         parser.error(str(error))
 
@@ -87,7 +88,7 @@ def carry_out(study: "Study", arguments: argparse.Namespace) -> None:
     names = arguments.rows or list(study.rows)
     study.check(names)
     if arguments.search:
-        study.tune(names)
+        study.tune(names, arguments.trials)
     if arguments.time:
         for name in names:
             study.add_time(name)
@@ -211,19 +212,24 @@ class Study:
         for i in range(max(map(len, lists), default=1)):
             yield {k: v[min(i, len(v) - 1)] for k, v in zip(space, lists, strict=True)}
 
-    def tune(self, names: list[str]) -> None:
-        """Make the trials that are missing, the rows in turns."""
+    def tune(self, names: list[str], trials: int | None = None) -> None:
+        """Make the trials that are missing, the rows in turns.
+
+        Args:
+            names: The rows.
+            trials: Of each row; None for as many as the study has.
+        """
         if self.search is None:
             raise SettingsError("the study has no section search")
-        while due := [name for name in names if self.has_budget(name)]:
+        while due := [n for n in names if self.has_budget(n, trials or self.search.trials)]:
             fewest = min(due, key=lambda name: len(self.trials(name)))
             self.add_trial(fewest)
 
-    def has_budget(self, name: str) -> bool:
-        """Whether another trial of a row may start."""
+    def has_budget(self, name: str, most: int) -> bool:
+        """Whether another trial of a row may start, of at most so many."""
         trials = self.trials(name)
         spent = sum(trial["cpu_seconds"] for trial in trials)
-        return len(trials) < self.search.trials and spent < self.search.cpu_seconds
+        return len(trials) < most and spent < self.search.cpu_seconds
 
     def trials(self, name: str) -> list[dict[str, Any]]:
         """Return the trials of a row so far."""
@@ -403,7 +409,7 @@ def filled(text: str, studies: dict[str, Study]) -> str:
     )
 
 
-def read_study(file: Path, output: str = "checkpoints/studies", trials: int | None = None) -> Study:
+def read_study(file: Path, output: str = "checkpoints/studies") -> Study:
     """Read the YAML file of a study: its rows, or ``rows`` beside ``search``, ``seeds``, ``pairs``.
 
     Raises:
@@ -420,7 +426,7 @@ def read_study(file: Path, output: str = "checkpoints/studies", trials: int | No
                 for key in ("space", "twin_space")
                 if key in search
             }
-            content["search"] = Search(**{**search, **spaces, "trials": trials or search["trials"]})
+            content["search"] = Search(**{**search, **spaces})
         return Study(file.stem, **content)
     except TypeError as error:  # names the section that is missing or not known
         raise SettingsError(f"{file}: {error}") from error

@@ -17,7 +17,7 @@ import study as studies  # noqa: E402
 from fuxictr_tf4ctr.errors import DataError, SettingsError  # noqa: E402
 
 SEARCH = {
-    "trials": 6,
+    "trials": 12,
     "cpu_seconds": 1000,
     "seed": 1,
     "objective": {"AUC": 1, "logloss": -1},
@@ -98,12 +98,11 @@ def test_only_missing_runs_are_made_and_changed_settings_are_runs_of_their_own(m
 
 
 def test_rows_take_turns_under_one_budget_and_a_search_goes_on_from_its_file(make):
-    short = make(search=SEARCH | {"trials": 2})
-    short.tune(["base", "twin"])
-    names = [trial["row"] for trial in studies.read(short.trials_file)]
+    study = make(search=SEARCH)
+    study.tune(["base", "twin"], trials=2)
+    names = [trial["row"] for trial in studies.read(study.trials_file)]
     assert names == ["base", "twin", "base", "twin"]
     assert make.ran[1]["c"] == 0.7 and make.ran[0]["learning_rate"] == 1e-3
-    study = make(search=SEARCH | {"trials": 12})
     study.tune(["base", "twin"])
     trials = study.trials("twin")
     assert len(trials) == 12 and len(studies.read(study.trials_file)) == 24
