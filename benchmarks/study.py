@@ -56,7 +56,7 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 TIMED_EPOCHS = 3
 # As in ``fuxictr tune``: trials that end, and evaluations of each, before one can be pruned; TPE
 # draws by what it knows from then on.
-FULL_TRIALS_FIRST, EVALUATIONS_FIRST = 4, 1
+FULL_TRIALS_FIRST, EVALUATIONS_FIRST = 4, 3
 
 
 def main() -> None:
@@ -441,7 +441,7 @@ def replayed(search: Search, trials: list[dict[str, Any]], space: Space) -> optu
         sampler=optuna.samplers.TPESampler(
             n_startup_trials=FULL_TRIALS_FIRST, seed=search.seed + len(trials)
         ),
-        pruner=optuna.pruners.MedianPruner(FULL_TRIALS_FIRST, EVALUATIONS_FIRST),
+        pruner=optuna.pruners.MedianPruner(FULL_TRIALS_FIRST, EVALUATIONS_FIRST + 1),
     )
     for past in trials:
         study.enqueue_trial(encoded(past["values"], space))

@@ -29,9 +29,12 @@ except ImportError as error:
         "--search tpe and --search random need Optuna: pip install 'fuxictr-tf4ctr[tune]'"
     ) from error
 
-# Runs that must have ended before one is judged hopeless, and evaluations that each is granted.
+# Runs that must have ended before one is judged hopeless, and evaluations that each is granted:
+# averaged weights, small rates and strong regularization are behind at first.
 _FULL_RUNS_FIRST = 4
-_EVALUATIONS_FIRST = 1
+_EVALUATIONS_FIRST = 3
+# Where the study keeps the rows that the first run was trained on when first evaluated.
+_ROWS_BETWEEN = "rows between evaluations"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -44,7 +47,7 @@ class Search(Plan):
         folder: The sweep's folder.
         options: Whether by "tpe" or at "random", how many trials in all, those before a resume
             included, and whether to prune: to stop a run whose monitored value is worse than the
-            median of earlier runs at the same evaluation.
+            median of earlier runs after as many rows.
         on_point: Called with each new point before it runs.
 
     Raises:
@@ -68,6 +71,7 @@ class Search(Plan):
         self._reported: dict[str, int] = {}
         self._known: dict[str, str] = {}  # key of a point -> the expid it was first tried under
         self._study = self._open()
+        self._rows_between: int | None = self._study.user_attrs.get(_ROWS_BETWEEN)
         self._take_up()
 
     def next_job(self) -> Job | None:
@@ -91,15 +95,25 @@ class Search(Plan):
         return None
 
     def hopeless(self, job: Job, evaluations: list[dict[str, Any]]) -> bool:
-        """Report new evaluations; ask whether they are worse than the median of earlier runs."""
+        """Report new evaluations; ask whether they are worse than the median of earlier runs.
+
+        Runs are compared after as many rows, however many steps of a batch these took: in units of
+        what the first run saw between its evaluations.
+        """
         trial = self._asked[job.expid]
-        first = self._reported.get(job.expid, 0)
-        for step, evaluation in enumerate(evaluations[first:], start=first):
+        before = reported = self._reported.get(job.expid, 0)
+        for evaluation in evaluations:
+            rows = evaluation["step"] * self.points[job.expid].settings["batch_size"]
+            if self._rows_between is None:
+                self._rows_between = rows
+                self._study.set_user_attr(_ROWS_BETWEEN, rows)
+            units = int(rows / self._rows_between + 0.1)  # the last batch may not have been full
             value = monitored(self._tuner.shared, evaluation["metrics"])
-            if value is not None:
-                trial.report(value, step)
-        self._reported[job.expid] = len(evaluations)
-        return self._options.prune and len(evaluations) > first and trial.should_prune()
+            if units > reported and value is not None:
+                trial.report(value, units)
+                reported = units
+        self._reported[job.expid] = reported
+        return self._options.prune and reported > before and trial.should_prune()
 
     def ended(self, outcome: Outcome) -> None:
         """Tell what the run reached."""
@@ -121,7 +135,7 @@ class Search(Plan):
         study = optuna.create_study(
             study_name=self._folder.name,
             storage=f"sqlite:///{self._folder.path.resolve() / 'study.db'}",
-            pruner=optuna.pruners.MedianPruner(_FULL_RUNS_FIRST, _EVALUATIONS_FIRST),
+            pruner=optuna.pruners.MedianPruner(_FULL_RUNS_FIRST, _EVALUATIONS_FIRST + 1),
             direction="maximize" if more_is_better(self._tuner.shared) else "minimize",
             load_if_exists=True,
         )

@@ -51,7 +51,7 @@ def options(trials, search="tpe", prune=True):
 class Instant:
     """Children that end at once; what they reach follows from their settings."""
 
-    has_room, running = True, ()
+    has_room, running, rows_between = True, (), 192
 
     def __init__(self, search, folder, reach):
         self.search, self.folder, self.reach = search, folder, reach
@@ -67,7 +67,11 @@ class Instant:
         settings = dict(self.search.points[job.expid].settings.params)
         record = RunRecord(job.expid, self.folder.path, settings)
         curve = self.reach(settings)
-        record.evaluations = [{"metrics": {"AUC": value}} for value in curve]
+        each = self.rows_between // settings["batch_size"]
+        record.evaluations = [
+            {"metrics": {"AUC": value}, "step": number * each}
+            for number, value in enumerate(curve, start=1)
+        ]
         record.valid = record.test = {"AUC": curve[-1]}
         record.status = "finished"
         return record
@@ -145,7 +149,7 @@ def test_tpe_comes_nearer_to_the_best_than_random(tuner, folder, tmp_path, monke
 
 def test_hopeless_runs_are_pruned_and_the_best_is_not(tuner, folder, monkeypatch):
     def falls(settings):
-        return [0.8, *[0.9 - (settings["c"] - 0.3) ** 2] * 3]
+        return [0.8, *[0.9 - (settings["c"] - 0.3) ** 2] * 4]
 
     search, outcomes = search_and_run(tuner, folder, falls, monkeypatch, "random")
     pruned = [outcome for outcome in outcomes if outcome.pruned]
@@ -157,6 +161,24 @@ def test_hopeless_runs_are_pruned_and_the_best_is_not(tuner, folder, monkeypatch
     folder_of_all = SweepFolder(folder.path.parent / "all", "grid")
     folder_of_all.path.mkdir()
     _, outcomes = search_and_run(tuner, folder_of_all, falls, monkeypatch, "random", prune=False)
+    assert not any(outcome.pruned for outcome in outcomes)
+
+
+def test_runs_of_small_batches_are_judged_after_as_many_rows(tuner, folder, monkeypatch):
+    def record(self, job):
+        settings = dict(self.search.points[job.expid].settings.params)
+        record = RunRecord(job.expid, self.folder.path, settings)
+        record.evaluations = [  # every 4 steps, better with each 128 rows
+            {"metrics": {"AUC": 0.5 + step * settings["batch_size"] // 128 / 100}, "step": step}
+            for step in range(4, 3072 // settings["batch_size"] + 1, 4)
+        ]
+        record.valid = record.test = {"AUC": 0.8}
+        return record
+
+    monkeypatch.setattr(Instant, "record", record)
+    search, outcomes = search_and_run(tuner, folder, peak, monkeypatch, "random")
+    assert search._study.user_attrs["rows between evaluations"] == 128
+    assert {outcome.record.settings["batch_size"] for outcome in outcomes} == {16, 32, 48, 64}
     assert not any(outcome.pruned for outcome in outcomes)
 
 
