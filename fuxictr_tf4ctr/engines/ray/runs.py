@@ -148,6 +148,8 @@ _VALUE = "monitored"
 _RESTARTS = 3
 # More evaluations than any run has: ASHA would stop a run that reached them.
 _EVALUATIONS = 10_000
+# The first evaluation at which it compares: averaged weights and small rates are behind at first.
+_COMPARED_FIRST = 4
 
 
 class RayTrials:
@@ -180,6 +182,7 @@ class RayTrials:
             "sweep": str(self.folder.path),
             "name": self.folder.name,
             "gpu": 0 if on_gpu else -1,
+            "judged_by": tuner.shared,
             "checkout": None if options.checkout is None else str(options.checkout),
         }
 
@@ -202,7 +205,7 @@ class RayTrials:
         jobs = _Jobs(plan, progress, self)
         if not jobs.has_more():  # Tune would wait for the first
             return []
-        asha = ASHAScheduler(max_t=_EVALUATIONS, grace_period=1, reduction_factor=3)
+        asha = ASHAScheduler(max_t=_EVALUATIONS, grace_period=_COMPARED_FIRST, reduction_factor=3)
         needed = {"GPU" if self._resources["gpu"] else "CPU": 1}
         with connected(self._address, needed):
             tune.Tuner(
@@ -288,7 +291,7 @@ def _trial(config: dict[str, Any]) -> None:
         cut_off = before is not None and before.status in ("running", "interrupted")
 
         def report(evaluation: dict[str, Any]) -> None:
-            value = monitored(settings.params, evaluation["metrics"])
+            value = monitored(config["judged_by"], evaluation["metrics"])
             try:
                 tune.report({_VALUE: value})
             except SystemExit:  # so Tune ends a trial that it has stopped
