@@ -10,8 +10,9 @@ on with what is missing. The table beside it, ``<study>.md``, is written anew fr
 table leaves it out. ``--time`` measures seconds per epoch, on a machine that does nothing else.
 
 A study with a ``search`` tunes its rows first (``--search``), all under one budget: TPE over one
-space, runs without hope on the validation data pruned. The rows take turns, so that a search that
-is stopped has spent as much on each. Every trial is added to ``<study>_trials.json``, from which
+space, runs without hope on the validation data pruned; ``--trials`` says how many trials a row gets
+where it is not to be the study's number. The rows take turns, so that a search that is stopped has
+spent as much on each. Every trial is added to ``<study>_trials.json``, from which
 the search goes on, on another machine too. Then the rows run with what each one's best trial has,
 under seeds that the search did not see.
 
