@@ -56,11 +56,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="file of the results, for another machine's")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.disable(logging.WARNING)
     where = torch.cuda.get_device_name().replace(" ", "_") if GPU >= 0 else os.cpu_count()
-    file = RESULTS / f"training_speed_{where}.json"
+    file = arguments.output or RESULTS / f"training_speed_{where}.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.names or BENCHMARKS:
