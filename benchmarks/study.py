@@ -48,16 +48,13 @@ from fuxictr_tf4ctr.errors import DataError, SettingsError, UserError
 from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.settings.reading import Settings, load_settings
-from fuxictr_tf4ctr.sweep.search import as_choice, suggest
+from fuxictr_tf4ctr.sweep.search import FULL_RUNS_FIRST, as_choice, median_pruner, suggest
 from fuxictr_tf4ctr.sweep.tuner_file import Space, read_space
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 TIMED_EPOCHS = 3
-# As in ``fuxictr tune``: trials that end, and evaluations of each, before one can be pruned; TPE
-# draws by what it knows from then on.
-FULL_TRIALS_FIRST, EVALUATIONS_FIRST = 4, 3
 
 
 def main() -> None:
@@ -440,9 +437,9 @@ def replayed(search: Search, trials: list[dict[str, Any]], space: Space) -> optu
         direction="maximize",
         # A search that goes on must not draw again what it drew before.
         sampler=optuna.samplers.TPESampler(
-            n_startup_trials=FULL_TRIALS_FIRST, seed=search.seed + len(trials)
+            n_startup_trials=FULL_RUNS_FIRST, seed=search.seed + len(trials)
         ),
-        pruner=optuna.pruners.MedianPruner(FULL_TRIALS_FIRST, EVALUATIONS_FIRST + 1),
+        pruner=median_pruner(),
     )
     for past in trials:
         study.enqueue_trial(encoded(past["values"], space))

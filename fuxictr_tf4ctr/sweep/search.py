@@ -31,7 +31,7 @@ except ImportError as error:
 
 # Runs that must have ended before one is judged hopeless, and evaluations that each is granted:
 # averaged weights, small rates and strong regularization are behind at first.
-_FULL_RUNS_FIRST = 4
+FULL_RUNS_FIRST = 4
 _EVALUATIONS_FIRST = 3
 # Where the study keeps the rows that the first run was trained on when first evaluated.
 _ROWS_BETWEEN = "rows between evaluations"
@@ -135,7 +135,7 @@ class Search(Plan):
         study = optuna.create_study(
             study_name=self._folder.name,
             storage=f"sqlite:///{self._folder.path.resolve() / 'study.db'}",
-            pruner=optuna.pruners.MedianPruner(_FULL_RUNS_FIRST, _EVALUATIONS_FIRST + 1),
+            pruner=median_pruner(),
             direction="maximize" if more_is_better(self._tuner.shared) else "minimize",
             load_if_exists=True,
         )
@@ -220,6 +220,11 @@ class Search(Plan):
             return False
         self._study.tell(trial, monitored(self._tuner.shared, record.valid))
         return True
+
+
+def median_pruner() -> optuna.pruners.MedianPruner:
+    """Return what stops a trial; its evaluations are reported under numbers from 1."""
+    return optuna.pruners.MedianPruner(FULL_RUNS_FIRST, _EVALUATIONS_FIRST + 1)
 
 
 def suggest(trial: optuna.Trial, key: str, choices: list[Any] | Range) -> Any:

@@ -10,7 +10,7 @@ from fuxictr_tf4ctr.training import allocation
 
 # Page faults of blocks taken and freed again and again, and MB of the process, as four lines.
 SCRIPT = """
-import os, resource
+import resource
 from fuxictr_tf4ctr.training.allocation import freed_memory_kept
 
 def look():
