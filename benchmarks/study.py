@@ -22,8 +22,8 @@ results that other files gave, stop the script.
     python benchmarks/study.py --table
 
 writes the tables of all studies anew, those in README.md and docs/results.md among them: what
-stands between ``<!-- study NAME -->`` and ``<!-- end -->``, or
-``<!-- study NAME: first N on test -->`` for N rows and their metrics on test alone.
+stands between ``<!-- study NAME -->`` and ``<!-- end -->``, or ``<!-- families NAME -->`` for one
+line per twin, beside its base models.
 """
 
 import argparse
@@ -132,7 +132,8 @@ class Study:
         rows: Row -> expid and what it overrides.
         output: Folder of the runs.
         seeds: Seeds under which the rows run.
-        pairs: Rows to compare seed by seed, the first minus the second.
+        families: A twin, its base model, and this one widened to as many parameters.
+        pairs: Other rows to compare seed by seed, the first minus the second.
         search: How rows are tuned before, if they are.
     """
 
@@ -140,6 +141,7 @@ class Study:
     rows: dict[str, dict[str, Any]]
     output: str
     seeds: list[int]
+    families: list[list[str]] = field(default_factory=list)
     pairs: list[list[str]] = field(default_factory=list)
     search: Search | None = None
 
@@ -324,13 +326,13 @@ class Study:
 
     def means(self) -> list[dict[str, str]]:
         """Return one line per row of the study that has results."""
-        seconds = {time["row"]: time["seconds_per_epoch"] for time in read(self.times_file)}
+        times = {time["row"]: f"{time['seconds_per_epoch']:.1f}" for time in read(self.times_file)}
         return [
             {
                 "": name,
                 "parameters": f"{runs[0]['parameters']:,}",
                 "seeds": str(len(runs)),
-                "s/epoch": f"{seconds[name]:.1f}" if name in seconds else "",
+                **({"s/epoch": times.get(name, "")} if times else {}),
                 "epochs": spread([run["epochs"] for run in runs], 1),
                 "valid AUC": spread([run["valid"]["AUC"] for run in runs]),
                 **{
@@ -342,24 +344,44 @@ class Study:
             if (runs := self.results(name))
         ]
 
-    def on_test(self) -> list[dict[str, str]]:
-        """Return the lines of :meth:`means` with AUC and logloss on test alone."""
-        shown = ("", "parameters", "seeds", "test AUC", "test logloss")
-        return [{key: line[key] for key in shown} for line in self.means()]
-
     def differences(self) -> list[dict[str, str]]:
         """Return one line per pair of rows that share two seeds, with 95 % t intervals."""
+        of_families = [[twin, base] for twin, *bases in self.families for base in bases]
+        return [
+            {"difference on test": f"{first} − {second}"} | difference
+            for first, second in of_families + self.pairs
+            if (difference := self.difference(first, second))
+        ]
+
+    def difference(self, first: str, second: str) -> dict[str, str]:
+        """Return how many seeds two rows share and the difference by metric; {} below two."""
+        one, other = (
+            {run["seed"]: run["test"] for run in self.results(name)} for name in (first, second)
+        )
+        seeds = sorted(one.keys() & other.keys())
+        if len(seeds) < 2:
+            return {}
+        return {"seeds": str(len(seeds))} | {
+            metric: interval([one[seed][metric] - other[seed][metric] for seed in seeds])
+            for metric in one[seeds[0]]
+        }
+
+    def in_families(self) -> list[dict[str, str]]:
+        """Return one line per family: means on test, and what the twin is ahead of the last row."""
         lines = []
-        for first, second in self.pairs:
-            one, other = (
-                {run["seed"]: run["test"] for run in self.results(name)} for name in (first, second)
-            )
-            seeds = sorted(one.keys() & other.keys())
-            if len(seeds) > 1:
-                line = {"difference on test": f"{first} − {second}", "seeds": str(len(seeds))}
-                for metric in one[seeds[0]]:
-                    line[metric] = interval([one[s][metric] - other[s][metric] for s in seeds])
-                lines.append(line)
+        for twin, base, widened in self.families:
+            if difference := self.difference(twin, widened):
+                lines.append(
+                    {
+                        "AUC / logloss on test": twin,
+                        "seeds": difference["seeds"],
+                        "twin": on_test(self.results(twin)),
+                        "base model": on_test(self.results(base)),
+                        "widened": on_test(self.results(widened)),
+                        "AUC, twin − widened": difference["AUC"],
+                        "logloss, twin − widened": difference["logloss"],
+                    }
+                )
         return lines
 
     def searched(self) -> list[dict[str, str]]:
@@ -393,14 +415,15 @@ def filled(text: str, studies: dict[str, Study]) -> str:
     """
 
     def table(match: re.Match[str]) -> str:
-        name, first = match["name"], match["first"]
-        if name not in studies:
-            raise SettingsError(f"{match[1]}: there is no study {name!r}: {', '.join(studies)}")
-        shown = markdown(studies[name].on_test()[: int(first)]) if first else studies[name].table()
+        if match["name"] not in studies:
+            known = ", ".join(studies)
+            raise SettingsError(f"{match[1]}: there is no study {match['name']!r}: {known}")
+        study = studies[match["name"]]
+        shown = study.table() if match["what"] == "study" else markdown(study.in_families())
         return f"{match[1]}\n{shown}<!-- end -->"
 
     return re.sub(
-        r"(<!-- study (?P<name>\w+)(: first (?P<first>\d+) on test)? -->)\n.*?<!-- end -->",
+        r"(<!-- (?P<what>study|families) (?P<name>\w+) -->)\n.*?<!-- end -->",
         table,
         text,
         flags=re.S,
@@ -408,7 +431,7 @@ def filled(text: str, studies: dict[str, Study]) -> str:
 
 
 def read_study(file: Path, output: str = "checkpoints/studies") -> Study:
-    """Read the YAML file of a study: its rows, or ``rows`` beside ``search``, ``seeds``, ``pairs``.
+    """Read the YAML file of a study: its rows, or ``rows`` beside other sections.
 
     Raises:
         SettingsError: A section is not known, or the space is not valid.
@@ -509,6 +532,13 @@ def markdown(lines: list[dict[str, str]]) -> str:
     rows = [list(lines[0]), *(list(line.values()) for line in lines)]
     texts = ["| " + " | ".join(cells) + " |" for cells in rows]
     return "\n".join([texts[0], "|---" * len(lines[0]) + "|", *texts[1:]]) + "\n"
+
+
+def on_test(runs: list[dict[str, Any]]) -> str:
+    """Format the mean AUC and logloss on test."""
+    if not runs:
+        return ""
+    return " / ".join(f"{mean(run['test'][m] for run in runs):.5f}" for m in ("AUC", "logloss"))
 
 
 def spread(values: list[float], digits: int = 5) -> str:

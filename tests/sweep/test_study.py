@@ -132,6 +132,19 @@ def test_differences_are_paired_by_seed_with_their_interval(make):
     assert studies.interval([1.0, 2.0, 3.0]) == "+2.00000 [-0.48414, +4.48414]"
 
 
+def test_a_family_is_one_line_of_what_all_its_rows_reach(make):
+    rows = ROWS | {name: ROWS["base"] | {"net_dropout": 0.3} for name in ("plain", "wide")}
+    study = make(rows=rows, families=[["twin", "plain", "wide"], ["twin", "base", "base"]])
+    study.run(["twin", "wide"], [1, 2])
+    study.run(["plain", "base"], [1])
+    (line,) = study.in_families()  # "base" shares one seed with the twin: no interval yet
+    assert line["AUC, twin − widened"] == "+0.20000 [+0.20000, +0.20000]"
+    assert line["seeds"] == "2" and line["base model"].endswith(" / 0.50000")
+    assert [difference["difference on test"] for difference in study.differences()] == [
+        "twin − wide"
+    ]
+
+
 def test_committed_tables_are_those_of_the_results():
     files = (ROOT / "benchmarks/studies").glob("*.yaml")
     found = {file.stem: studies.read_study(file) for file in files}
