@@ -24,8 +24,8 @@ from fuxictr_tf4ctr.sweep.plan import (
 from fuxictr_tf4ctr.sweep.points import Job, Point, grid, grid_size
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner, read_tuner
 
-Carrier = Callable[[Plan, Progress, bool], list[Outcome]]
-"""Runs all jobs of a plan and shows them; the flag says whether to stop hopeless ones."""
+Carrier = Callable[[Plan, Progress], list[Outcome]]
+"""Runs all jobs of a plan and shows them, stopping those that the plan calls hopeless."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SweepOptions:
     seeds: int = 1
     best: int = 1
     checkout: str | os.PathLike[str] | None = None
-    carrier: "Callable[[Tuner, SweepFolder, SweepOptions], Carrier] | None" = None
+    carrier: "Callable[[SweepFolder, SweepOptions], Carrier] | None" = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def run_sweep(options: SweepOptions) -> SweepResult:
     points = _grid_points(tuner, options) if options.search == "grid" else []
     name = "_".join(filter(None, (options.expid, tuner.name)))
     folder = SweepFolder(Path(options.output or Path("sweeps", name)), name)
-    carrier = (options.carrier or _children)(tuner, folder, options)
+    carrier = (options.carrier or _children)(folder, options)
     with sigterm_raises(), folder.begun(tuner, options.resume):
         sweep = _Sweep(tuner, folder, options, carrier)
         if options.search == "grid":
@@ -144,12 +144,12 @@ def _matches(expid: str, parts: Iterable[str]) -> bool:
     return any(f"_{part.strip('_')}_" in f"_{expid}_" for part in parts)
 
 
-def _children(tuner: Tuner, folder: SweepFolder, options: SweepOptions) -> Carrier:
+def _children(folder: SweepFolder, options: SweepOptions) -> Carrier:
     """Check the devices, and return what runs jobs as child processes there."""
     workers = len(options.devices) if options.workers is None else options.workers
     check_devices(options.devices, workers)
     children = Children(folder, options.devices, workers, options.checkout)
-    return lambda plan, progress, _: carry_out(plan, children, progress)
+    return lambda plan, progress: carry_out(plan, children, progress)
 
 
 class _Sweep:
@@ -185,7 +185,7 @@ class _Sweep:
 
         search = Search(self.tuner, self.folder, self.options, on_point)
         self.points = dict(search.points)
-        self._carry_out(search, self.options.trials, self.options.prune)
+        self._carry_out(search, self.options.trials)
         self.pruned = search.pruned()
         for expid in self.pruned:  # whose checkpoints no run goes on from
             record = self.folder.latest(self.points[expid].job)
@@ -242,9 +242,9 @@ class _Sweep:
         missing = [job for job in jobs if not self._finished(job)]
         self._carry_out(Plan(missing), len(missing))
 
-    def _carry_out(self, plan: Plan, runs: int, prune: bool = False) -> None:
+    def _carry_out(self, plan: Plan, runs: int) -> None:
         progress = Progress(runs)
-        for outcome in self._carrier(plan, progress, prune):
+        for outcome in self._carrier(plan, progress):
             if outcome.failure is not None:
                 name = outcome.job.expid
                 if outcome.job.seed != self.points[name].settings["seed"]:

@@ -12,7 +12,7 @@ import ray.train.torch
 from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from fuxictr_tf4ctr.distributed.joining import WAIT_SECONDS, joined_ranks
@@ -22,10 +22,9 @@ from fuxictr_tf4ctr.runs.experiment import check_workers, run_as_rank, run_exper
 from fuxictr_tf4ctr.runs.records import RunRecord, read_run
 from fuxictr_tf4ctr.settings.reading import RUNS_ELSEWHERE, load_settings
 from fuxictr_tf4ctr.sweep import SweepOptions
-from fuxictr_tf4ctr.sweep.folder import SweepFolder, monitored, more_is_better
+from fuxictr_tf4ctr.sweep.folder import SweepFolder
 from fuxictr_tf4ctr.sweep.plan import Outcome, Plan, Progress
 from fuxictr_tf4ctr.sweep.points import Job
-from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
 
 @dataclass(frozen=True)
@@ -142,21 +141,14 @@ def _reason(error: TrainingFailedError) -> UserError:
     return EngineError("Ray gave up training; more --max-restarts allow more:\n" + listed[0])
 
 
-# What Tune calls the monitored metric.
-_VALUE = "monitored"
 # A trial that was lost with its host goes on elsewhere, this often.
 _RESTARTS = 3
-# More evaluations than any run has: ASHA would stop a run that reached them.
-_EVALUATIONS = 10_000
-# The first evaluation at which it compares: averaged weights and small rates are behind at first.
-_COMPARED_FIRST = 4
 
 
 class RayTrials:
     """Carries out the plans of one sweep on a Ray cluster.
 
     Args:
-        tuner: The base experiment says whether more of the monitored metric is better.
         folder: The sweep's folder, on a file system of all hosts.
         options: Each run takes a GPU where ``devices`` names any, else a core; ``workers`` None
             is as many runs at once as there is room for.
@@ -166,14 +158,11 @@ class RayTrials:
         SettingsError: Fewer than one run at once is asked for.
     """
 
-    def __init__(
-        self, tuner: Tuner, folder: SweepFolder, options: SweepOptions, address: str | None
-    ) -> None:
+    def __init__(self, folder: SweepFolder, options: SweepOptions, address: str | None) -> None:
         if options.workers is not None and options.workers < 1:
             raise SettingsError(f"--workers {options.workers}: at least 1 is needed")
         on_gpu = max(options.devices) >= 0
         self.folder = SweepFolder(folder.path.resolve(), folder.name)
-        self.mode = "max" if more_is_better(tuner.shared) else "min"
         self._resources = {"cpu": 1, "gpu": int(on_gpu)}
         self._workers = options.workers
         self._address = address
@@ -182,17 +171,15 @@ class RayTrials:
             "sweep": str(self.folder.path),
             "name": self.folder.name,
             "gpu": 0 if on_gpu else -1,
-            "judged_by": tuner.shared,
             "checkout": None if options.checkout is None else str(options.checkout),
         }
 
-    def __call__(self, plan: Plan, progress: Progress, prune: bool) -> list[Outcome]:
+    def __call__(self, plan: Plan, progress: Progress) -> list[Outcome]:
         """Run all jobs of a plan.
 
         Args:
             plan: What to run.
             progress: Where to show how runs ended.
-            prune: Whether ASHA stops runs that lag behind others at the same evaluation.
 
         Returns:
             How each job ended.
@@ -205,16 +192,13 @@ class RayTrials:
         jobs = _Jobs(plan, progress, self)
         if not jobs.has_more():  # Tune would wait for the first
             return []
-        asha = ASHAScheduler(max_t=_EVALUATIONS, grace_period=_COMPARED_FIRST, reduction_factor=3)
         needed = {"GPU" if self._resources["gpu"] else "CPU": 1}
         with connected(self._address, needed):
             tune.Tuner(
                 tune.with_resources(_trial, self._resources),
                 tune_config=tune.TuneConfig(
-                    metric=_VALUE,
-                    mode=self.mode,
                     search_alg=jobs,
-                    scheduler=asha if prune else FIFOScheduler(),
+                    scheduler=_Stopping(jobs),
                     num_samples=-1,
                     max_concurrent_trials=self._workers,
                 ),
@@ -234,7 +218,7 @@ class _Jobs(Searcher):
     """Lets Tune ask a plan what to run next."""
 
     def __init__(self, plan: Plan, progress: Progress, trials: RayTrials) -> None:
-        super().__init__(metric=_VALUE, mode=trials.mode)
+        super().__init__()
         self.running: dict[str, Job] = {}
         self.outcomes: list[Outcome] = []
         self._plan, self._progress, self._trials = plan, progress, trials
@@ -251,6 +235,12 @@ class _Jobs(Searcher):
         job, self._next = self._next, None
         self.running[trial_id] = job
         return {**self._trials.common, **job._asdict()}
+
+    def hopeless(self, trial_id: str) -> bool:
+        """Whether the plan gives a running trial up, after another evaluation."""
+        job = self.running[trial_id]
+        record = self._trials.folder.latest(job)
+        return record is not None and self._plan.hopeless(job, record.evaluations)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -281,6 +271,18 @@ class _Jobs(Searcher):
         return {}  # Tune keeps a copy of what it was given
 
 
+class _Stopping(FIFOScheduler):
+    """Lets the plan stop runs, as on one machine."""
+
+    def __init__(self, jobs: _Jobs) -> None:
+        super().__init__()
+        self._jobs = jobs
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Say whether a trial goes on, after one of its evaluations."""
+        return self.STOP if self._jobs.hopeless(trial.trial_id) else self.CONTINUE
+
+
 def _trial(config: dict[str, Any]) -> None:
     """Run one experiment, in a process of Ray's; go on with it where it was cut off."""
     with in_folder(config["folder"]):
@@ -291,9 +293,8 @@ def _trial(config: dict[str, Any]) -> None:
         cut_off = before is not None and before.status in ("running", "interrupted")
 
         def report(evaluation: dict[str, Any]) -> None:
-            value = monitored(config["judged_by"], evaluation["metrics"])
             try:
-                tune.report({_VALUE: value})
+                tune.report({"step": evaluation["step"]})  # the rest is in the record
             except SystemExit:  # so Tune ends a trial that it has stopped
                 raise Terminated from None
 
