@@ -389,11 +389,17 @@ class Study:
         lines = []
         for name in self.rows if self.search else ():
             if trials := self.trials(name):
-                found = ", ".join(f"{key} {value}" for key, value in self.best(name).items())
+                first = self.search.first[0] if self.search.first else {}
+                other = {k: v for k, v in self.best(name).items() if first.get(k) != v}
+                found = ", ".join(f"{key} {formatted(value)}" for key, value in other.items())
                 pruned = sum(trial["state"] == "pruned" for trial in trials)
                 seconds = sum(trial["cpu_seconds"] for trial in trials)
                 line = {"search": name, "trials": str(len(trials)), "pruned": str(pruned)}
-                lines.append(line | {"CPU seconds": f"{seconds:,.0f}", "best": found})
+                line |= {"CPU seconds": f"{seconds:,.0f}"}
+                lines.append(
+                    line
+                    | {"best, where it differs from the first point": found or "the first point"}
+                )
         return lines
 
 
@@ -539,6 +545,11 @@ def on_test(runs: list[dict[str, Any]]) -> str:
     if not runs:
         return ""
     return " / ".join(f"{mean(run['test'][m] for run in runs):.5f}" for m in ("AUC", "logloss"))
+
+
+def formatted(value: Any) -> str:
+    """Format a setting, a number to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else json.dumps(value)
 
 
 def spread(values: list[float], digits: int = 5) -> str:
