@@ -355,9 +355,7 @@ class Study:
 
     def difference(self, first: str, second: str) -> dict[str, str]:
         """Return how many seeds two rows share and the difference by metric; {} below two."""
-        one, other = (
-            {run["seed"]: run["test"] for run in self.results(name)} for name in (first, second)
-        )
+        one, other = self.by_seed(first), self.by_seed(second)
         seeds = sorted(one.keys() & other.keys())
         if len(seeds) < 2:
             return {}
@@ -366,18 +364,26 @@ class Study:
             for metric in one[seeds[0]]
         }
 
+    def by_seed(self, name: str) -> dict[int, dict[str, float]]:
+        """Return seed -> metrics on test of a row."""
+        return {run["seed"]: run["test"] for run in self.results(name)}
+
     def in_families(self) -> list[dict[str, str]]:
-        """Return one line per family: means on test, and what the twin is ahead of the last row."""
+        """Return one line per family: means on test, and what the twin is ahead of the last row.
+
+        Means are over the seeds that twin and last row share, the base model's over those it has.
+        """
         lines = []
         for twin, base, widened in self.families:
             if difference := self.difference(twin, widened):
+                rows = [self.by_seed(name) for name in (twin, base, widened)]
+                seeds = rows[0].keys() & rows[2].keys()
+                means = [mean_of([row[seed] for seed in seeds if seed in row]) for row in rows]
                 lines.append(
                     {
                         "AUC / logloss on test": twin,
                         "seeds": difference["seeds"],
-                        "twin": on_test(self.results(twin)),
-                        "base model": on_test(self.results(base)),
-                        "widened": on_test(self.results(widened)),
+                        **dict(zip(("twin", "base model", "widened"), means, strict=True)),
                         "AUC, twin − widened": difference["AUC"],
                         "logloss, twin − widened": difference["logloss"],
                     }
@@ -390,7 +396,8 @@ class Study:
         for name in self.rows if self.search else ():
             if trials := self.trials(name):
                 first = self.search.first[0] if self.search.first else {}
-                other = {k: v for k, v in self.best(name).items() if first.get(k) != v}
+                best = self.best(name)
+                other = {k: v for k, v in best.items() if first.get(k) != v}
                 found = ", ".join(f"{key} {formatted(value)}" for key, value in other.items())
                 pruned = sum(trial["state"] == "pruned" for trial in trials)
                 seconds = sum(trial["cpu_seconds"] for trial in trials)
@@ -398,7 +405,10 @@ class Study:
                 line |= {"CPU seconds": f"{seconds:,.0f}"}
                 lines.append(
                     line
-                    | {"best, where it differs from the first point": found or "the first point"}
+                    | {
+                        "best, where it differs from the first point": found
+                        or ("the first point" if best else "")
+                    }
                 )
         return lines
 
@@ -454,9 +464,14 @@ def read_study(file: Path, output: str = "checkpoints/studies") -> Study:
                 if key in search
             }
             content["search"] = Search(**{**search, **spaces})
-        return Study(file.stem, **content)
+        study = Study(file.stem, **content)
     except TypeError as error:  # names the section that is missing or not known
         raise SettingsError(f"{file}: {error}") from error
+    for section, count in (("families", 3), ("pairs", 2)):
+        for names in getattr(study, section):
+            if len(names) != count or not study.rows.keys() >= set(names):
+                raise SettingsError(f"{file}: {section}: {names} must be {count} of the rows")
+    return study
 
 
 def replayed(search: Search, trials: list[dict[str, Any]], space: Space) -> optuna.Study:
@@ -540,11 +555,11 @@ def markdown(lines: list[dict[str, str]]) -> str:
     return "\n".join([texts[0], "|---" * len(lines[0]) + "|", *texts[1:]]) + "\n"
 
 
-def on_test(runs: list[dict[str, Any]]) -> str:
-    """Format the mean AUC and logloss on test."""
-    if not runs:
+def mean_of(metrics: list[dict[str, float]]) -> str:
+    """Format the mean AUC and logloss of some runs, if there are any."""
+    if not metrics:
         return ""
-    return " / ".join(f"{mean(run['test'][m] for run in runs):.5f}" for m in ("AUC", "logloss"))
+    return " / ".join(f"{mean(each[name] for each in metrics):.5f}" for name in ("AUC", "logloss"))
 
 
 def formatted(value: Any) -> str:

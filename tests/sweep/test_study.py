@@ -69,6 +69,9 @@ def make(tmp_path, monkeypatch):
         ({"search": SEARCH | {"twin_space": {"alpha": [0.1, 7]}}}, r"alpha=7 must be"),
         ({"search": SEARCH | {"space": {"c": {"low": 2, "high": 1}}}}, "must be below"),
         ({"search": {"trial": 3}}, "trial"),
+        ({"families": [["twin", "base", "wide"]]}, "families: .*'wide'.* must be 3 of the rows"),
+        ({"families": [["twin", "base"]]}, "must be 3 of the rows"),
+        ({"pairs": [["twin", "bse"]]}, "pairs: .*'bse'.* must be 2 of the rows"),
     ],
 )
 def test_what_is_not_known_stops_before_the_first_run(make, sections, message):
@@ -140,6 +143,8 @@ def test_a_family_is_one_line_of_what_all_its_rows_reach(make):
     (line,) = study.in_families()  # "base" shares one seed with the twin: no interval yet
     assert line["AUC, twin − widened"] == "+0.20000 [+0.20000, +0.20000]"
     assert line["seeds"] == "2" and line["base model"].endswith(" / 0.50000")
+    study.run(["twin"], [3])  # not in its line: "wide" lacks the seed
+    assert study.in_families() == [line]
     assert [difference["difference on test"] for difference in study.differences()] == [
         "twin − wide"
     ]
