@@ -232,8 +232,12 @@ class Study:
         return len(trials) < most and spent < self.search.cpu_seconds
 
     def trials(self, name: str) -> list[dict[str, Any]]:
-        """Return the trials of a row so far."""
-        return [trial for trial in read(self.trials_file) if trial["row"] == name]
+        """Return the trials of a row so far under its settings of today."""
+        return [
+            trial
+            for trial in read(self.trials_file)
+            if trial["row"] == name and trial["settings"] == self.own(name)
+        ]
 
     def best(self, name: str) -> dict[str, Any]:
         """Return what the best trial of a row overrides, nothing before any has finished."""
@@ -259,7 +263,8 @@ class Study:
 
         start, cpu_start = time.perf_counter(), time.process_time()
         settings = self.settings(name, self.search.seed, values)
-        entry: dict[str, Any] = {"row": name, "expid": settings.expid, "values": values}
+        entry: dict[str, Any] = {"row": name, "expid": settings.expid, "settings": self.own(name)}
+        entry |= {"values": values}
         try:
             record = run_experiment(settings, on_evaluation=on_evaluation)
             entry |= {"state": "finished"} | reached(record, settings)
@@ -285,14 +290,18 @@ class Study:
                     add(self.file, entry | {"seed": seed} | reached(record, settings))
                     self.write_table()
 
+    def own(self, name: str) -> dict[str, Any]:
+        """Return what a row overrides untuned, as its files of results have it."""
+        own = {key: value for key, value in self.rows[name].items() if key != "expid"}
+        return json.loads(json.dumps(own))
+
     def overrides(self, name: str) -> dict[str, Any]:
         """Return what a row overrides, its tuned settings included."""
-        own = {key: value for key, value in self.rows[name].items() if key != "expid"}
-        return own | self.best(name)
+        return self.own(name) | self.best(name)
 
     def results(self, name: str) -> list[dict[str, Any]]:
         """Return the runs of a row under its settings of today; others are kept, but not shown."""
-        settings = json.loads(json.dumps(self.overrides(name)))
+        settings = self.overrides(name)
         return [
             result
             for result in read(self.file)

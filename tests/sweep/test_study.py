@@ -118,9 +118,19 @@ def test_rows_take_turns_under_one_budget_and_a_search_goes_on_from_its_file(mak
     assert make.ran[-1]["c"] == best["values"]["c"] and make.ran[-1]["seed"] == 5
 
 
+def test_a_search_takes_no_trial_that_other_settings_of_its_row_made(make):
+    make(search=SEARCH).tune(["base"], trials=1)
+    rows = ROWS | {"base": {"expid": "DeepFM_demo", "embedding_dim": 8}}
+    changed = make(rows=rows, search=SEARCH)
+    assert changed.best("base") == {}
+    changed.tune(["base"], trials=1)
+    assert len(changed.trials("base")) == 1 and len(studies.read(changed.trials_file)) == 2
+
+
 def test_no_trial_starts_when_the_seconds_are_spent(make):
     study = make(search=SEARCH)
-    entry = {"row": "base", "values": {}, "cpu_seconds": 1000, "state": "pruned", "scores": []}
+    entry = {"row": "base", "settings": {}, "values": {}, "cpu_seconds": 1000}
+    entry |= {"state": "pruned", "scores": []}
     studies.add(study.trials_file, entry)
     study.tune(["base"])
     assert not make.ran
