@@ -267,7 +267,8 @@ def bomb() -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x: " + "[" * 10**5, "nested deeper than 40 levels"),
+        ("x: " + "[" * 500, "nested deeper than 40 levels"),
+        ("x: " + "[" * 10**5, "nest"),  # libyaml 0.2.6 has a limit of its own, of 1,000
         ("- " * 10**5, "nested deeper than 40 levels"),
         ("x: &a {y: *a}", "an alias inside of what it names"),
         (bomb(), "more than 2,000,000 values"),
