@@ -34,7 +34,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -547,12 +547,19 @@ def reached(record: RunRecord, settings: Settings) -> dict[str, Any]:
 def add(file: Path, entry: dict[str, Any]) -> None:
     """Add a run to a file of results, safe against another process doing the same."""
     with FileLock(file.with_suffix(".lock")):
+        _parsed.cache_clear()  # times of files are too coarse for what must not be lost
         replace(file, json.dumps([*read(file), entry], indent=1) + "\n")
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """Read the results so far."""
-    return json.loads(file.read_text()) if file.exists() else []
+    """Read the results so far; as they are shared, they are not to be changed."""
+    return _parsed(file, file.stat().st_mtime_ns) if file.exists() else []
+
+
+@lru_cache(maxsize=8)
+def _parsed(file: Path, changed: int) -> list[dict[str, Any]]:
+    """Return a file of results, parsed once for all the rows of its table."""
+    return json.loads(file.read_text())
 
 
 def markdown(lines: list[dict[str, str]]) -> str:
@@ -596,6 +603,7 @@ def replace(file: Path, text: str) -> None:
     temporary = file.with_suffix(".tmp")
     temporary.write_text(text)
     os.replace(temporary, file)
+    _parsed.cache_clear()
 
 
 if __name__ == "__main__":
