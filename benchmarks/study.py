@@ -236,7 +236,7 @@ class Study:
         return [
             trial
             for trial in read(self.trials_file)
-            if trial["row"] == name and trial["settings"] == self.own(name)
+            if trial["row"] == name and trial.get("settings") == self.own(name)
         ]
 
     def best(self, name: str) -> dict[str, Any]:
