@@ -233,11 +233,9 @@ class Study:
 
     def trials(self, name: str) -> list[dict[str, Any]]:
         """Return the trials of a row so far under its settings of today."""
-        return [
-            trial
-            for trial in read(self.trials_file)
-            if trial["row"] == name and trial.get("settings") == self.own(name)
-        ]
+        own = self.own(name)
+        trials = [trial for trial in read(self.trials_file) if trial["row"] == name]
+        return [trial for trial in trials if trial.get("settings") == own]
 
     def best(self, name: str) -> dict[str, Any]:
         """Return what the best trial of a row overrides, nothing before any has finished."""
@@ -263,8 +261,8 @@ class Study:
 
         start, cpu_start = time.perf_counter(), time.process_time()
         settings = self.settings(name, self.search.seed, values)
-        entry: dict[str, Any] = {"row": name, "expid": settings.expid, "settings": self.own(name)}
-        entry |= {"values": values}
+        entry: dict[str, Any] = {"row": name, "expid": settings.expid}
+        entry |= {"settings": self.own(name), "values": values}
         try:
             record = run_experiment(settings, on_evaluation=on_evaluation)
             entry |= {"state": "finished"} | reached(record, settings)

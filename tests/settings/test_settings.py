@@ -1,5 +1,6 @@
 """Settings: FuxiCTR's files as they are, inheritance, and every mistake before data is read."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -268,11 +269,12 @@ def bomb() -> str:
     ("text", "message"),
     [
         ("x: " + "[" * 500, "nested deeper than 40 levels"),
-        ("x: " + "[" * 10**5, "nest"),  # libyaml 0.2.6 has a limit of its own, of 1,000
+        # libyaml 0.2.6 has a limit of its own, of 1,000.
+        ("x: " + "[" * 10**5, "nested deeper than 40 levels|exceeded maximum nesting depth"),
         ("- " * 10**5, "nested deeper than 40 levels"),
         ("x: &a {y: *a}", "an alias inside of what it names"),
         (bomb(), "more than 2,000,000 values"),
-        ("x: {a: 2026-13-41}", "month must be in 1..12"),
+        ("x: {a: 2026-13-41}", r"month must be in 1\.\.12"),
         ("x: {a: !!bool maybe}", "a value is not what its tag says"),
         ("x: {a: !!timestamp soon}", "a value is not what its tag says"),
         ('x: {a: !!int ""}', "a value is not what its tag says"),
@@ -288,7 +290,7 @@ def test_hostile_files_are_refused_before_anything_is_made_of_them(tmp_path, tex
     (tmp_path / "model_config.yaml").write_text(text)
     with pytest.raises(SettingsError) as error:
         list_expids(tmp_path)
-    assert message in str(error.value) and len(str(error.value)) < 1000
+    assert re.search(message, str(error.value)) and len(str(error.value)) < 1000
 
 
 def test_tuples_are_read_as_plain_data(tmp_path):
