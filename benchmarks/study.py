@@ -1,6 +1,6 @@
 """Run a study, experiments under several seeds, and tabulate mean ± std: resumable, run by run.
 
-    FUXICTR_DATA=../shared/data python benchmarks/study.py benchmarks/studies/frappe_twins.yaml
+    FUXICTR_DATA=../shared/data python benchmarks/study.py benchmarks/studies/frappe_averaged.yaml
 
 A study is a YAML file: one entry per row of the table, an expid and what it overrides. Each
 finished run is added to ``benchmarks/results/<study>.json`` at once; started again, the script goes
@@ -169,7 +169,14 @@ class Study:
                 self.settings(name, 0, values)
             sums = md5_sums(self.settings(name, 0))
             for file in (self.file, self.trials_file):
-                if any(run["row"] == name and run["data"].get("md5") != sums for run in read(file)):
+                kept = [run["data"].get("md5") for run in read(file) if run["row"] == name]
+                if None in kept:
+                    raise DataError(
+                        f"{file} holds runs of {name!r} without md5 sums of their data, so that "
+                        "none can be added to them: make another study, a copy of this one's file "
+                        "under another name"
+                    )
+                if any(each != sums for each in kept):
                     raise DataError(
                         f"{file} holds runs of {name!r} on other data than files of md5 "
                         f"{', '.join(sums.values())}: give the files of the results, or make "

@@ -90,6 +90,14 @@ def test_results_of_other_data_are_refused(make):
         study.check(["base"])
 
 
+def test_results_without_md5_sums_are_told_from_those_of_other_data(make):
+    study = make()
+    studies.add(study.file, {"row": "base", "data": {"fingerprint": "0"}})
+    study.check(["twin"])
+    with pytest.raises(DataError, match=r"'base' without md5 sums .* another study"):
+        study.check(["base"])
+
+
 def test_only_missing_runs_are_made_and_changed_settings_are_runs_of_their_own(make):
     make().run(["base", "twin"], [1, 2])
     make().run(["base", "twin"], [1, 2, 3])
