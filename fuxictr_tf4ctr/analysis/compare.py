@@ -249,7 +249,8 @@ def compare_runs(
 
     Raises:
         SettingsError: A run is not finished, or ``resamples`` is too small.
-        DataError: A run is not there, or the runs' test data are gone or differ.
+        DataError: A run is not there, or the runs' test data are gone, differ, or have fewer than
+            two rows of a class.
     """
     runs = comparable_runs((first, second), resamples)
     scores = [score_run(run) for run in runs]
@@ -261,6 +262,12 @@ def compare_scores(
     first: RunScores, second: RunScores, resamples: int = 1000, seed: int = 0
 ) -> Comparison:
     """Compare two runs whose test rows are scored; as :func:`compare_runs`."""
+    rows, positives = len(first.y_true), int(first.y_true.sum())
+    if min(positives, rows - positives) < 2:
+        raise DataError(
+            f"runs {first.run.folder} and {second.run.folder}: {positives} of {rows} test labels "
+            "are 1; a comparison needs two of each class: compare runs with more test rows"
+        )
     groups = first.group_id if first.group_id is not None else second.group_id
     prepared = [
         statistics(scores.y_true, scores.y_pred, _METRICS, groups) for scores in (first, second)

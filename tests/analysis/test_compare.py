@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from trained_runs import changed_copy
 
@@ -69,14 +70,28 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
     assert "2 or more" in refused(capsys, "compare", twin, twin, "--resamples", "1")
 
 
-def test_runs_whose_test_labels_differ_are_refused(runs, tmp_path, capsys):
-    data = json.loads((runs["twin"] / "run.json").read_text())["data"]
-    folder = tmp_path / "data"
-    folder.mkdir()
+def relabelled(run, folder, relabel):
+    """Copy a run and its data, the test labels changed."""
+    data = json.loads((run / "run.json").read_text())["data"]
+    (folder / "data").mkdir(parents=True)
     for file in Path(data["folder"]).iterdir():
         if file.is_file():
-            (folder / file.name).write_bytes(file.read_bytes())
-    with h5py.File(folder / "test.h5", "r+") as file:
-        file["click"][:2] = 1 - file["click"][:2]
-    moved = changed_copy(runs["twin"], tmp_path / "moved", data=data | {"folder": str(folder)})
+            (folder / "data" / file.name).write_bytes(file.read_bytes())
+    with h5py.File(folder / "data" / "test.h5", "r+") as file:
+        file["click"][:] = relabel(file["click"][:])
+    return changed_copy(run, folder / "run", data=data | {"folder": str(folder / "data")})
+
+
+def test_runs_whose_test_labels_differ_are_refused(runs, tmp_path, capsys):
+    moved = relabelled(runs["twin"], tmp_path, lambda click: 1 - click)
     assert "test labels" in refused(capsys, "compare", runs["twin"], moved)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_single_row_of_a_class_is_too_few_to_compare_by(runs, tmp_path, capsys, label):
+    def single(click):
+        return np.where(np.arange(len(click)) == 3, label, 1 - label)
+
+    run = relabelled(runs["twin"], tmp_path, single)
+    for command in (("compare",), ("report", "--output", tmp_path / "page.html")):
+        assert "two of each class" in refused(capsys, *command, run, run)

@@ -44,7 +44,8 @@ def make_report(folders: Sequence[str | Path], resamples: int = 1000, seed: int 
 
     Raises:
         SettingsError: A run is not finished, or ``resamples`` is too small.
-        DataError: A run is not there, or the runs' test data are gone or differ.
+        DataError: A run is not there, or the runs' test data are gone, differ, or have fewer than
+            two rows of a class to compare them by.
     """
     loaded = comparable_runs(folders, resamples)
     with watched_gates(loaded[0].model) as gates:
