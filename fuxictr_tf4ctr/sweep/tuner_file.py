@@ -321,13 +321,15 @@ def _dataset(
 
 
 def _known_space(tuner: Tuner) -> Space:
-    """Return the space in the words of the models it is for; refuse what none of them knows."""
+    """Return the space in the words of the models it is for; refuse what none of them uses."""
     if "dataset_id" in tuner.space:
         raise SettingsError(
             f"{tuner.file}: one sweep is on one dataset_id; give it above the space"
         )
     known = {*tuner.model, *tuner.dataset, *KEYS, *IGNORED}
     strict, open_prefixes, space = False, (), tuner.space
+    varied = [key for key, each in space.items() if isinstance(each, Range) or len(each) > 1]
+    idle = [key for key in ("c", "gamma", "alpha") if key in varied]
     for name in tuner.space.get("model", [tuner.model.get("model")]):
         section = tuner.model | {"model": name}
         if is_published(section):
@@ -338,13 +340,21 @@ def _known_space(tuner: Tuner) -> Space:
         if issubclass(model_class, TwoStreamModel):
             strict = True
             known |= model_class.parameter_names(section)
+            own = model_class.with_defaults(section)["twin_focus"]
+            idle = idle if tuner.space.get("twin_focus", [own]) == [False] else []
             # Options of an encoder are the model's to judge: it knows which encoder takes them.
             open_prefixes = ("simple_", "complex_", "fusion_")
         else:
             known |= taken_keys(model_class).keys()
+            idle = []
             space = {present_name(key, model_class): values for key, values in space.items()}
     foreign = [key for key in space if key not in known and not key.startswith(open_prefixes)]
     problems = [unknown("key", key, known) for key in foreign if strict or misspelt(key, known)]
+    if idle:
+        problems.append(
+            f"{', '.join(idle)} without effect: {tuner.base_expid} has no Twin Focus Loss; for a "
+            "base model leave out sample_selection, fusion, c, gamma and alpha"
+        )
     if problems:
         raise SettingsError(f"{tuner.file}: tuner_space: " + "; ".join(problems))
     return space

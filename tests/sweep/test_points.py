@@ -146,6 +146,10 @@ MISTAKES = {
     "dataset_id in the space": ({"space": {"dataset_id": ["a", "b"]}}, "on one dataset_id"),
     "unknown experiment": ({"space": {"c": [1]}, "base_expid": "min_exp"}, "mine_exp"),
     "unknown data set": ({"space": {"c": [1]}, "dataset_id": "mne"}, "'mine'"),
+    "weights of no loss": (
+        {"space": {"twin_focus": False, "alpha": {"low": 0, "high": 1}, "c": [0.5]}},
+        "alpha without effect: mine_exp has no Twin Focus Loss; for a base model leave out",
+    ),
     "no folder": ({"space": {"c": [1]}, "base_config": "./cfg/"}, "base_config ./cfg/"),
     "misspelt section": ({"space": {"c": [1]}, "tuner_spce": {}}, "did you mean 'tuner_space'"),
 }
@@ -181,6 +185,12 @@ def test_one_grid_for_any_experiment(folder, monkeypatch):
     assert read_tuner(authors, expid="mine_exp").config_dir == folder / "config"
     file = write_tuner(folder, {"c": [0.5]}, base_expid="other", dataset_id="other")
     assert read_tuner(file, expid="mine_exp").dataset_id == "mine"
+
+
+def test_a_twins_keys_are_refused_around_a_base_model_unless_its_loss_varies(folder):
+    with pytest.raises(SettingsError, match="c, alpha without effect: DCNv2_demo has no Twin"):
+        read_tuner("config/tuner/recommended.yaml", expid="DCNv2_demo")
+    read_tuner(write_tuner(folder, {"twin_focus": [False, True], "c": [0.5, 0.9]}))
 
 
 def test_a_removed_tuner_file_says_what_to_write():
