@@ -135,19 +135,24 @@ def table(
     Raises:
         SettingsError: A condition, column or setting is not known.
     """
-    records = list(records)
-    found = [_row(record) for record in records]
-    shown = columns_of(found)
-    # A run has the settings that its configuration gives: others may lack some of them.
-    empty = dict.fromkeys([*columns_of([record.settings for record in records]), *shown])
-    rows = [{**empty, **record.settings, **row} for record, row in zip(records, found, strict=True)]
-    for condition in conditions:
-        rows = [row for row in rows if _holds(condition, row)]
+    shown, rows = _rows(list(records))
+    rows = [row for row in rows if _meets(conditions, row)]
     name = sort or "started"
     rows.sort(key=lambda row: _sort_key(_value(row, name)), reverse=descending)
     if sort:  # what has no such value comes last either way
         rows.sort(key=lambda row: row[name] is None)
     return [{key: _value(row, key) for key in dict.fromkeys([*shown, *settings])} for row in rows]
+
+
+def matching(records: Sequence[RunRecord], conditions: Sequence[str]) -> list[RunRecord]:
+    """Return the runs that meet all conditions, as :func:`table` has them.
+
+    Raises:
+        SettingsError: A condition, column or setting is not known.
+    """
+    _, rows = _rows(records)
+    pairs = zip(records, rows, strict=True)
+    return [record for record, row in pairs if _meets(conditions, row)]
 
 
 def side_by_side(first: Path, second: Path) -> list[dict[str, Any]]:
@@ -244,6 +249,16 @@ def paired_tests(records: Iterable[RunRecord], first: str, second: str) -> list[
     return rows
 
 
+def _rows(records: Sequence[RunRecord]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the names of the columns, and a row per run, with its settings beside them."""
+    found = [_row(record) for record in records]
+    shown = columns_of(found)
+    # A run has the settings that its configuration gives: others may lack some of them.
+    empty = dict.fromkeys([*columns_of([record.settings for record in records]), *shown])
+    pairs = zip(records, found, strict=True)
+    return shown, [{**empty, **record.settings, **row} for record, row in pairs]
+
+
 def _row(record: RunRecord) -> dict[str, Any]:
     settings = record.settings
     return {
@@ -266,6 +281,10 @@ def _value(row: Row, name: str) -> Any:
     if name not in row:
         raise SettingsError(unknown("column or setting", name, row))
     return row[name]
+
+
+def _meets(conditions: Iterable[str], row: Row) -> bool:
+    return all(_holds(condition, row) for condition in conditions)
 
 
 def _holds(condition: str, row: Row) -> bool:

@@ -275,7 +275,8 @@ def _results(arguments: argparse.Namespace) -> int:
     if arguments.compare:
         rows = results.side_by_side(*arguments.compare)
     elif arguments.paired:
-        rows = results.paired_tests(results.read_runs(arguments.folder), *arguments.paired)
+        found = results.matching(results.read_runs(arguments.folder), arguments.where)
+        rows = results.paired_tests(found, *arguments.paired)
     else:
         rows = results.table(
             results.read_runs(arguments.folder),

@@ -126,3 +126,15 @@ def test_formats(runs, capsys):
         assert main(["results", str(runs), "--where", f"seed={text}"]) == 0
     assert main(["results", str(runs), "--paired", *NAMES]) == 0
     assert "paired t" in capsys.readouterr().out
+
+
+def test_a_paired_test_is_of_the_runs_that_meet_the_conditions(runs, capsys):
+    def seeds(*conditions):
+        where = [word for condition in conditions for word in ("--where", condition)]
+        paired = ["results", str(runs), "--paired", *NAMES, "--format", "json", *where]
+        assert main(paired) == 0
+        return json.loads(capsys.readouterr().out)[0]["seeds"]
+
+    assert [seeds(), seeds("seed>=2", "test.AUC<0.9"), seeds("seed!=3")] == [3, 2, 2]
+    assert main(["results", str(runs), "--paired", *NAMES, "--where", "c=0.5"]) == 2
+    assert f"unknown finished expid '{NAMES[0]}'" in capsys.readouterr().err
