@@ -44,7 +44,8 @@ def submit(
     Args:
         source: Folder of a run or of a sweep.
         target: Checkout of BARS, or a folder to begin one.
-        expid: Of a sweep, the experiment to submit; None for the best by validation.
+        expid: Of a sweep, the experiment to submit; None for the best by validation. A run has
+            its own.
         contributor: Who submits: ``Name`` or ``Name <URL>``.
         draft: Write the folder even if it breaks rules; its README then begins with them.
 
@@ -82,7 +83,12 @@ def _read_source(source: Path, expid: str | None) -> bars.Study:
     if (source / "sweep.json").is_file():
         return _read_sweep_study(source, expid)
     if (source / "run.json").is_file():
-        return bars.study_of_run(read_run(source))
+        run = read_run(source)
+        if expid not in (None, run.expid):
+            raise SettingsError(
+                f"{source} is a run of {run.expid}: --expid {expid} is for a sweep that holds it"
+            )
+        return bars.study_of_run(run)
     raise DataError(f"{source} holds neither run.json nor sweep.json: name a run or a sweep")
 
 

@@ -246,6 +246,10 @@ def test_nothing_is_overwritten_and_other_folders_are_no_source(tmp_path, record
         submit(tmp_path, tmp_path / "other")
     with pytest.raises(SettingsError, match="finished expid"):
         submit(sweep, tmp_path / "other", expid="nothing")
+    run = next(sweep.glob(f"runs/*/{EXPID}/*"))
+    with pytest.raises(SettingsError, match=f"is a run of {EXPID}: --expid nothing is for a sweep"):
+        submit(run, tmp_path / "other", expid="nothing")
+    assert submit(run, tmp_path / "other", expid=EXPID).folder.is_dir()
     monkeypatch.undo()
     with pytest.raises(SettingsError, match="has no BARS protocol"):
         submit(sweep, tmp_path / "other")
