@@ -19,6 +19,7 @@ from fuxictr_tf4ctr.cli.options import (
     flag,
     given_run,
     number,
+    only_for,
     option,
     together,
     whole_number,
@@ -57,6 +58,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from fuxictr_tf4ctr.runs.scoring import evaluate_files
     from fuxictr_tf4ctr.training import evaluate
 
+    if arguments.input is None:
+        only_for(arguments, "--input", "--skip-bad-rows")
     run = given_run(arguments)
     if arguments.input is None:
         print(metrics_line(evaluate(run.model, run.loader(arguments.split), run.metrics)))
@@ -242,6 +245,23 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _two_of_them(parser: Any) -> None:
+    two = parser.add_mutually_exclusive_group()
+    two.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar="RUN",
+        help="folders of two runs, whose settings and metrics to show side by side",
+    )
+    two.add_argument(
+        "--paired",
+        nargs=2,
+        metavar="EXPID",
+        help="two experiments to test against each other, paired by seed",
+    )
+
+
 @command(
     "results",
     "tabulate runs, or compare two",
@@ -258,23 +278,20 @@ def _report(arguments: argparse.Namespace) -> int:
     flag("--descending", "greatest first"),
     option("--columns", nargs="+", default=[], metavar="SETTING", help="show these settings too"),
     choice("--format", ("text", "csv", "markdown", "json"), "form"),
-    option(
-        "--compare", nargs=2, type=Path, metavar="RUN",
-        help="folders of two runs, whose settings and metrics to show side by side",
-    ),
-    option(
-        "--paired", nargs=2, metavar="EXPID",
-        help="two experiments to test against each other, paired by seed",
-    ),
+    _two_of_them,
 )  # fmt: skip
 def _results(arguments: argparse.Namespace) -> int:
     """Tabulate all runs under a folder; compare two runs, or two experiments over their seeds."""
     from fuxictr_tf4ctr.analysis import results
     from fuxictr_tf4ctr.analysis.results import FORMATS
 
+    columns = ("--sort", "--descending", "--columns")
     if arguments.compare:
+        mend = "leave out these, or --compare"
+        only_for(arguments, "the table of all runs", "--where", *columns, mend=mend)
         rows = results.side_by_side(*arguments.compare)
     elif arguments.paired:
+        only_for(arguments, "the table of all runs", *columns, mend="leave out these, or --paired")
         found = results.matching(results.read_runs(arguments.folder), arguments.where)
         rows = results.paired_tests(found, *arguments.paired)
     else:

@@ -61,7 +61,7 @@ def command(name: str, summary: str, *options: Option) -> Callable[[Any], Any]:
         def add(commands: Any) -> None:
             described = " ".join((call.__doc__ or "").split())
             parser = commands.add_parser(name, help=summary, description=described)
-            parser.set_defaults(call=call)
+            parser.set_defaults(call=call, default_of=parser.get_default)
             for option in options:
                 option(parser)
 
@@ -162,8 +162,26 @@ def given_run(arguments: argparse.Namespace) -> "LoadedRun":
 
 def check_engine(arguments: argparse.Namespace) -> None:
     """Raise SettingsError where the options of :func:`engine` do not go together."""
-    if arguments.address is not None and arguments.engine != "ray":
-        raise SettingsError("--address is for --engine ray: give both, or neither")
+    if arguments.engine != "ray":
+        only_for(arguments, "--engine ray", "--address")
+
+
+def only_for(
+    arguments: argparse.Namespace, needed: str, *names: str, mend: str = "give both, or neither"
+) -> None:
+    """Raise SettingsError where options have another value than their default, to no effect.
+
+    Args:
+        arguments: Those of a command, without what the options need.
+        needed: What the options are for.
+        names: The options.
+        mend: What to do.
+    """
+    values = {name: name.removeprefix("--").replace("-", "_") for name in names}
+    given = [n for n, key in values.items() if getattr(arguments, key) != arguments.default_of(key)]
+    if given:
+        verb = "is" if len(given) == 1 else "are"
+        raise SettingsError(f"{', '.join(given)} {verb} for {needed}: {mend}")
 
 
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:

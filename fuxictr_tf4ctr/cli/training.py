@@ -18,6 +18,7 @@ from fuxictr_tf4ctr.cli.options import (
     engine,
     flag,
     number,
+    only_for,
     option,
     overrides,
     parse_overrides,
@@ -86,6 +87,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.continue_from is not None:
         given["continue_from"] = str(arguments.continue_from.resolve())
     check_engine(arguments)
+    if arguments.engine == "local" and arguments.workers is None:
+        only_for(arguments, "--workers", "--max-restarts")
     if arguments.engine == "ray":
         from fuxictr_tf4ctr.engines.ray.runs import Request, train_on_ray
 
@@ -187,7 +190,7 @@ def _print(record: "RunRecord") -> None:
     number("--trials", "points to choose", default=30),
     flag("--no-prune", "let hopeless runs of a search go on to their end"),
     number("--seeds", "repeat the best settings, so many seeds in all", default=1),
-    number("--best", "how many settings", default=1),
+    number("--best", "with --seeds: how many settings", default=1),
     engine("run on this machine, or as trials of Ray Tune on a cluster"),
 )  # fmt: skip
 def _tune(arguments: argparse.Namespace) -> int:
@@ -200,6 +203,12 @@ def _tune(arguments: argparse.Namespace) -> int:
     from fuxictr_tf4ctr.sweep import SweepOptions, run_sweep
 
     check_engine(arguments)
+    if arguments.search == "grid":
+        only_for(arguments, "--search tpe or random", "--trials", "--no-prune")
+    else:
+        only_for(arguments, "--search grid", "--tag", "--exclude", "--max-points")
+    if arguments.seeds == 1:
+        only_for(arguments, "--seeds 2 or more", "--best")
     carrier = None
     if arguments.engine == "ray":
         from fuxictr_tf4ctr.engines.ray.runs import RayTrials

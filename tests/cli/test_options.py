@@ -37,3 +37,34 @@ def test_numbers_are_within_bounds(tmp_path, monkeypatch, capsys, command):
     assert f"argument {command[-2]}" in said or "argument --gpu" in said
     assert "must be a" in said and len(said) < 300
     assert not list(tmp_path.iterdir())
+
+
+# A command, what its message begins with, and words that give the options their effect.
+IDLE = [
+    ((*TUNE, "--trials", "3", "--no-prune"), "--trials, --no-prune are for", "--search tpe"),
+    (
+        (*TUNE, "--search", "tpe", "--tag", "1", "--exclude", "2", "--max-points", "9"),
+        "--tag, --exclude, --max-points are for --search grid",
+        "--search grid",
+    ),
+    ((*TUNE, "--best", "2"), "--best is for --seeds 2 or more", "--seeds 2"),
+    ((*RUN, "--max-restarts", "1"), "--max-restarts is for --workers", "--workers 2"),
+    (("evaluate", "--run", "x", "--skip-bad-rows"), "--skip-bad-rows is for", "--input y"),
+    (("encode", "--dataset", "x", "--address", "y"), "--address is for --engine ray", ""),
+    (("results", "--compare", "a", "b", "--where", "c=1"), "--where is for the table", ""),
+    (("results", "--paired", "a", "b", "--sort", "c", "--descending"), "--sort, --descending", ""),
+]
+
+
+@pytest.mark.parametrize(("command", "message", "needed"), IDLE, ids=[case[1] for case in IDLE])
+def test_options_without_effect_are_refused(
+    tmp_path, monkeypatch, capsys, command, message, needed
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"fuxictr: {message}") and len(said.splitlines()) == 1
+    if needed:
+        assert main([*command, *needed.split()]) == 2  # for what is not there
+        assert message not in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
