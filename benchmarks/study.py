@@ -315,7 +315,8 @@ class Study:
 
     def add_time(self, name: str) -> None:
         """Write the seconds a row trains per epoch, without its evaluations."""
-        settings = self.settings(name, 2023, self.best(name) | {"epochs": TIMED_EPOCHS})
+        each_epoch = {"epochs": TIMED_EPOCHS, "eval_steps": None}
+        settings = self.settings(name, 2023, self.best(name) | each_epoch)
         record = run_experiment(settings)
         entry = {
             "row": name,

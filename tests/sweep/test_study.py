@@ -42,7 +42,7 @@ def make(tmp_path, monkeypatch):
         metrics = {"AUC": auc + settings["seed"] / 1e4, "logloss": 0.5}
         return SimpleNamespace(
             expid=settings.expid, parameters=9, seconds={"train": 1.0},
-            evaluations=[{"epoch": 4, "metrics": {}}],
+            evaluations=[{"epoch": 4, "metrics": {}, "seconds": 2.0}],
             valid=metrics, test=metrics, **SHARED,
         )  # fmt: skip
 
@@ -142,6 +142,13 @@ def test_no_trial_starts_when_the_seconds_are_spent(make):
     studies.add(study.trials_file, entry)
     study.tune(["base"])
     assert not make.ran
+
+
+def test_seconds_per_epoch_are_those_between_evaluations_of_an_epoch(make):
+    study = make(rows={"base": {"expid": "DeepFM_demo", "eval_steps": 10}})
+    study.add_time("base")
+    assert make.ran[-1]["eval_steps"] is None and make.ran[-1]["epochs"] == studies.TIMED_EPOCHS
+    assert studies.read(study.times_file)[0]["seconds_per_epoch"] == 2
 
 
 def test_differences_are_paired_by_seed_with_their_interval(make):
