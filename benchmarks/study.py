@@ -40,7 +40,6 @@ from statistics import mean, median, stdev
 from typing import Any
 
 import optuna
-import yaml
 from filelock import FileLock
 from scipy.stats import t as student
 
@@ -48,6 +47,7 @@ from fuxictr_tf4ctr.errors import DataError, SettingsError, UserError
 from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.settings.reading import Settings, load_settings
+from fuxictr_tf4ctr.settings.sections import read_yaml
 from fuxictr_tf4ctr.sweep.search import FULL_RUNS_FIRST, as_choice, median_pruner, suggest
 from fuxictr_tf4ctr.sweep.tuner_file import Space, read_space
 
@@ -465,11 +465,16 @@ def read_study(file: Path, output: str = "checkpoints/studies") -> Study:
     """Read the YAML file of a study: its rows, or ``rows`` beside other sections.
 
     Raises:
-        SettingsError: A section is not known, or the space is not valid.
+        SettingsError: It cannot be read or has no rows, a section is not known, or the space is
+            not valid.
     """
-    content = yaml.safe_load(file.read_text())
+    content = read_yaml(file)
     if "rows" not in content:
         content = {"rows": content}
+    rows = content["rows"]
+    each = rows.values() if rows and isinstance(rows, dict) else [None]
+    if not all(isinstance(row, dict) and "expid" in row for row in each):
+        raise SettingsError(f"{file} must have rows, each with an expid and what it overrides")
     content = {"output": output, "seeds": [2023, 2024, 2025]} | content
     try:
         if search := content.get("search"):

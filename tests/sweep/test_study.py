@@ -81,6 +81,15 @@ def test_what_is_not_known_stops_before_the_first_run(make, sections, message):
     assert not make.ran
 
 
+@pytest.mark.parametrize("text", ["", "rows:", "base: DeepFM_demo", "rows: {base: {c: 0.5}}"])
+def test_a_file_without_rows_is_no_study(tmp_path, text):
+    (file := tmp_path / "small.yaml").write_text(text)
+    with pytest.raises(SettingsError, match="must have rows, each with an expid"):
+        studies.read_study(file)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        studies.read_study(tmp_path / "none.yaml")
+
+
 def test_results_of_other_data_are_refused(make):
     study = make()
     study.run(["base"], [1])
