@@ -44,6 +44,7 @@ from filelock import FileLock
 from scipy.stats import t as student
 
 from fuxictr_tf4ctr.errors import DataError, SettingsError, UserError
+from fuxictr_tf4ctr.files import write_whole
 from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.settings.reading import Settings, load_settings
@@ -326,13 +327,13 @@ class Study:
             "versions": record.versions,
         }
         others = [time for time in read(self.times_file) if time["row"] != name]
-        replace(self.times_file, json.dumps([*others, entry], indent=1) + "\n")
+        write_whole(self.times_file, json.dumps([*others, entry], indent=1) + "\n")
 
     # The tables ---------------------------------------------------------------------------------
 
     def write_table(self) -> None:
         """Write the table beside the results."""
-        replace(self.file.with_suffix(".md"), self.table())
+        write_whole(self.file.with_suffix(".md"), self.table())
 
     def table(self) -> str:
         """Format mean ± standard deviation of each row, and the differences, in Markdown."""
@@ -435,7 +436,7 @@ def write_tables() -> None:
         if study.file.exists():
             study.write_table()
     for page in PAGES:
-        replace(page, filled(page.read_text(), studies))
+        write_whole(page, filled(page.read_text(), studies))
 
 
 def filled(text: str, studies: dict[str, Study]) -> str:
@@ -559,7 +560,8 @@ def add(file: Path, entry: dict[str, Any]) -> None:
     """Add a run to a file of results, safe against another process doing the same."""
     with FileLock(file.with_suffix(".lock")):
         _parsed.cache_clear()  # times of files are too coarse for what must not be lost
-        replace(file, json.dumps([*read(file), entry], indent=1) + "\n")
+        write_whole(file, json.dumps([*read(file), entry], indent=1) + "\n")
+        _parsed.cache_clear()
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -607,14 +609,6 @@ def interval(differences: list[float]) -> str:
     half = student.ppf(0.975, count - 1) * stdev(differences) / count**0.5
     middle = mean(differences)
     return f"{middle:+.5f} [{middle - half:+.5f}, {middle + half:+.5f}]"
-
-
-def replace(file: Path, text: str) -> None:
-    """Replace a file in one step, so that an interrupted study keeps its results."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, file)
-    _parsed.cache_clear()
 
 
 if __name__ == "__main__":
