@@ -134,7 +134,8 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
         frame = pl.DataFrame([each.alias(f"c{i}") for i, each in enumerate(columns)])
         for name in frame.columns:
             column = frame[name]
-            if column.dtype.is_numeric() and not np.isfinite(column.to_numpy()).all():
+            numbers = column.cast(pl.Float64).to_numpy() if column.dtype.is_numeric() else ()
+            if not np.isfinite(numbers).all():
                 raise ValueError(f"Input X contains NaN or infinity in column {name[1:]}")
         return frame
 
@@ -144,6 +145,8 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
             if column not in names:
                 raise SettingsError(unknown("categorical column", column, names))
             return names.index(column)
+        if not 0 <= column < self.n_features_in_:
+            raise SettingsError(f"categorical column {column}: X has {self.n_features_in_} columns")
         return column
 
     def _encodable(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -151,6 +154,10 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
 
     def _held_out(self, codes: np.ndarray) -> np.ndarray:
         """Draw rows of both classes to hold out; all rows where a class has no two."""
+        if not 0 < self.validation_fraction < 1:
+            raise SettingsError(
+                f"validation_fraction={self.validation_fraction!r} must be between 0 and 1"
+            )
         random = np.random.default_rng(self.random_state)
         drawn = []
         for rows in (np.flatnonzero(codes == code) for code in (0, 1)):
@@ -168,6 +175,8 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
         train.write_parquet(folder / "train.parquet")
         valid.write_parquet(folder / "valid.parquet")
         batch_size = self.batch_size or sized_to(train.height)["batch_size"]
+        if self.batch_size is None and train.height % batch_size == 1:
+            batch_size += 1  # batch norm cannot train on one row
         params = {
             "model": self.model, "dataset_id": "frame", "data_format": "parquet",
             "data_root": str(folder / "data"), "model_root": str(folder / "runs"),
@@ -223,14 +232,16 @@ def _of_pandas(frame: Any) -> list[pl.Series]:
 
 
 def _of_array(values: np.ndarray) -> pl.Series:
-    """Take objects for numbers where all are, else for texts."""
+    """Take objects for truth values or numbers where all are, else for texts."""
     if values.dtype.kind not in "OSU":
         return pl.Series(values)
     if all(isinstance(each, int | float | np.number) for each in values):
         return pl.Series(values.tolist(), strict=False)
     missing = [not isinstance(each, str) and str(each) in _MISSING for each in values]
-    texts = (None if no else str(each) for each, no in zip(values, missing, strict=True))
-    return pl.Series(texts, dtype=pl.String)
+    known = [None if no else each for each, no in zip(values, missing, strict=True)]
+    if all(isinstance(each, bool | np.bool_) for each in known if each is not None):
+        return pl.Series(known, dtype=pl.Boolean)
+    return pl.Series([None if each is None else str(each) for each in known], dtype=pl.String)
 
 
 def _as_declared(values: pl.Series, guess: ColumnGuess) -> pl.Series:

@@ -60,6 +60,25 @@ def test_objects_of_an_array_or_a_frame_are_numbers_or_texts(rows):
     assert TwinClassifier(**QUICK).fit(mixed, y).predict(mixed).shape == y.shape
 
 
+def test_truth_values_are_the_same_ids_beside_missing_ones_and_alone():
+    member = np.random.default_rng(0).random(100) < 0.5
+    some = pd.DataFrame({"member": [None, *member[1:]]})
+    alone = pd.DataFrame({"member": member[1:]})
+    assert (some["member"].dtype, alone["member"].dtype) == (object, bool)
+    for X, y, other in ((some, member, alone), (alone, member[1:], some)):
+        fitted = TwinClassifier(**QUICK).fit(X, y)
+        found = [fitted.predict_proba(each)[-99:] for each in (X, other, alone.astype(object))]
+        np.testing.assert_array_equal(found[1], found[0])
+        np.testing.assert_array_equal(found[2], found[0])
+
+
+def test_decimals_are_numbers_and_batch_norm_takes_any_number_of_rows():
+    price = pl.DataFrame({"price": pl.Series(range(107)).cast(pl.Decimal(10, 2))})
+    y = np.arange(107) % 3 == 0  # 97 rows train: 6 batches of 16 and one row
+    fitted = TwinClassifier("TF4CTR_FinalNet", epochs=1, embedding_dim=4).fit(price, y)
+    assert fitted.predict_proba(price).shape == (107, 2)
+
+
 def test_a_fit_prints_nothing_and_leaves_no_handler_of_logs(rows, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(logging.getLogger(), "handlers", [])
@@ -91,6 +110,8 @@ def test_searches_pipelines_and_cross_validation_take_it(rows):
         ({"model": "TF4CTR_DCNv3"}, "click", SettingsError, "TF4CTR_DCNv2"),
         ({"settings": {"fusion": "WS"}}, "click", SettingsError, "'WSF'"),
         ({"categorical": ["itm"]}, "click", SettingsError, "'item'"),
+        ({"categorical": [2]}, "click", SettingsError, "categorical column 2: X has 2 columns"),
+        ({"validation_fraction": 20}, "click", SettingsError, "between 0 and 1"),
         ({}, "item", ValueError, "Only binary classification"),
         ({}, "clik", SettingsError, "'click'"),
     ],
