@@ -5,6 +5,7 @@ reads the weights. A file appears whole or not at all, and the one before it sta
 tables are divided, it names the shards that hold them.
 """
 
+import errno
 import logging
 import os
 import random
@@ -83,6 +84,7 @@ _STATE = Record(
         "epoch_start": Record({"loader_epoch": Key(_COUNT), "rng": _RANDOM}),
         "batches_done": _COUNT,
         "losses": Record({"seen": _NUMBERS, "sums": Record({}, others=_NUMBER)}),
+        "twin": Key(Record({}, others=_NUMBER), default={}),
         "result": Record(
             {
                 "epochs": ListOf(Record({"step": _COUNT}, others=ANYTHING)),
@@ -154,13 +156,23 @@ class Checkpoints:
         """Read the newest state that is whole, None where there is none.
 
         A corrupt one is reported and removed: the next states count as newer than all there are.
+
+        Raises:
+            DataError: It is of another version of this package.
+            StorageError, MemoryShortage: It cannot be read, and stays.
         """
         for partial in self.folder.glob("*.tmp"):  # left by a process killed while it wrote
             partial.unlink()
         for path in reversed(self._files()):
             try:
                 return _read(path)
+            except UserError:
+                raise
             except Exception as error:  # what a damaged file raises depends on where it is damaged
+                # A seek to a place that a damaged file names is an invalid argument.
+                invalid = getattr(error, "errno", None) == errno.EINVAL
+                if isinstance(error, OSError | MemoryError) and not invalid:
+                    raise files.system_error(error) from error
                 LOG.warning(
                     "checkpoint %s is corrupt (%s): go on from the one before it, if any",
                     path,
@@ -193,6 +205,12 @@ def _read(path: Path) -> dict[str, Any]:
     if damaged is not None:
         raise ValueError(f"wrong checksum of {damaged}")
     state = torch.load(path, map_location="cpu", weights_only=True)
+    kind = state.get("format") if isinstance(state, dict) else None
+    if isinstance(kind, int) and kind != FORMAT:
+        raise DataError(
+            f"{path}: is of another version of this package (format {kind}, this one's is "
+            f"{FORMAT}): go on with that version, or start a new run"
+        )
     if problems := _STATE.problems(state):
         raise ValueError(problems[0])
     return state
@@ -202,7 +220,7 @@ def model_state(model: BaseModel) -> dict[str, Any]:
     """Return weights, optimizers, gradients and the loop's state of a FuxiCTR model."""
     return {
         "weights": model.state_dict(),
-        "optimizers": {name: each.state_dict() for name, each in optimizers_of(model).items()},
+        "optimizers": {name: _plain(each) for name, each in optimizers_of(model).items()},
         # A model may add up the gradients of several batches before it makes a step.
         "gradients": {
             name: weights.grad
@@ -211,6 +229,14 @@ def model_state(model: BaseModel) -> dict[str, Any]:
         },
         "loop": {name: getattr(model, name) for name in _LOOP},
     }
+
+
+def _plain(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimizer's state, numpy's numbers among its options as Python's."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group |= {k: v.item() for k, v in group.items() if isinstance(v, np.generic)}
+    return state
 
 
 def restore_model(model: BaseModel, state: dict[str, Any]) -> None:

@@ -159,6 +159,7 @@ class _Loop:
         self.batches_done = 0
         self.epoch_start: dict[str, Any] = {}
         self.resumed: dict[str, Any] | None = None
+        self.shown: dict[str, float] | None = {}  # of the last step; None where not looked at
         # Optimizers that were given a state look at it when they make a step.
         given = any(each.state for each in optimizers_of(model).values())
         self.first_step = state_of_this_model() if given else nullcontext()
@@ -220,6 +221,7 @@ class _Loop:
                 with self.first_step:
                     loss = self._train_step(batch)
                 self.first_step = nullcontext()
+                self.shown = None
                 self.batches_done += 1
                 self.averages.after_step(model._total_steps)
                 self.losses.add(loss, getattr(self.step, "terms", NO_TERMS), _where(model))
@@ -254,7 +256,8 @@ class _Loop:
         try:
             return self.step(batch)
         except torch.OutOfMemoryError as error:
-            rows = len(model.get_labels(batch))
+            labels = model.get_labels(batch)  # of several tasks, a list
+            rows = len(labels[0] if isinstance(labels, list) else labels)
             message = (
                 f"out of GPU memory at {_where(model)}: a step of {rows} rows does not fit; lower "
                 f"batch_size to {max(rows // 2, 1)}, or embedding_dim, or set storage: memory"
@@ -441,9 +444,14 @@ class _Loop:
             "seconds": time.perf_counter() - self.training_since,
             "best": False,
         }
-        twin = monitored_values(self.step) or monitored_values(model)
-        shown = {"losses": self.losses.means_of_terms(), "twin": twin}
+        shown = {"losses": self.losses.means_of_terms(), "twin": self._shown()}
         return record | {name: values for name, values in shown.items() if values}
+
+    def _shown(self) -> dict[str, float]:
+        """Return what the model shows of the last step, which an evaluation must not replace."""
+        if self.shown is None:
+            self.shown = monitored_values(self.step) or monitored_values(self.model)
+        return self.shown
 
     def _end_record(self, record: dict[str, Any]) -> None:
         self.losses.clear()
@@ -471,6 +479,7 @@ class _Loop:
             "epoch_start": self.epoch_start,
             "batches_done": self.batches_done,
             "losses": self.losses.state(),
+            "twin": self._shown(),
             "averages": self.averages.state(),
             "result": asdict(self.result),
             "seconds": time.perf_counter() - self.training_since,
@@ -490,6 +499,7 @@ class _Loop:
             self.averages.restore(state.get("averages", {}))
         self.result = FitResult(**state["result"])
         self.losses.restore(state["losses"])
+        self.shown = state.get("twin", {})
         self.batches_done, self.epoch_start = state["batches_done"], state["epoch_start"]
         self.training_since = time.perf_counter() - state["seconds"]
         self.resumed = state
@@ -529,7 +539,7 @@ def _batches_from(batches: Iterable, first: int) -> Iterator:
 
 
 def _check_model(model: BaseModel, schedule: Schedule) -> None:
-    if schedule.weights != UNWEIGHTED and not weighs_rows(type(model)):
+    if schedule.weights != UNWEIGHTED and not weighs_rows(model):
         raise SettingsError(
             f"{type(model).__name__} has a loss of its own, which weight_col and pos_weight do not "
             "reach"

@@ -1,5 +1,6 @@
 """Runs that are cut off and taken up again end bitwise as if nothing had been."""
 
+import errno
 import io
 import logging
 import os
@@ -12,9 +13,16 @@ import pytest
 import torch
 from tiny_model import EmbeddingMLP, build_batches, build_model
 
-from fuxictr_tf4ctr.errors import DataError, DivergenceError, SettingsError, Terminated
+from fuxictr_tf4ctr.errors import (
+    DataError,
+    DivergenceError,
+    MemoryShortage,
+    SettingsError,
+    StorageError,
+    Terminated,
+)
 from fuxictr_tf4ctr.training import Checkpoints, Data, FastOptions, Schedule, Watch, fit
-from fuxictr_tf4ctr.training.checkpoints import restore_model
+from fuxictr_tf4ctr.training.checkpoints import FORMAT, restore_model
 from fuxictr_tf4ctr.training.fast import EXACT
 
 BEFORE_AND_AFTER = [1, 2, 3, 9, 10, 11, 14, 20, 21, 30]
@@ -50,6 +58,18 @@ class Accumulating(RandomDraws):
             self.optimizer.step()
             self.optimizer.zero_grad()
         return loss
+
+
+class Shown(RandomDraws):
+    """Shows a value of its last batch, as twins do of gates and votes."""
+
+    def forward(self, inputs):
+        outputs = super().forward(inputs)
+        self.last = outputs["y_pred"].detach()
+        return outputs
+
+    def monitored_values(self):
+        return {"mean": self.last.mean()}
 
 
 class EpochLoader:
@@ -191,7 +211,7 @@ def test_more_epochs_continue_a_shorter_training(start):
 
 
 def test_two_states_are_kept_of_plain_content(start, tmp_path):
-    start("run")
+    start("run", learning_rate=np.float64(0.01))
     files = sorted((tmp_path / "run" / "state").iterdir())
     assert [file.name for file in files] == ["step-000000000028.state", "step-000000000030.state"]
     state = torch.load(files[-1], weights_only=True)
@@ -234,6 +254,31 @@ def test_a_corrupt_checkpoint_falls_back_to_the_one_before(
     assert len(warnings) == damaged and "16.state is corrupt" in warnings[0]
     assert ("Resume after epoch 2, step 12 " in caplog.text) == (damaged == 1)
     assert_same_end(run, start("whole"))
+
+
+@pytest.mark.parametrize(
+    ("met", "error", "words"),
+    [
+        (OSError(errno.EIO, "Input/output error"), StorageError, "Input/output error"),
+        (MemoryError(), MemoryShortage, "out of memory"),
+        ({"format": FORMAT + 1}, DataError, "another version"),
+    ],
+    ids=["disk", "memory", "version"],
+)
+def test_a_state_that_is_whole_but_cannot_be_read_now_stays(
+    start, tmp_path, monkeypatch, met, error, words
+):
+    def load(*args, **kwargs):
+        if isinstance(met, Exception):
+            raise met
+        return met
+
+    start("run")
+    files = sorted((tmp_path / "run" / "state").iterdir())
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(error, match=words):
+        Checkpoints(tmp_path / "run" / "state").latest()
+    assert sorted((tmp_path / "run" / "state").iterdir()) == files
 
 
 def test_a_killed_write_leaves_no_file_behind(start, tmp_path):
@@ -291,7 +336,8 @@ def test_sigterm_ends_the_step_saves_and_stops(start, tmp_path, cut_off):
     assert_same_end(start("cut"), start("whole"))
 
 
-def test_sigterm_during_an_evaluation_does_not_wait_for_its_end(start, tmp_path):
+@pytest.mark.parametrize("model_class", [RandomDraws, Shown])
+def test_sigterm_during_an_evaluation_does_not_wait_for_its_end(start, tmp_path, model_class):
     class Signalled:
         """Sends SIGTERM in the second of its evaluations."""
 
@@ -309,11 +355,11 @@ def test_sigterm_during_an_evaluation_does_not_wait_for_its_end(start, tmp_path)
 
     valid_gen = Signalled()
     with pytest.raises(Terminated):
-        start("cut", valid_gen=valid_gen, steps=None)
+        start("cut", model_class=model_class, valid_gen=valid_gen, steps=None)
     assert valid_gen.served == 1
     state = Checkpoints(tmp_path / "cut" / "state").latest()
     assert state["loop"]["_total_steps"] == 20 and len(state["result"]["epochs"]) == 1
-    assert_same_end(start("cut"), start("whole"))
+    assert_same_end(start("cut", model_class=model_class), start("whole", model_class=model_class))
 
 
 def test_without_checkpoints_sigterm_is_not_touched(tmp_path):
