@@ -57,6 +57,7 @@ from fuxictr_tf4ctr.training import (
     fit,
     training_bytes,
 )
+from fuxictr_tf4ctr.training.checkpoints import optimizers_of
 from fuxictr_tf4ctr.training.evaluation import labels_and_scores
 from fuxictr_tf4ctr.training.shards import UnmadeTable
 
@@ -258,7 +259,7 @@ def _checkpoint_bytes(model: BaseModel, settings: Settings) -> int:
     sizes = [(each, each.numel() * each.element_size()) for each in model.parameters()]
     tables = sum(size for each, size in sizes if isinstance(each, UnmadeTable))
     others = sum(size for _, size in sizes) - tables
-    moments = 2 if "betas" in model.optimizer.defaults else 0
+    moments = 2 if any("betas" in each.defaults for each in optimizers_of(model).values()) else 0
     sums = {"adagrad": 1, "adam": 2}.get(settings.params.get("table_optimizer"), 0)
     # The oldest state, and the weights before, go when the next are written.
     states = (Checkpoints.kept + 1) * ((1 + moments) * others + (1 + sums) * tables)
@@ -346,11 +347,14 @@ def _loaders(
     train_gen = loader("train")
     # FuxiCTR finds out at the end of the epoch.
     norms = batch_norms(settings.params, settings.model_class)
-    if norms and train_gen.num_samples % settings["batch_size"] == 1:
+    alone = ranks.size == 1
+    if norms and train_gen.fewest_rows == 1 and (alone or not settings["sync_batch_norm"]):
+        rows, size = train_gen.num_samples, train_gen.batch_size
+        fits = (each for each in range(size + 1, rows + 1) if rows % each != 1)
         raise DataError(
-            f"{dataset.train}: {train_gen.num_samples} rows in batches of "
-            f"{settings['batch_size']} leave a last batch of one row, on which {norms[0]} cannot "
-            f"train; set batch_size to {settings['batch_size'] - 1}"
+            f"{dataset.train}: {rows} rows{'' if alone else ' of a worker'} in batches of {size} "
+            f"leave a last batch of one row, on which {norms[0]} cannot train; set "
+            + (f"batch_size to {next(fits, 2)}" if alone else "sync_batch_norm to true")
         )
     return Data(train_gen, loader("valid"), loader("test"))
 

@@ -1,10 +1,13 @@
 """The loaders of a run: built with what the settings say of the GPU and of memory."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from fuxictr_tf4ctr import load_settings, run_experiment
-from fuxictr_tf4ctr.errors import SettingsError
+from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.runs import experiment, loading
 
 
@@ -49,6 +52,32 @@ def test_what_cannot_be_is_found_before_data_are_read(monkeypatch, settings, wor
         load_settings("TF4CTR_DCNv2_demo", overrides=settings)
     assert words in str(raised.value)
     assert len(str(raised.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("ranks", "changes", "advice"),
+    [
+        (1, {}, "2001 rows in batches of 1000 .* set batch_size to 1001"),
+        (2, {"sync_batch_norm": False}, "set sync_batch_norm to true"),
+        (2, {"sync_batch_norm": True}, None),
+    ],
+)
+def test_batch_norm_is_given_no_batch_of_one_row(monkeypatch, ranks, changes, advice):
+    class Served:
+        num_samples, batch_size, fewest_rows = 2001, 1000, 1
+
+        def __init__(self, *args, **options):
+            pass
+
+        def refuse_one_class(self):
+            pass
+
+    monkeypatch.setattr(experiment, "H5DataLoader", Served)
+    settings = load_settings("TF4CTR_demo", overrides={"batch_norm": True, **changes})
+    dataset = SimpleNamespace(train="train.h5", valid=None, test=None)
+    group = SimpleNamespace(size=ranks, rank=0, once_a_host=None)
+    with nullcontext() if advice is None else pytest.raises(DataError, match=advice):
+        experiment._loaders(dataset, None, settings, group, 0)
 
 
 @pytest.mark.parametrize(
