@@ -313,13 +313,13 @@ def value_from(name: str, sums: Sequence[float]) -> float:
     Raises:
         DataError: The rows leave the metric undefined.
     """
-    if name in PLAIN and name != "AUC" and not sums[-1]:
+    if name in PLAIN and not (any(sums[:2]) if name == "AUC" else sums[-1]):
         raise DataError(f"{name} is undefined: all weights are 0")
     if name == "AUC":
         positives, negatives, above = sums
         if not positives or not negatives:
             label = 1 if positives else 0
-            raise DataError(f"AUC is undefined: all {positives + negatives:.0f} labels are {label}")
+            raise DataError(f"AUC is undefined: all labels are {label}, rows of weight 0 aside")
         return float(above / (positives * negatives))
     if name == "ece":
         return float(np.abs(sums[:-1]).sum() / sums[-1])

@@ -138,10 +138,10 @@ class RowWeights:
 UNWEIGHTED = RowWeights()
 
 
-def weighs_rows(model_class: type[BaseModel]) -> bool:
+def weighs_rows(model: BaseModel | type[BaseModel]) -> bool:
     """Whether the loss of a model can be weighted: FuxiCTR's own is, and one that says so."""
     replaced = ("add_loss", "compute_loss", "regularization_loss", "train_step")
-    return getattr(model_class, "weighs_rows", not overrides(model_class, *replaced))
+    return getattr(model, "weighs_rows", not overrides(model, *replaced))
 
 
 def weighted_loss(

@@ -46,7 +46,8 @@ class TwinModel(TwoStreamModel):
             * simple_head: False takes a simple encoder of width 1 as a logit, without Linear.
             * linear_logit: Whether a bias-free logistic regression is added to the final logit.
             * base_loss: Whether a base model's loss of its own stands beside the Twin Focus Loss;
-              of the twins whose ``has_base_loss`` says so. Without ``twin_focus`` it always does.
+              of the twins whose ``has_base_loss`` says so. Without ``twin_focus`` it always does;
+              a loss of both streams' predictions, as FCN's, asks for a fusion that has these.
 
     Raises:
         SettingsError: Parameters that do not fit; the message lists them all.
@@ -85,6 +86,7 @@ class TwinModel(TwoStreamModel):
 
     def build_streams(self, params: Mapping[str, Any]) -> tuple[int, int]:
         self.uses_base_loss = params.get("base_loss", False) or not params["twin_focus"]
+        self.weighs_rows = not (self.has_base_loss and self.uses_base_loss)
         simple_class = ENCODERS[params["simple_encoder"]]
         complex_class = ENCODERS[params["complex_encoder"]]
         self.sample_selection = SAMPLE_SELECTIONS[params["sample_selection"]](

@@ -132,7 +132,7 @@ def test_rows_without_metrics_are_left_to_a_look_at_all_or_explained(together):
     for rank in together:
         assert rank["metrics"]["not finite"] is None
         assert rank["metrics"]["no label"] is None
-        assert rank["metrics"]["one class"] == "AUC is undefined: all 997 labels are 1"
+        assert "all labels are 1" in rank["metrics"]["one class"]
         assert "each of the 40 groups holds one class" in rank["metrics"]["groups of one class"]
         assert "1 of 11 predictions are not finite numbers" in rank["diverged"]
         assert "in row 5" in rank["diverged"]

@@ -278,8 +278,8 @@ def test_what_the_device_cannot_tell_is_left_to_the_host(y_true, y_pred, names):
     [
         ([0, 0], [0.2, 0.3], ["pcoc"], None, DataError, "all 2 labels are 0"),
         ([0, 1], [0.2, 1.3], ["ece"], None, DataError, "ece needs probabilities"),
-        ([1, 1], [0.2, 0.3], ["AUC"], None, DataError, "all 2 labels are 1"),
-        ([0, 0, 0], [0.2, 0.3, 0.4], ["AUC"], None, DataError, "all 3 labels are 0"),
+        ([1, 1], [0.2, 0.3], ["AUC"], None, DataError, "all labels are 1"),
+        ([0, 0, 0], [0.2, 0.3, 0.4], ["AUC"], None, DataError, "all labels are 0"),
         ([0, 1], [0.2, 0.3], ["gAUC"], [1, 2], DataError, "2 groups"),
         ([0, 1], [0.2, 0.3], ["logloss", "gAUC"], None, SettingsError, "group_id"),
         ([0, 1], [0.2, np.nan], ["AUC"], None, DivergenceError, "row 1"),

@@ -19,10 +19,10 @@ from fuxictr_tf4ctr.metrics.calibration import correct_sampling
 from fuxictr_tf4ctr.serving.export import export_run
 from fuxictr_tf4ctr.serving.score import Scorer
 from fuxictr_tf4ctr.settings.reading import validated
-from fuxictr_tf4ctr.training import evaluate_metrics
+from fuxictr_tf4ctr.training import Data, Schedule, evaluate_metrics, fit
 from fuxictr_tf4ctr.training.losses import RowWeights
 from fuxictr_tf4ctr.training.step import training_step
-from model_zoo import TF4CTR
+from model_zoo import TF4CTR, TF4CTR_QNN
 
 
 def raw_rows(rows, seed):
@@ -124,6 +124,12 @@ def test_pos_weight_is_torchs():
     expected = F.binary_cross_entropy_with_logits(z, y, pos_weight=torch.tensor([3.0]))
     assert F.binary_cross_entropy_with_logits(z, y, weight) == pytest.approx(expected.item())
     assert updated(model, batch, RowWeights("worth", 3.0))
+
+
+def test_a_twin_under_its_base_models_own_loss_refuses_weights():
+    model = TF4CTR_QNN(make_feature_map(), twin_focus=False, embedding_dim=4)
+    with pytest.raises(SettingsError, match="a loss of its own"):
+        fit(model, Data([], None), Schedule(weights=RowWeights(positive=3.0)))
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,8 @@ def test_cowclip_clips_each_row_before_its_regularization_and_scales_as_the_pape
         rate = 0.1 * math.sqrt(scale) if name in others else 0.1
         expected = weight.detach() - rate * gradients[name]
         torch.testing.assert_close(ours.get_parameter(name), expected, rtol=1e-5, atol=1e-7)
-    ours.lr_decay()
+    with training_step(ours, options):  # of another fit of the same model
+        ours.lr_decay()
     assert [group["lr"] for group in ours.optimizer.param_groups] == pytest.approx([0.01, 0.02])
 
 
@@ -151,6 +152,23 @@ def test_bf16_is_close_and_leaves_no_trace(fast_dropout):
     assert losses != expected
     assert not other.output_activation._forward_pre_hooks
     assert all(weight.dtype is torch.float32 for weight in other.parameters())
+
+
+def test_bf16_takes_outputs_of_every_kind(tmp_path):
+    class Parts(EmbeddingMLP):
+        def forward(self, inputs):
+            heads = [self.mlp.mlp[0](torch.ones(2, 8))]
+            return super().forward(inputs) | {"block": None, "heads": heads}
+
+        def add_loss(self, return_dict, y_true):
+            assert return_dict["block"] is None
+            assert return_dict["heads"][0].dtype is torch.float32
+            return super().add_loss(return_dict, y_true)
+
+    model = build_model(tmp_path, Parts)
+    model._max_gradient_norm = 10.0
+    with training_step(model, FastOptions(precision="bf16")) as step:
+        assert math.isfinite(step(build_batches(1).batches[0]))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

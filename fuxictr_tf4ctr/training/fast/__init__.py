@@ -211,10 +211,15 @@ def matmul_precision(precision: str) -> Iterator[None]:
 def _autocast(device: torch.device, forward: Forward, batch: Any) -> dict[str, Tensor]:
     with torch.autocast(device.type, torch.bfloat16):
         outputs = forward(batch)
-    return {
-        name: output.float() if output.dtype is torch.bfloat16 else output
-        for name, output in outputs.items()
-    }
+    return {name: _in_full(output) for name, output in outputs.items()}
+
+
+def _in_full(output: Any) -> Any:
+    """Return an output of a model, a tensor, a list of them or None, in float32 where it is not."""
+    if isinstance(output, list | tuple):
+        return [_in_full(each) for each in output]
+    is_half = isinstance(output, Tensor) and output.dtype is torch.bfloat16
+    return output.float() if is_half else output
 
 
 def _in_float32(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

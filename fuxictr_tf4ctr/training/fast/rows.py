@@ -191,7 +191,9 @@ def scale_learning_rate(
         optimizer: Its one group of weights becomes two, embeddings and others.
         scale: Batch size over the one that the learning rate is given for.
     """
-    (group,) = optimizer.param_groups
+    group, *more = optimizer.param_groups
+    if len(more) == 1 and embeddings.issuperset(group["params"]):
+        return  # in a fit before
     others = [weight for weight in group["params"] if weight not in embeddings]
     group["params"] = [weight for weight in group["params"] if weight in embeddings]
     options = {key: value for key, value in group.items() if key != "params"}
