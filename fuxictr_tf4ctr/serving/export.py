@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuxictr_tf4ctr.datasets.fitted import read_encoder
+from fuxictr_tf4ctr.datasets.fitted import SPECIAL, read_encoder
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import whole_folder
 from fuxictr_tf4ctr.names import unknown
@@ -59,13 +59,10 @@ def describe_features(run: LoadedRun) -> tuple[dict[str, Any], dict[str, dict[st
             column |= {"type": "embedding", "width": spec["pretrain_dim"]}
         else:
             tokenizer = content["tokenizers"][name]
-            # Without tokens of a type that only the others of a shared vocabulary hold
-            texts = column["dtype"] == "str"
-            vocabulary = {
-                str(token): i
-                for token, i in tokenizer["vocab"].items()
-                if isinstance(token, str) == texts
-            }
+            column["tokens"] = _token_type(column, spec, tokenizer["vocab"])
+            if column["tokens"] != "text" and isinstance(column["fill"], str):
+                column["fill"] = None  # no such number: unknown
+            vocabulary = _as_texts(tokenizer["vocab"], column["tokens"])
             owner = spec.get("share_embedding", name)
             if vocabularies.get(owner) != vocabulary:
                 owner = name
@@ -101,6 +98,38 @@ def _shared(declared: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str
     elif preprocess:
         column["preprocess"] = preprocess
     return column
+
+
+def _token_type(
+    column: Mapping[str, Any], spec: Mapping[str, Any], vocab: Mapping[Any, int]
+) -> str:
+    """Say whether a column's tokens are "text", "int" or "float".
+
+    Its dtype does not: a function may make texts of numbers, and lists hold either.
+    """
+    if spec["type"] == "sequence":
+        return "text"
+    types = [type(token) for token in vocab if token not in SPECIAL]
+    if "share_embedding" not in spec or len(set(types)) == 1:
+        # Of a shared vocabulary the tokens of its owner come first.
+        return {str: "text", float: "float"}.get(types[0], "int")
+    if "preprocess" in column:
+        raise DataError(
+            f"column {column['name']!r}: its preprocess function makes texts or numbers, and "
+            f"{spec['share_embedding']!r}, whose vocabulary it shares, has both: it cannot be "
+            "exported"
+        )
+    return column["dtype"] if column["dtype"] in ("int", "float") else "text"
+
+
+def _as_texts(vocab: Mapping[Any, int], tokens: str) -> dict[str, int]:
+    """Write the tokens of one type as texts, without those that only sharing columns hold."""
+    if tokens == "text":
+        return {token: i for token, i in vocab.items() if isinstance(token, str)}
+    numbers = {token: i for token, i in vocab.items() if not isinstance(token, str)}
+    if tokens == "float":
+        return {str(token): i for token, i in numbers.items()}
+    return {str(int(token)): i for token, i in numbers.items() if float(token).is_integer()}
 
 
 def _normalization(declared: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:

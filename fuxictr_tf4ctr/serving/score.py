@@ -97,12 +97,11 @@ def _encoder(column, vocabularies):
         as_text = (lambda value: str(int(value))) if number else str
         return lambda value: zlib.crc32(as_text(value).encode()) % column["buckets"]
     tokens, oov = vocabularies[column["vocabulary"]], column["oov"]
-    if number:
-        tokens = {number(token): i for token, i in tokens.items()}
-        return lambda value: tokens.get(number(value), oov)
-    if kind == "categorical":
-        return lambda value: tokens.get(str(value), oov)
-    return lambda value: _sequence(value, tokens, column)
+    if kind == "sequence":
+        return lambda value: _sequence(value, tokens, column)
+    of_type = _NUMBERS.get(column["tokens"], str)
+    tokens = {of_type(token): i for token, i in tokens.items()}
+    return lambda value: oov if value is None else tokens.get(of_type(value), oov)
 
 
 def _normalized(value, column):
@@ -127,7 +126,10 @@ def _vector(value, width):
 
 
 def _sequence(value, tokens, column):
-    parts = value.split(column["splitter"]) if isinstance(value, str) else list(map(str, value))
+    if isinstance(value, str):
+        parts = value.split(column["splitter"])
+    else:
+        parts = [str(part) for part in value if part is not None]
     ids = [0 if part == column["missing"] else tokens.get(part, column["oov"]) for part in parts]
     length = column["max_len"]
     if column["padding"] == "post":

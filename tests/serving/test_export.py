@@ -17,13 +17,15 @@ from helpers import ALL_KINDS, make_feature_map, random_batch
 from tiny_twins import build as tiny_twin
 
 import model_zoo
-from fuxictr_tf4ctr import files, load
+from fuxictr_tf4ctr import files, load, run_experiment
 from fuxictr_tf4ctr.cli import main
+from fuxictr_tf4ctr.datasets.new_rows import RawRows
 from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError
 from fuxictr_tf4ctr.serving import export
 from fuxictr_tf4ctr.serving.export import export_run
 from fuxictr_tf4ctr.serving.graphs import GRAPHS, ScoringGraph, _export_errors
 from fuxictr_tf4ctr.serving.score import Scorer
+from fuxictr_tf4ctr.settings.reading import validated
 from fuxictr_tf4ctr.twin import ENCODERS, FUSIONS, SAMPLE_SELECTIONS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -273,6 +275,66 @@ def test_computed_columns_must_be_said_to_be_computed(exports, tmp_path):
     with pytest.raises(ValueError, match="training computed age"):
         Scorer(folder)
     assert Scorer(folder, preprocessed=True).columns
+
+
+PROCESSOR = """
+import polars as pl
+from fuxictr.preprocess import FeatureProcessor
+class Mine(FeatureProcessor):
+    def hour_of(self, name):
+        return pl.col(name).str.slice(3).cast(pl.Int32)
+    def decade_of(self, name):
+        return (pl.col(name) // 10).cast(pl.Int64).cast(pl.String)
+"""
+
+
+def test_tokens_are_of_the_type_they_have_not_of_the_one_declared(tmp_path, monkeypatch):
+    (tmp_path / "hours.py").write_text(PROCESSOR)
+    monkeypatch.syspath_prepend(tmp_path)
+    columns = {
+        "words": {"dtype": "list", "type": "sequence"},
+        "numbers": {"dtype": "list", "type": "sequence"},
+        "hour": {"dtype": "str", "type": "categorical", "preprocess": "hour_of"},
+        "age": {"dtype": "float", "type": "categorical", "preprocess": "decade_of"},
+        "known": {"dtype": "int", "type": "categorical", "share_embedding": "hour"},
+    }
+    frame = pl.DataFrame(
+        {
+            "words": [["a", "b"], ["c", None], [], ["b"]] * 5,
+            "numbers": [[1, 2], [3], [2], []] * 5,
+            "hour": ["d1 07", "d1 13", "d2 07", "d3 21"] * 5,
+            "age": [31.0, 38.0, 59.0, 7.0] * 5,
+            "known": [7, 8, 13, 7] * 5,
+            "click": [0, 1, 1, 0] * 5,
+        }
+    )
+    frame.write_parquet(tmp_path / "rows.parquet")
+    places = dict.fromkeys(("train_data", "valid_data"), str(tmp_path / "rows.parquet"))
+    params = places | {
+        "dataset_id": "hours",
+        "data_root": str(tmp_path / "data"),
+        "data_format": "parquet",
+        "feature_processor": "hours:Mine",
+        "feature_cols": [{"name": name} | column for name, column in columns.items()],
+        "label_col": {"name": "click", "dtype": "float"},
+        "model": "TF4CTR_DCNv2",
+        "model_root": str(tmp_path / "runs"),
+        "epochs": 1,
+        "embedding_dim": 4,
+        "verbose": 0,
+    }
+    run = load(run_experiment(validated("hours", params, tmp_path)).folder)
+    scorer = Scorer(export_run(run, tmp_path / "export").folder, preprocessed=True)
+    computed = frame.with_columns(
+        pl.col("hour").str.slice(3).cast(pl.Int64), pl.Series("age", ["3", "3", "5", "0"] * 5)
+    )
+    encoded = run.row_encoder.encode(RawRows(tmp_path, 0, frame)).columns
+    for name, found in scorer.encode(computed.to_dicts()).items():
+        np.testing.assert_array_equal(found, encoded[name], name)
+        assert len(np.unique(found)) > 2, name
+    expected = run.predict_frame(frame)
+    scores = scorer.score(computed.to_dicts())["y_pred"]
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 def test_a_model_that_scores_otherwise_is_not_exported(demo_run, tmp_path, monkeypatch):
