@@ -7,6 +7,7 @@ gather of whole rows instead of one per column, and a row takes no more bytes th
 import copy
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +25,7 @@ from fuxictr_tf4ctr.datasets.feature_map import (
     row_shape,
     typed_columns,
 )
-from fuxictr_tf4ctr.datasets.stored import CHUNK_ROWS, opened
+from fuxictr_tf4ctr.datasets.stored import CHUNK_ROWS, StoredFile, opened
 from fuxictr_tf4ctr.errors import DataError
 
 Filled = Callable[[tuple[int, int], torch.dtype, Callable[[Tensor], None]], Tensor]
@@ -118,6 +119,10 @@ class BlockReader:
         training: Whether weights are scaled so that their mean is 1.
         sampling: Which rows to leave out. None: none.
 
+    Raises:
+        DataError: A file is unreadable or disagrees with the feature map; by any method as well
+            where another took its place meanwhile.
+
     Attributes:
         rows: How many there are, without those left out.
         words: Words a row takes in memory, of four bytes.
@@ -148,8 +153,10 @@ class BlockReader:
         self._numbers = {path: number for number, path in enumerate(files)}
         self.block_rows = _block_rows(4 * self.words)
         self._files: list[tuple[Path, range]] = []
+        self._versions: dict[Path, tuple[int, ...]] = {}
         for path in files:
-            with opened(path, self._matrix_index) as file:
+            self._versions[path] = _version(path)
+            with self._opened(path) as file:
                 rows = check_lengths(path, {name: file.rows(name) for name in self._names})
                 self._files.append((path, range(0, rows, file.block_rows(rows, self.block_rows))))
         self._weight_col = getattr(feature_map, "weight_col", None)
@@ -159,6 +166,17 @@ class BlockReader:
             mean = self._count()
             self._scale = 1 / mean if training else 1.0
         self.bytes = 4 * self.words * self.rows
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[StoredFile]:
+        """Open a file, unless it is another by now: its ids would be of another vocabulary."""
+        with opened(path, self._matrix_index) as file:
+            if _version(path) != self._versions[path]:
+                raise DataError(
+                    f"{path}: was encoded anew while it was being read; use another dataset_id or "
+                    "data_root for one of the two"
+                )
+            yield file
 
     @property
     def _blocks(self) -> Iterator[Block]:
@@ -229,7 +247,7 @@ class BlockReader:
         path, start, stop = block
         only = copy.copy(self._feature_map)
         only.features = {}
-        with opened(path, self._matrix_index) as file:
+        with self._opened(path) as file:
             stored = file.read(only.labels, start, stop)
         columns = typed_columns(path, stored, only, binary=self._binary, first_row=start)
         return self._sampled(columns, block)
@@ -262,7 +280,7 @@ class BlockReader:
 
     def _columns_of(self, parts: Iterable[Part]) -> Iterator[dict[str, np.ndarray]]:
         for path, group in groupby(parts, key=lambda part: part.block[0]):
-            with opened(path, self._matrix_index) as file:
+            with self._opened(path) as file:
                 for block, first, stop in group:
                     _, start, end = block
                     if self._sampling is None:
@@ -307,6 +325,15 @@ class BlockReader:
                 found[name] = matrix[at:stop].T.contiguous() if self._shapes[name] else matrix[at]
                 at = stop
         return {name: found[name] for name in self._names}
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from one that took its place; nothing of one that is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _block_rows(row_bytes: int) -> int:

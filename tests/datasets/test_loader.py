@@ -258,6 +258,16 @@ def test_streamed_batches_lose_and_repeat_no_row(encoded, small_blocks, split, b
     assert epoch(again)["session"].tolist() == second["session"].tolist()
 
 
+def test_a_stream_ends_where_its_file_is_encoded_anew(encoded, small_blocks):
+    path = encoded(100)
+    streamed = loader(path, storage="stream", split="train")
+    epoch(streamed)
+    path.rename(path.with_name("older.h5"))
+    encoded(100)
+    with pytest.raises(DataError, match=r"train\.h5: was encoded anew while .*another dataset_id"):
+        epoch(streamed)
+
+
 def test_the_budget_chooses_the_storage(encoded):
     path = encoded(20)
     # A row: an int64 for session, four float32 for price, image and click, a byte for each of
