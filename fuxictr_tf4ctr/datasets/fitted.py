@@ -131,7 +131,10 @@ class TokenIds:
         # Given a type anew, polars hashes all its texts; an expression keeps what it was made of.
         self._places = pl.col("token").cast(enum, strict=False).to_physical().cast(pl.UInt32)
         self._text_ids = np.array([*texts.values(), oov], dtype=dtype)
-        keys = np.array(list(numbers)) if numbers else np.zeros(0)
+        keys = np.array(list(numbers))
+        if numbers and keys.dtype.kind == "f" and all(isinstance(each, int) for each in numbers):
+            # Some are beyond int64, which numpy would make floats.
+            keys = np.array(list(numbers), np.uint64 if min(numbers) >= 0 else object)
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]
         self._number_ids = np.array([*numbers.values(), oov], dtype=dtype)[[*order, len(keys)]]
@@ -146,8 +149,13 @@ class TokenIds:
         values = tokens.fill_null(strategy="zero").to_numpy()
         if not len(self._keys):
             return np.full(len(values), self._number_ids[-1])
+        known = tokens.is_not_null().to_numpy()
+        if {self._keys.dtype.kind, values.dtype.kind} == {"i", "u"}:
+            # As each other's type and not, as numpy compares them, as floats of 53 bits.
+            known = known & (values.astype(np.int64) >= 0)
+            values = values.astype(self._keys.dtype)
         places = np.searchsorted(self._keys, values).clip(max=len(self._keys) - 1)
-        known = (self._keys[places] == values) & tokens.is_not_null().to_numpy()
+        known = (self._keys[places] == values) & known
         return self._number_ids[np.where(known, places, len(self._keys))]
 
 

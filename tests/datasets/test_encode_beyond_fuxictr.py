@@ -72,6 +72,21 @@ def test_number_ids_are_the_tokenizers(train, seen):
     assert ids(pl.Series(floats, dtype=pl.Float64)).tolist() == expected
 
 
+NEAR = st.sampled_from([-(2**60), 0, 2**53, 2**60, 2**63, 2**64 - 9])
+LARGE = st.tuples(NEAR, st.integers(0, 8)).map(sum)
+
+
+@given(st.sets(LARGE, min_size=1), st.lists(LARGE))
+def test_ids_of_large_numbers_are_the_tokenizers(train, seen):
+    tokenizer = Tokenizer()
+    tokenizer.build_vocab(dict.fromkeys(train, 1))
+    ids = TokenIds(tokenizer.vocab, np.dtype(np.int32))
+    for dtype, least, most in ((pl.Int64, -(2**63), 2**63), (pl.UInt64, 0, 2**64)):
+        values = [value for value in (*train, *seen) if least <= value < most]
+        found = ids(pl.Series(values, dtype=dtype)).tolist()
+        assert found == tokenizer.encode_category(values)
+
+
 @given(
     rows=st.lists(SEQUENCE_TEXT.map("^".join), min_size=1),
     width=st.integers(1, 4),
