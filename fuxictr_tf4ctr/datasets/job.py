@@ -200,7 +200,7 @@ def plan_encoding(
         **reading,
     }
     if ancestor is not None:
-        ancestor.check(features)
+        ancestor.check(features, options["num_buckets"])
         for group, more in zip((described, settings), ancestor.made_from(), strict=True):
             group |= more
     return EncodingJob(

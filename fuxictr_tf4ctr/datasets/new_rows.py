@@ -291,8 +291,8 @@ def input_files(source: str | Path) -> list[Path]:
     return [Path(file) for file in raw_files(path, "parquet" if any(parquet) else "csv")]
 
 
-# What a column may say otherwise than in the ancestor's data.
-_FREE = ("min_categr_count",)
+# What a column may say otherwise than in the ancestor's data; its buckets are compared as they are.
+_FREE = ("min_categr_count", "num_buckets")
 
 
 @dataclass(frozen=True)
@@ -317,8 +317,11 @@ class Ancestor:
         content = read_feature_map(self.folder / "feature_map.json")
         return {name: spec for entry in content["features"] for name, spec in entry.items()}
 
-    def check(self, features: Sequence[Mapping[str, Any]]) -> None:
+    def check(self, features: Sequence[Mapping[str, Any]], num_buckets: int) -> None:
         """Find columns that are not those the ancestor was trained on.
+
+        Args:
+            num_buckets: Buckets of a category_processor where the column does not say.
 
         Raises:
             SettingsError: Columns differ; the message has a line for each.
@@ -335,6 +338,10 @@ class Ancestor:
                 if before != after:
                     told = f"{shown(before)} then, {shown(after)} now"
                     problems.append(f"column {name!r}: {key}: {told}")
+            before, after = self.specs[name], now[name].get("num_buckets", num_buckets)
+            if before.get("category_processor") and before["vocab_size"] != after:
+                told = f"{before['vocab_size']} then, {after} now"
+                problems.append(f"column {name!r}: num_buckets: {told}")
             if "pretrained_emb" in now[name]:
                 problems.append(f"column {name!r}: a pretrained_emb cannot grow")
         if not problems and list(then) != list(now):

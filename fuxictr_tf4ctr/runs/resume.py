@@ -172,7 +172,8 @@ def parent_of(settings: Settings) -> Parent | None:
             "continue_from grows vocabularies: give raw csv or parquet, not encoded"
         )
     processor = settings.params.get("feature_processor")
-    encoder.check(complete_columns(features, settings.params["label_col"], processor)[0])
+    columns, _ = complete_columns(features, settings.params["label_col"], processor)
+    encoder.check(columns, settings["num_buckets"])
     model = trained_model(settings, record)
     optimizers = None
     if settings.params.get("keep_optimizer"):

@@ -32,6 +32,8 @@ COLUMNS = [
      "normalizer": "StandardScaler"},
     {"name": "size", "active": True, "dtype": "float", "type": "categorical",
      "category_processor": "quantile_bucket", "num_buckets": 4},
+    {"name": "hashed", "active": True, "dtype": "str", "type": "categorical",
+     "category_processor": "hash_bucket", "preprocess": "copy_from(user)"},
 ]  # fmt: skip
 
 
@@ -167,6 +169,7 @@ def changed(**key):
         ({"feature_cols": [COLUMNS[1], COLUMNS[0], *COLUMNS[2:]]}, "another order"),
         ({"feature_cols": changed(fill_na="none")}, "column 'user': fill_na"),
         ({"feature_cols": changed(dtype="int")}, "column 'user': dtype: 'str' then, 'int' now"),
+        ({"num_buckets": 7}, r"differ:\n- column 'hashed': num_buckets: 10 then, 7 now$"),
         ({"model": "TF4CTR_DCNv2"}, "its model is TF4CTR_DeepFM"),
         ({"embedding_dim": 8}, "does not belong to this model"),
         ({"continue_from": "nowhere"}, "no such folder"),
