@@ -80,7 +80,7 @@ def describe_features(run: LoadedRun) -> tuple[dict[str, Any], dict[str, dict[st
 def _shared(declared: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what every kind of column has: name, dtype, what stands for missing, source."""
     name, dtype = declared["name"], declared["dtype"]
-    default = {"str": "", "int": 0, "float": 0.0}.get(dtype)
+    default = {"int": 0, "float": 0.0}.get(dtype, "")
     column = {"name": name, "dtype": dtype, "fill": declared.get("fill_na", default)}
     preprocess = declared.get("preprocess")
     if preprocess and preprocess.startswith("copy_from("):

@@ -53,26 +53,28 @@ class Scorer:
                 "give the computed values, and say so by --preprocessed"
             )
         vocabularies = json.loads((folder / "vocabularies.json").read_text(encoding="utf-8"))
-        self.columns = [(c, _encoder(c, vocabularies)) for c in columns]
+        self.columns = [(c, _missing(c, vocabularies), _encoder(c, vocabularies)) for c in columns]
         self.outputs = [output["name"] for output in self.manifest["outputs"]]
         self._run = RUNNERS[self.manifest["kind"]](folder, self.outputs)
 
     def encode(self, rows: Sequence[Mapping[str, Any]], first: int = 0) -> dict[str, np.ndarray]:
         """Turn rows, each a mapping of column to text or value, into the model's inputs.
 
+        None is a missing value, and so is an empty text that training did not know as a token.
+
         Raises:
             ValueError: A row lacks a column or holds what its column cannot; rows count from
                 ``first``.
         """
         inputs = {}
-        for column, encode in self.columns:
+        for column, missing, encode in self.columns:
             values, source = [], column.get("source", column["name"])
             for number, row in enumerate(rows, first):
                 if source not in row:
                     raise ValueError(f"row {number}: no column {source!r}")
                 value = row[source]
                 try:
-                    values.append(encode(column["fill"] if value in (None, "") else value))
+                    values.append(encode(column["fill"] if value in missing else value))
                 except (TypeError, ValueError) as error:
                     raise ValueError(f"row {number}, column {source!r}: {error}") from error
             dtype = np.float32 if column["type"] in ("numeric", "embedding") else np.int64
@@ -82,6 +84,12 @@ class Scorer:
     def score(self, rows: Sequence[Mapping[str, Any]], first: int = 0) -> dict[str, np.ndarray]:
         """Score rows: a dict of y_pred and, of a twin, y_simple and y_complex, [rows] each."""
         return dict(zip(self.outputs, self._run(self.encode(rows, first)), strict=True))
+
+
+def _missing(column, vocabularies):
+    """Return the values that are missing: "" as well, unless it is a token of the column's own."""
+    known = "vocabulary" in column and "" in vocabularies[column["vocabulary"]]
+    return (None,) if known else (None, "")
 
 
 def _encoder(column, vocabularies):
@@ -203,6 +211,8 @@ def _score_csv(scorer, source, batch):
         for number, row in enumerate(some, done):
             if None in row or None in row.values():
                 raise ValueError(f"row {number}: has not as many fields as the header")
+        # To the reader an empty text in quotes is a missing value: taken for that, as most are.
+        some = [{name: value or None for name, value in row.items()} for row in some]
         scores = scorer.score(some, done)
         if not done:
             writer.writerow(scores)

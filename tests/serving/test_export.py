@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from io import StringIO
 from itertools import cycle, zip_longest
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from fuxictr_tf4ctr import files, load, run_experiment
 from fuxictr_tf4ctr.cli import main
 from fuxictr_tf4ctr.datasets.new_rows import RawRows
 from fuxictr_tf4ctr.errors import DataError, SettingsError, StorageError
-from fuxictr_tf4ctr.serving import export
+from fuxictr_tf4ctr.serving import export, score
 from fuxictr_tf4ctr.serving.export import export_run
 from fuxictr_tf4ctr.serving.graphs import GRAPHS, ScoringGraph, _export_errors
 from fuxictr_tf4ctr.serving.score import Scorer
@@ -288,7 +289,9 @@ class Mine(FeatureProcessor):
 """
 
 
-def test_tokens_are_of_the_type_they_have_not_of_the_one_declared(tmp_path, monkeypatch):
+def test_tokens_are_of_the_type_they_have_and_an_empty_text_may_be_one(
+    tmp_path, monkeypatch, capsys
+):
     (tmp_path / "hours.py").write_text(PROCESSOR)
     monkeypatch.syspath_prepend(tmp_path)
     columns = {
@@ -297,6 +300,7 @@ def test_tokens_are_of_the_type_they_have_not_of_the_one_declared(tmp_path, monk
         "hour": {"dtype": "str", "type": "categorical", "preprocess": "hour_of"},
         "age": {"dtype": "float", "type": "categorical", "preprocess": "decade_of"},
         "known": {"dtype": "int", "type": "categorical", "share_embedding": "hour"},
+        "job": {"dtype": "str", "type": "categorical", "fill_na": "none"},
     }
     frame = pl.DataFrame(
         {
@@ -305,6 +309,7 @@ def test_tokens_are_of_the_type_they_have_not_of_the_one_declared(tmp_path, monk
             "hour": ["d1 07", "d1 13", "d2 07", "d3 21"] * 5,
             "age": [31.0, 38.0, 59.0, 7.0] * 5,
             "known": [7, 8, 13, 7] * 5,
+            "job": ["", None, "", "cook"] * 5,
             "click": [0, 1, 1, 0] * 5,
         }
     )
@@ -335,6 +340,12 @@ def test_tokens_are_of_the_type_they_have_not_of_the_one_declared(tmp_path, monk
     expected = run.predict_frame(frame)
     scores = scorer.score(computed.to_dicts())["y_pred"]
     np.testing.assert_allclose(scores, expected, atol=1e-5)
+    row = {"words": "a^b", "numbers": "1", "hour": "7", "age": "3", "known": "7", "job": ""}
+    score._score_csv(scorer, StringIO(",".join(row) + "\n" + ",".join(row.values())), 9)
+    found = float(capsys.readouterr().out.split("\n")[1].split(",")[0])
+    of_none, of_empty = (scorer.score([row | {"job": job}])["y_pred"][0] for job in (None, ""))
+    assert found == pytest.approx(of_none, abs=1e-7)
+    assert found != pytest.approx(of_empty, abs=1e-7)
 
 
 def test_a_model_that_scores_otherwise_is_not_exported(demo_run, tmp_path, monkeypatch):
