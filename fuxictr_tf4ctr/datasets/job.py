@@ -271,8 +271,10 @@ def find_processor_class(name: str | None) -> type[FeatureProcessor]:
 
 
 def describe_class(processor_class: type) -> str:
-    """Name a class so that a change of its module's code shows."""
-    source = Path(inspect.getfile(processor_class)).read_bytes()
+    """Name a class so that a change of its module's code shows, and of its bases' modules'."""
+    bases = [base for base in processor_class.__mro__ if not issubclass(FeatureProcessor, base)]
+    files = dict.fromkeys(map(inspect.getfile, bases or [processor_class]))  # each once, in order
+    source = b"".join(Path(file).read_bytes() for file in files)
     digest = hashlib.sha256(source).hexdigest()[:16]
     return f"{processor_class.__module__}:{processor_class.__qualname__} {digest}"
 

@@ -88,8 +88,11 @@ def test_a_damaged_file_encodes_again(params, damage):
     assert dataset.valid.read_bytes() == expected
 
 
-def test_a_changed_processor_encodes_again(plain_params, tmp_path, monkeypatch):
-    module = tmp_path / "my_processor.py"
+@pytest.mark.parametrize("module", ["my_processor", "its_base"])
+def test_a_changed_processor_encodes_again(plain_params, tmp_path, monkeypatch, module):
+    derived = "from its_base import Mine\nclass Mine(Mine):\n    pass\n"
+    (tmp_path / "my_processor.py").write_text(derived)
+    module = tmp_path / f"{module}.py"
     code = (
         "import polars as pl\n"
         "from fuxictr.preprocess import FeatureProcessor\n"
@@ -103,12 +106,13 @@ def test_a_changed_processor_encodes_again(plain_params, tmp_path, monkeypatch):
     plain_params["feature_cols"][0]["preprocess"] = "shorten"
 
     def tokens():
+        for name in ("my_processor", "its_base"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
         dataset = encode_dataset(plain_params)
         return list(json.loads((dataset.data_dir / "feature_vocab.json").read_text())["color"])
 
     assert tokens() == ["__PAD__", "r", "b", "__OOV__"]
     module.write_text(code.format(3))
-    monkeypatch.delitem(sys.modules, "my_processor")
     assert tokens() == ["__PAD__", "red", "blu", "__OOV__"]
 
 
