@@ -120,9 +120,11 @@ def _split_off(
     job: EncodingJob, files: RawFiles | None, frame: pl.LazyFrame
 ) -> dict[str, pl.LazyFrame]:
     path, split_by = job.patterns["train"], job.splitting.get("split_by")
-    names = [column["name"] for column in job.labels]
+    there = frame.collect_schema().names()
+    # Labels that preprocess makes are not there; any column counts the rows.
+    labels = [column["name"] for column in job.labels if column["name"] in there]
     rows, keys = 0, []
-    for batch in _stream(path, files, frame.select({*names, split_by or names[0]})):
+    for batch in _stream(path, files, frame.select({*labels, split_by or (labels or there)[0]})):
         rows += batch.height
         keys += [] if split_by is None else [batch[split_by]]
     warn_of_missing_labels(path, files)

@@ -219,6 +219,15 @@ def test_rows_are_split_off(tmp_path, sizes, expected, split_type):
     assert encode_dataset(params | {"seed": 5}) == dataset
 
 
+@pytest.mark.parametrize("splitting", [{}, {"split_type": "group", "split_by": "color"}])
+def test_rows_are_split_off_where_preprocess_makes_the_label(plain_params, splitting):
+    label = {"name": "made", "dtype": "float", "preprocess": "copy_from(size)"}
+    Path(plain_params["train_data"]).write_text("color,size\nred,1\nblue,0\ngreen,0\n")
+    plain_params["feature_cols"].append({"name": "size", "dtype": "float", "type": "numeric"})
+    params = plain_params | splitting | {"label_col": label, "valid_size": 1}
+    assert encode_dataset(params).rows == {"train": 2, "valid": 1}
+
+
 @pytest.mark.parametrize(
     ("split_type", "times"),
     [
