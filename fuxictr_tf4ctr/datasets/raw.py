@@ -231,7 +231,9 @@ def check_source_columns(
                 raise DataError(f"{path}: no {role} {name!r}; there: {', '.join(close)}{hint}")
             found = schema.get(name)
             if found is not None and not _agree(column, found):
-                raise DataError(f"{path}: column {name!r} holds {found}, its dtype says {dtype}")
+                of_list = dtype == "str" and isinstance(found, pl.List)
+                says = f"its dtype says {dtype}" + ("; set dtype: list" if of_list else "")
+                raise DataError(f"{path}: column {name!r} holds {found}, {says}")
 
 
 def _agree(column: Mapping[str, Any], found: pl.DataType) -> bool:
@@ -239,10 +241,10 @@ def _agree(column: Mapping[str, Any], found: pl.DataType) -> bool:
     number = found.is_numeric() or found in (pl.Boolean, pl.Null)
     if dtype in ("int", "float"):
         return number
-    # FuxiCTR joins the tokens of list columns that are declared as text.
-    texts = isinstance(found, pl.List | pl.Categorical | pl.Enum) or found in (pl.String, pl.Null)
-    # Of other values, such as dates, its function may make text.
-    return dtype != "str" or texts or (bool(column.get("preprocess")) and not number)
+    texts = isinstance(found, pl.Categorical | pl.Enum) or found in (pl.String, pl.Null)
+    # Of other values, such as dates, its function may make text; but FuxiCTR fills lists first.
+    made = bool(column.get("preprocess")) and not number and not isinstance(found, pl.List)
+    return dtype != "str" or texts or made
 
 
 def separator_of(file: Path, separator: str) -> str:

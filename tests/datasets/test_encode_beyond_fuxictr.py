@@ -416,11 +416,18 @@ def test_rows_are_not_counted_twice(plain_params, tmp_path):
         encode_dataset(plain_params | {"train_data": str(folder)})
 
 
-def test_types_of_parquet_columns_must_agree(plain_params, tmp_path):
+@pytest.mark.parametrize(
+    ("color", "message"),
+    [
+        ([1, 2], "holds Int64, its dtype says str$"),
+        ([["red"], []], r"holds List\(String\), its dtype says str; set dtype: list$"),
+    ],
+)
+def test_types_of_parquet_columns_must_agree(plain_params, tmp_path, color, message):
     path = tmp_path / "raw.parquet"
-    pl.DataFrame({"color": [1, 2], "click": [0, 1]}).write_parquet(path)
+    pl.DataFrame({"color": color, "click": [0, 1]}).write_parquet(path)
     params = plain_params | {"data_format": "parquet", "train_data": str(path)}
-    with pytest.raises(DataError, match="column 'color' holds Int64, its dtype says str"):
+    with pytest.raises(DataError, match=f"column 'color' {message}"):
         encode_dataset(params)
 
 
