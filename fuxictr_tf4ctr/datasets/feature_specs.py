@@ -138,6 +138,7 @@ _FEATURE = _SHARED | {
     "vocab_size": Key(whole(1)),
 }
 COLUMN_KEYS = tuple(_FEATURE)
+_NULLS = ("normalizer", "embedding_dim", "emb_output_dim", "share_embedding", "pretrained_emb")
 
 
 def complete_columns(
@@ -162,8 +163,8 @@ def complete_columns(
     labels = label_col if isinstance(label_col, list) else [label_col]
     labels = _one_entry_per_name(labels, "label_col", problems)
     for column in features:
-        for key in ("normalizer", "embedding_dim", "emb_output_dim"):
-            if column.get(key, "") is None:  # which FuxiCTR would take for a name or a number
+        for key in _NULLS:
+            if column.get(key, "") is None:  # which FuxiCTR would take for a name, a number, a file
                 del column[key]
     times = Counter(column["name"] for column in features + labels)
     problems += [

@@ -181,7 +181,8 @@ def test_a_sequence_may_say_none_for_no_encoder():
     assert features[0]["feature_encoder"] == "none"
 
 
-def test_null_is_no_normalizer_and_no_dim_of_a_columns_own():
-    nulls = dict.fromkeys(("normalizer", "embedding_dim", "emb_output_dim"))
+def test_null_is_no_normalizer_no_dim_of_a_columns_own_and_no_table_of_others():
+    dims = ("embedding_dim", "emb_output_dim")
+    nulls = dict.fromkeys(("normalizer", *dims, "share_embedding", "pretrained_emb"))
     (found,), _ = complete_columns([column() | nulls], {"name": "y", "dtype": "float"})
     assert not nulls.keys() & found.keys()
