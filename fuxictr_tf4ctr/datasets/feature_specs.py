@@ -273,6 +273,8 @@ def _feature_problems(column: Mapping[str, Any], earlier: list[str]) -> list[str
         problems.append(f"{where}feature_encoder: only type sequence can go without one")
     if kind not in ("categorical", "sequence"):
         return problems
+    if kind == "sequence" and column["dtype"] in ("int", "float") and not column.get("preprocess"):
+        problems.append(f"{where}type sequence needs dtype str or list, not {column['dtype']}")
     if "category_processor" in column:
         problems += _bucket_problems(column)
     if column.get("remap", True) is False:

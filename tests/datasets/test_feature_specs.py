@@ -99,6 +99,10 @@ BAD_COLUMNS = {
     "listed twice": (column(name=["a", "a"]), "'a' is listed twice"),
     "label as feature": (column(name="click"), "'click' is listed twice"),
     "text as number": (column(type="numeric"), "'a': its dtype must be int or float"),
+    "numbers as sequence": (
+        column(type="sequence", dtype="int"),
+        "'a': type sequence needs dtype str or list, not int",
+    ),
     "normalizer": (column(**NUMERIC, normalizer="MinMax"), "unknown normalizer 'MinMax'"),
     "no width": (column(type="embedding", dtype="list"), "needs pretrain_dim"),
     "buckets": (column(category_processor="hash"), "unknown category_processor 'hash'"),
