@@ -77,6 +77,9 @@ class _FitsFromCounts:
 
     def save_vocab(self, vocab_file: str) -> None:
         """Write what FuxiCTR writes, whose indent makes json go through all tokens in Python."""
+        for name, spec in self.feature_map.features.items():
+            if "pretrained_emb" in spec:
+                _give_python_types(self.processor_dict[f"{name}::tokenizer"].vocab)
         vocabs = []
         for name, spec in self.feature_map.features.items():
             if spec["type"] in ("categorical", "sequence"):
@@ -110,6 +113,12 @@ class _FitsFromCounts:
         # FuxiCTR deletes the one and saves the other without looking whether they are there.
         self.feature_map.features[name] = spec | {"oov_idx": None}
         self.processor_dict[f"{name}::tokenizer"] = Tokenizer()
+
+
+def _give_python_types(vocab: dict[Any, int]) -> None:
+    """Replace tokens of numpy's types, as pretrained files add them: json knows no int64."""
+    for token in [token for token in vocab if isinstance(token, np.generic)]:
+        vocab[token.item()] = vocab.pop(token)
 
 
 class ColumnStatistics:

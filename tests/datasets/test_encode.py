@@ -11,6 +11,7 @@ import pytest
 from programs import Program
 
 from fuxictr_tf4ctr.datasets import encode_dataset, load_feature_map, read_columns
+from fuxictr_tf4ctr.datasets.fitted import read_encoder
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 
 ENCODE = """
@@ -336,6 +337,19 @@ def test_a_broken_pretrained_file_is_named(plain_params, tmp_path):
     np.savez(path, keys=np.array(["red"]))
     with pytest.raises(DataError, match="pretrained_emb file must hold the arrays key and value"):
         encode_dataset(with_column(plain_params, **column))
+
+
+def test_a_pretrained_file_may_have_numbers_as_keys(plain_params, tmp_path):
+    Path(plain_params["train_data"]).write_text("color,click\n3,1\n1,0\n")
+    path = tmp_path / "emb.npz"
+    np.savez(path, key=np.array([3, 7]), value=np.zeros((2, 2)))
+    column = {"dtype": "int", "pretrained_emb": str(path), "pretrain_dim": 2}
+    folder = encode_dataset(with_column(plain_params, **column)).data_dir
+    vocabulary = {"__PAD__": 0, "1": 1, "3": 2, "__OOV__": 3, "7": 4}
+    assert json.loads((folder / "feature_vocab.json").read_text())["color"] == vocabulary
+    assert read_encoder(folder)["tokenizers"]["color"]["vocab"] == {
+        int(token) if token.isdecimal() else token: i for token, i in vocabulary.items()
+    }
 
 
 BAD_SETTINGS = {
