@@ -32,6 +32,7 @@ STREAMS = ("simple", "complex")
 CALIBRATED = "calibrated"
 PLAIN = ("logloss", "binary_crossentropy", "AUC", "ece", "pcoc")
 GROUPED = ("gAUC", "avgAUC", "MRR")
+_LESS_IS_BETTER = ("logloss", "binary_crossentropy", "ece")
 # NDCG and NDCG() mean FuxiCTR's default, k = 1.
 _NDCG = re.compile(r"NDCG(?:@([1-9]\d*)|\(\s*(?:(?:k\s*=\s*)?([1-9]\d*))?\s*\))?")
 
@@ -62,6 +63,14 @@ def needs_group(name: str) -> bool:
     """
     check_metric(name)
     return split_stream(name)[0] not in PLAIN
+
+
+def less_is_better(name: str) -> bool | None:
+    """Whether less of a metric is better; None for pcoc, best at 1, and for metrics of a model."""
+    metric, _ = split_stream(name)
+    if metric in _LESS_IS_BETTER:
+        return True
+    return False if metric in ("AUC", *GROUPED) or ndcg_places(metric) else None
 
 
 def no_weights(name: str) -> str:

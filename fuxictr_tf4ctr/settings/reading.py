@@ -25,7 +25,12 @@ from fuxictr_tf4ctr.datasets.job import (
 from fuxictr_tf4ctr.datasets.loader import NO_GPU_STORAGE
 from fuxictr_tf4ctr.distributed.cost import sharding_problems
 from fuxictr_tf4ctr.errors import SettingsError
-from fuxictr_tf4ctr.metrics.definitions import needs_group, no_weights, split_stream
+from fuxictr_tf4ctr.metrics.definitions import (
+    less_is_better,
+    needs_group,
+    no_weights,
+    split_stream,
+)
 from fuxictr_tf4ctr.names import nearest, shown, unknown
 from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.schema import ANYTHING, FILE_NAME, REQUIRED, Key, Record, is_whole
@@ -354,7 +359,7 @@ def _metric_problems(params: Mapping[str, Any], model_class: type[BaseModel] | N
     """Find metrics that lack what they are computed from: groups, or scores of the streams."""
     monitor = params["monitor"]
     names = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
-    problems = _cost_problems(params, model_class)
+    problems = _cost_problems(params, model_class) + _direction_problems(params)
     grouped = [name for name in names if needs_group(name)]
     if grouped and params.get("weight_col"):
         problems.append(no_weights(grouped[0]))
@@ -368,6 +373,30 @@ def _metric_problems(params: Mapping[str, Any], model_class: type[BaseModel] | N
                 f"metric {of_streams[0]} needs a model that scores its streams: a twin with "
                 "twin_focus"
             )
+    return problems
+
+
+def _direction_problems(params: Mapping[str, Any]) -> list[str]:
+    """Find monitored metrics of which the worst would be kept."""
+    monitor, mode = params["monitor"], params["monitor_mode"]
+    weights = {monitor: 1} if isinstance(monitor, str) else monitor
+    weights = {name: weight for name, weight in weights.items() if weight}
+    wrong = {}  # metric -> whether less of it is better
+    for name, weight in weights.items():
+        less = less_is_better(name)
+        if less is not None and (weight < 0) != (less == (mode == "max")):
+            wrong[name] = less
+    problems = []
+    for name, less in wrong.items():
+        better, kept = ("less", "most") if less else ("more", "least")
+        if len(wrong) == len(weights):
+            remedy = f"set monitor_mode: {'min' if mode == 'max' else 'max'}"
+        else:
+            remedy = f"give it a {'positive' if weights[name] < 0 else 'negative'} weight"
+        problems.append(
+            f"monitor: {better} {name} is better, but with weight {weights[name]:g} and "
+            f"monitor_mode: {mode} the {kept} is kept: {remedy}"
+        )
     return problems
 
 

@@ -61,7 +61,7 @@ _PLAUSIBLE = {
     "simple_hidden_units": ([], [1], [3, 2]), "complex_hidden_units": ([], [1], [3, 2]),
     "optimizer": ("sgd", "SGD", "Adagrad", "RMSprop", "Adadelta", "Rprop", "AdamW", "Muon"),
     "metrics": (["AUC"], ["logloss"], ["gAUC", "AUC"], ["avgAUC"], ["NDCG(k=2)"], []),
-    "monitor": ("AUC", "logloss", "gAUC", {"AUC": 1, "logloss": -1}), "task": ("regression",),
+    "monitor": ("AUC", {"logloss": -1}, "gAUC", {"AUC": 1, "logloss": -1}), "task": ("regression",),
     "loss": ("bce", "mse_loss", "l1_loss"), "net_dropout": (0, 0.5, 1, 1.0), "batch_norm": (True,),
     "hidden_activations": ("relu", "Dice", "sigmoid", "prelu", None), "shuffle": (False,),
     "learning_rate": (0, 1e-9, 1e3, 1e30), "eval_steps": (1, 2, 0.5, 1000), "num_workers": (0, 1),

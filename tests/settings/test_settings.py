@@ -133,6 +133,20 @@ MISTAKES = {
     "switch": ({"cuda_graphs": True}, "cuda_graphs needs a GPU: set gpu"),
     "precision": ({"precision": "fp16"}, "precision='fp16' must be one of fp32, tf32, bf16"),
     "mode": ({"monitor_mode": "maximum"}, "monitor_mode='maximum' must be one of max, min"),
+    "the worst logloss": (
+        {"monitor": "logloss"},
+        "less logloss is better, but with weight 1 and monitor_mode: max the most is kept: "
+        "set monitor_mode: min",
+    ),
+    "the worst AUC": (
+        {"monitor": "AUC_simple", "monitor_mode": "min"},
+        "more AUC_simple is better, but with weight 1 and monitor_mode: min the least is kept",
+    ),
+    "a part of the worst": (
+        {"monitor": {"AUC": 1, "logloss": 1}},
+        "less logloss is better, but with weight 1 and monitor_mode: max the most is kept: "
+        "give it a negative weight",
+    ),
     "optimizer": ({"optimizer": "Adagard"}, "unknown optimizer 'Adagard'; did you mean 'Adagrad'"),
     "loss": ({"loss": "focal"}, "loss='focal' must be one of binary_crossentropy"),
     "type": ({"epochs": "ten"}, "epochs='ten' must be a whole number >= 1"),
@@ -168,6 +182,21 @@ MISTAKES = {
 @pytest.mark.parametrize(("mistake", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_in_the_model_section(folder, mistake, message):
     assert message in problems_of(folder, mistake)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [
+        ({"AUC": 1, "logloss": 0}, "max"),
+        ({"AUC": -1, "ece": 0.5}, "min"),
+        ("binary_crossentropy", "min"),
+        ("pcoc", "max"),
+        ("pcoc", "min"),
+    ],
+)
+def test_monitors_that_keep_the_best_or_have_no_direction(folder, monitor, mode):
+    model = {"monitor": monitor, "monitor_mode": mode}
+    assert load_settings("mine_exp", write(folder, model))["monitor"] == monitor
 
 
 def column(**changes):

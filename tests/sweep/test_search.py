@@ -123,7 +123,7 @@ def test_the_base_comes_first_only_if_it_lies_in_the_space(tmp_path, tuner, fold
 
 
 def test_runs_of_several_monitors_are_judged_by_the_bases(tmp_path, tuner, folder, monkeypatch):
-    tuner = read_tuner(write_tuner(tmp_path, SPACE | {"monitor": ["AUC", {"AUC": -1}]}))
+    tuner = read_tuner(write_tuner(tmp_path, SPACE | {"monitor": ["AUC", {"AUC": 2}]}))
     search, outcomes = search_and_run(tuner, folder, peak, monkeypatch, "random", prune=False)
     records = [outcome.record for outcome in outcomes]
     assert len({str(record.settings["monitor"]) for record in records}) == 2
@@ -132,8 +132,8 @@ def test_runs_of_several_monitors_are_judged_by_the_bases(tmp_path, tuner, folde
     runs = [(search.points[record.expid], record) for record in records]
     ranked = [row["monitor (AUC)"] for row in ranking(runs, tuner.shared)]
     assert ranked == sorted(values, reverse=True)
-    single = read_tuner(write_tuner(tmp_path, SPACE | {"monitor": {"AUC": -1}}))
-    assert ranking(runs, single.shared)[0]["monitor (- AUC)"] == -min(values)
+    single = read_tuner(write_tuner(tmp_path, SPACE | {"monitor": {"AUC": 2}}))
+    assert ranking(runs, single.shared)[0]["monitor (2 AUC)"] == 2 * max(values)
 
 
 def test_tpe_comes_nearer_to_the_best_than_random(tuner, folder, tmp_path, monkeypatch):

@@ -17,12 +17,11 @@ from fuxictr_tf4ctr.analysis.report.plot import (
     shortened,
     signed,
 )
-from fuxictr_tf4ctr.metrics.definitions import STREAMS
+from fuxictr_tf4ctr.metrics.definitions import STREAMS, less_is_better
 from fuxictr_tf4ctr.metrics.significance import Interval
 from fuxictr_tf4ctr.schema import REQUIRED
 from fuxictr_tf4ctr.settings.keys import DATASET_KEYS, KEYS
 
-_LESS_IS_BETTER = {"logloss", "ece"}
 # Verdict -> in a table, in a sentence on the AUC, and its color.
 _WORDS = {
     "better": ("better", "higher than", "good"),
@@ -59,7 +58,7 @@ def verdict(metric: str, difference: Interval) -> str:
     """Say whether a difference is "better", "worse" or neither, by its interval."""
     if difference.low <= 0 <= difference.high:
         return "even"
-    return "better" if (difference.low > 0) != (metric in _LESS_IS_BETTER) else "worse"
+    return "better" if (difference.low > 0) != bool(less_is_better(metric)) else "worse"
 
 
 def _differences(runs: Sequence[ReportedRun], comparisons: Sequence[Comparison]) -> Markup:
