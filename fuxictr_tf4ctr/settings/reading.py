@@ -283,6 +283,12 @@ def _find_config(expid: str, config_dir: ConfigDir) -> tuple[Path, Experiments]:
     for folder in folders:
         experiments = _experiments(folder)
         if expid in experiments:
+            if lost := experiments.lost_keys(expid):
+                raise SettingsError(
+                    f"{folder}: the defaults of the twin replace {', '.join(lost)} in {expid!r}: "
+                    "write it in encoder_options of the data set's section in model_config, for "
+                    f"the twins whose encoders have it, or in a section {expid!r}"
+                )
             return folder, experiments
     known = list_expids(config_dir)
     close = nearest(expid, known, limit=5)

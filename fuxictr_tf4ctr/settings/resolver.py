@@ -70,6 +70,23 @@ class Experiments:
                     found[expid] = section
         return found
 
+    def lost_keys(self, name: str) -> list[str]:
+        """List the streams' keys of a data set, or of ``Base``, that a twin's defaults replace."""
+        own = self._written.get(name, {})
+        parts = self._parts(name)
+        if not parts or own.get("inherits") or "model" in own:
+            return []
+        given = self._written.get("Base", {}) | self._inherited(parts[1], (name,))
+        defaults, kept = class_section(*self._models[parts[0]]), self.merged(name)
+        return [
+            key
+            for key in given
+            if key.startswith(("simple_", "complex_"))
+            and key in defaults
+            and given[key] != kept[key] == defaults[key]
+            and key not in own
+        ]
+
     def _parts(self, name: str) -> tuple[str, str] | tuple[()]:
         """Split an expid into its model and its data set, if it is of both."""
         for at in (at for at in range(len(name) - 1, 0, -1) if name[at] == "_"):

@@ -99,6 +99,25 @@ def test_misspelt_options_are_not_lost(tmp_path):
     assert model_section("TF4CTR_mine", tmp_path)[1]["complex_hiden_units"] == [8]
 
 
+@pytest.mark.parametrize("of", ["mine", "Base"])
+def test_options_that_a_twins_defaults_would_replace_are_refused(tmp_path, of):
+    sections = {"Base": {}, "mine": {"dataset_id": "d"}}
+    sections[of]["complex_hidden_units"] = [8]
+    datasets = f"d: {{data_format: csv, {COLUMNS}}}"
+
+    def read(expid, **more):
+        return model_section(expid, write(tmp_path, yaml.safe_dump(sections | more), datasets))[1]
+
+    for expid in ("TF4CTR_mine", "DCNv2_mine"):
+        said = f"replace complex_hidden_units in '{expid}': write it in encoder_options"
+        with pytest.raises(SettingsError, match=said):
+            read(expid)
+    assert read("TF4CTR_mine", TF4CTR_mine={"complex_hidden_units": [4]}) == (
+        read("exp", exp={"inherits": ["TF4CTR_default", "mine"], "complex_hidden_units": [4]})
+    )
+    assert "TF4CTR_mine" in list_expids(tmp_path)
+
+
 def test_the_folder_says_no_more_than_it_must():
     """Classes hold the rest: no section of the packaged folder repeats what follows from them."""
     sections = yaml.safe_load((CONFIG / "model_config" / "datasets.yaml").read_text())
