@@ -234,6 +234,11 @@ def splitting_problems(params: Mapping[str, Any]) -> list[str]:
             f"split_type: {split_type} with split_by: {split_by}: time and group need the column "
             "to split_by, others take none"
         )
+    elif split_type != "sequential" and not (params.get("valid_size") or params.get("test_size")):
+        problems.append(
+            f"split_type: {split_type} splits nothing off: give valid_size or test_size, or leave "
+            "it out"
+        )
     return problems
 
 

@@ -229,6 +229,10 @@ DATA_MISTAKES = {
     ),
     "compression": ({"compression": "zip"}, "compression='zip' must be one of gzip, lzf or null"),
     "valid_size": ({"valid_size": 0.1}, "valid_size and valid_data are both given"),
+    "no sizes": (
+        {"split_type": "time", "split_by": "hour"},
+        "split_type: time splits nothing off: give valid_size or test_size",
+    ),
 }
 
 
