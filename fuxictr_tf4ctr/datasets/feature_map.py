@@ -13,6 +13,7 @@ from fuxictr.features import FeatureMap
 
 from fuxictr_tf4ctr.datasets.feature_specs import (
     CATEGORY_PROCESSORS,
+    ENCODER,
     TYPES,
     check_feature_encoder,
 )
@@ -135,6 +136,17 @@ _SPEC = _Spec(
     },
     others=ANYTHING,
 )
+OVERRIDE = Record(
+    {
+        **_SPEC.keys,
+        "name": AnyOf(TEXT, TEXTS),
+        "type": Key(one_of(*TYPES)),
+        "source": Key(Kind("a text", lambda value: isinstance(value, str))),
+        "feature_encoder": Key(ENCODER),
+    }
+)
+"""An entry of the setting ``feature_specs``: the features it names, and keys that models read."""
+
 _SPECS = Record({}, others=_SPEC)
 _FEATURE_MAP = Record(
     {"dataset_id": TEXT, "labels": TEXTS, "features": ListOf(_SPECS, least=1)}, others=ANYTHING

@@ -105,6 +105,7 @@ def _is_encoder(value: Any) -> bool:
     return True
 
 
+ENCODER = Kind("a layer", _is_encoder, (str, list))
 _TEXT_OR_NONE = Kind("a text", lambda value: isinstance(value, str))
 _SHARED = {
     "name": TEXT,
@@ -127,7 +128,7 @@ _FEATURE = _SHARED | {
     "splitter": Key(TEXT, default="^"),
     "max_len": Key(whole(0, _LONGEST), default=0),
     "padding": Key(one_of("pre", "post"), default="post"),
-    "feature_encoder": Key(AnyOf(one_of(*_NO_ENCODER), Kind("a layer", _is_encoder, (str, list)))),
+    "feature_encoder": Key(AnyOf(one_of(*_NO_ENCODER), ENCODER)),
     "embedding_dim": Key(whole(1, _WIDEST)),
     "emb_output_dim": Key(whole(1, _WIDEST)),
     "share_embedding": Key(TEXT),

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from fuxictr_tf4ctr.datasets.feature_map import OVERRIDE
 from fuxictr_tf4ctr.datasets.job import DATA_FORMAT, ENCODING_KEYS
 from fuxictr_tf4ctr.datasets.loader import MEMORY_BUDGET, STORAGES
 from fuxictr_tf4ctr.distributed.cost import SHARDINGS, TABLE_OPTIMIZERS
 from fuxictr_tf4ctr.metrics.calibration import METHODS
 from fuxictr_tf4ctr.metrics.definitions import check_metric
 from fuxictr_tf4ctr.schema import (
-    ANYTHING,
     FILE_NAME,
     FLAG,
     NULL,
@@ -29,7 +29,6 @@ from fuxictr_tf4ctr.schema import (
     Key,
     Kind,
     ListOf,
-    Record,
     is_number,
     is_whole,
     name_of,
@@ -94,7 +93,6 @@ _EVAL_STEPS = AnyOf(
     whole(1), Kind("a fraction of an epoch < 1", lambda value: is_number(value) and 0 < value < 1)
 )
 _BETWEEN = Kind("a number between 0 and 1", lambda value: is_number(value) and 0 < value < 1)
-_SPECS = ListOf(Record({"name": AnyOf(TEXT, TEXTS)}, others=ANYTHING))
 _COLUMNS = Kind("columns, each a mapping with a name", lambda value: isinstance(value, list | dict))
 
 DATASET_KEYS: dict[str, Key] = {
@@ -177,7 +175,7 @@ TRAINING_KEYS: dict[str, Key] = {
     "max_gradient_norm": Key(POSITIVE, "Gradients are clipped to this norm", 10.0),
     "group_id": Key(TEXT, "Column that groups rows for gAUC and the like"),
     "use_features": Key(TEXTS, "Features to use, null for all"),
-    "feature_specs": Key(_SPECS, "Overrides of the feature map's specifications"),
+    "feature_specs": Key(ListOf(OVERRIDE), "Overrides of the feature map's specifications"),
     "sync_batch_norm": Key(FLAG, "With several workers: batch norm over the rows of all", True),
     "table_sharding": Key(
         one_of(*SHARDINGS),

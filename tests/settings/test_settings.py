@@ -174,6 +174,14 @@ MISTAKES = {
         {"batch_size": 1, "model": "TF4CTR_FinalNet"},
         "leaves simple_batch_norm one row",
     ),
+    "feature spec": (
+        {"feature_specs": [{"name": "user", "embeding_dim": 8}]},
+        "feature_specs[0]: unknown key 'embeding_dim'; did you mean 'embedding_dim'",
+    ),
+    "feature spec of encoding": (
+        {"feature_specs": [{"name": "user", "min_categr_count": 2}]},
+        "feature_specs[0]: unknown key 'min_categr_count'",
+    ),
     "seed": ({"seed": 2**64}, "seed=18446744073709551616 must be a whole number from 0 to"),
     "regularizer's form": ({"net_regularizer": "l2(1.x)"}, "net_regularizer='l2(1.x)' must be"),
 }
