@@ -105,13 +105,39 @@ Sections = dict[str, dict[str, Any]]
 
 
 class _Loader(_SafeLoader):
-    """A safe loader that knows one tag more."""
+    """A safe loader that knows one tag more, and loses no key that is given twice."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        """Refuse keys given twice, before merge keys (<<) are replaced by what they name."""
+        _refuse_repeated(node, set())
+        return super().construct_document(node)
 
 
 _Loader.add_constructor(
     "tag:yaml.org,2002:python/tuple",
     lambda loader, node: tuple(loader.construct_sequence(node, deep=True)),
 )
+
+
+def _refuse_repeated(node: yaml.Node, done: set[int]) -> None:
+    """Raise YAMLError where a mapping has a key twice, unless the first holds null: no value."""
+    if id(node) in done or isinstance(node, yaml.ScalarNode):
+        return
+    done.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated(item, done)
+        return
+    lines: dict[tuple[str, str], int] = {}  # tag and text of a key -> its line
+    for key, value in node.value:
+        _refuse_repeated(value, done)
+        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            continue
+        if line := lines.get((key.tag, key.value)):
+            problem = f"{shown(key.value)} is there twice, first in line {line}: keep one"
+            raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+        if value.tag != "tag:yaml.org,2002:null":
+            lines[key.tag, key.value] = key.start_mark.line + 1
 
 
 def _refuse_unbounded(text: str) -> None:

@@ -323,6 +323,8 @@ def bomb() -> str:
         ("1: {a: 2}", "1 is no name; write it in quotes"),
         ("x: {1: 2}", "section 'x': 1 is no name; write it in quotes"),
         ("{[1]: 2}", "unhashable key"),
+        ("x: {a: 1}\ny: {a: 2}\nx: {a: 3}", r"'x' is there twice, first in line 1(.|\n)*line 3"),
+        ("x: {a: 1, b: [{c: 1, c: 1}]}", "'c' is there twice, first in line 1"),
         ("[1, 2]", "must hold sections"),
     ],
     ids=lambda value: value[:20],
@@ -339,6 +341,18 @@ def test_tuples_are_read_as_plain_data(tmp_path):
         "x: {inherits: null, model: DIN, dataset_id: d, din_target_field: !!python/tuple [a, b]}"
     )
     assert list_expids(tmp_path)["x"]["din_target_field"] == ("a", "b")
+
+
+def test_a_key_may_be_merged_over_and_given_again_after_null(tmp_path):
+    (tmp_path / "model_config.yaml").write_text(
+        "y: &y {inherits: null, model: DIN, dataset_id: d, seed: 1}\n"
+        "x: &x {<<: *y, seed: 2, epochs: null, epochs: 3}\n"
+        "z: {<<: *x, seed: 4}\n"
+    )
+    found = {
+        name: (each["seed"], each.get("epochs")) for name, each in list_expids(tmp_path).items()
+    }
+    assert found == {"y": (1, None), "x": (2, 3), "z": (4, 3)}
 
 
 def test_a_section_may_not_be_defined_twice(tmp_path):
