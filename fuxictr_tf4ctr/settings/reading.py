@@ -98,6 +98,9 @@ class Needs:
 
 RUNS_HERE, RUNS_ELSEWHERE, SHOWN = Needs(), Needs(to_train=False), Needs(False, False)
 
+# Keys of a model's section that name columns, which a data set's section may hold as well.
+_NAMING_COLUMNS = ("group_id", "use_features", "feature_specs")
+
 ConfigDir = str | os.PathLike[str] | None
 """Folder of the YAML files; None looks in ``./config``, then in what comes with the package."""
 
@@ -245,7 +248,8 @@ def load_dataset_params(
         if dataset_id in sections:
             params = sections[dataset_id] | dict(overrides or {}) | {"dataset_id": dataset_id}
             params = normalized(params)
-            problems = _key_problems(params, DATASET_KEYS) or _column_problems(params)
+            keys = DATASET_KEYS | {key: KEYS[key] for key in _NAMING_COLUMNS}
+            problems = _key_problems(params, keys) or _column_problems(params)
             defaults = {key: KEYS[key].default for key in ("data_root", "sep", "num_buckets")}
             if not problems:
                 params, problems, _ = located(defaults | params, folder)
@@ -450,6 +454,15 @@ def _column_problems(params: Mapping[str, Any]) -> list[str]:
     group, names = params.get("group_id"), [column["name"] for column in features]
     if group and group not in names:
         problems.append(f"group_id: {unknown('column', group, names)}")
+    used = params.get("use_features") or []
+    specs = [entry["name"] for entry in params.get("feature_specs") or []]
+    of_specs = [name for each in specs for name in (each if isinstance(each, list) else [each])]
+    for key, found, known in (
+        ("use_features", used, names),
+        ("feature_specs", of_specs, used or names),
+    ):
+        wrong = (name for name in found if name not in known)
+        problems += [f"{key}: {unknown('feature', name, known)}" for name in wrong]
     return problems
 
 

@@ -166,6 +166,18 @@ MISTAKES = {
     ),
     "unknown stream": ({"metrics": ["AUC_easy"]}, "did you mean AUC_simple"),
     "group column": ({"group_id": "usr"}, "unknown column 'usr'; did you mean 'user'"),
+    "used feature": (
+        {"use_features": ["usr"]},
+        "use_features: unknown feature 'usr'; did you mean 'user'",
+    ),
+    "specified feature": (
+        {"feature_specs": [{"name": ["user", "itm"]}]},
+        "feature_specs: unknown feature 'itm'; did you mean 'item'",
+    ),
+    "feature left out": (
+        {"use_features": ["item"], "feature_specs": [{"name": "user"}]},
+        "feature_specs: unknown feature 'user'; known: item",
+    ),
     "gpu": ({"gpu": 99}, "gpu=99 does not exist"),
     "missing": ({"model": None}, "model is missing"),
     "activation": ({"hidden_activations": "rellu"}, "unknown activation 'rellu'; did you mean"),
