@@ -109,7 +109,7 @@ def run_sweep(options: SweepOptions) -> SweepResult:
     name = "_".join(filter(None, (options.expid, tuner.name)))
     folder = SweepFolder(Path(options.output or Path("sweeps", name)), name)
     carrier = (options.carrier or _children)(folder, options)
-    with sigterm_raises(), folder.begun(tuner, options.resume):
+    with sigterm_raises(), folder.begun(tuner, options.search, options.resume):
         sweep = _Sweep(tuner, folder, options, carrier)
         if options.search == "grid":
             sweep.run_grid(points)

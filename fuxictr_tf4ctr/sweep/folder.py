@@ -80,15 +80,18 @@ class SweepFolder:
         return self.path / "sweep.json"
 
     @contextmanager
-    def begun(self, tuner: Tuner, resume: bool) -> Iterator[None]:
+    def begun(self, tuner: Tuner, search: str, resume: bool) -> Iterator[None]:
         """Hold the folder for one sweep while in context.
 
         Raises:
             SettingsError: Another process sweeps there, the folder holds a sweep already, or there
-                is none to resume.
+                is none to resume, or one by another search or of another experiment.
+            DataError: What the folder says of its sweep cannot be read.
         """
         if resume and not self.json_file.is_file():
             raise SettingsError(f"{self.path} holds no sweep to resume: start it without --resume")
+        if resume:
+            self._check_same(tuner.base_expid, search)
         if not resume and (self.json_file.exists() or self._others()):
             raise SettingsError(
                 f"{self.path} is not empty: go on with its sweep by --resume, or choose another "
@@ -103,6 +106,23 @@ class SweepFolder:
                 self.write(self.tuner_file.name, tuner.text)
             self._take_over()
             yield
+
+    def _check_same(self, base_expid: str, search: str) -> None:
+        """Refuse to go on with a sweep as another: its points would be mixed with others."""
+        remedy = "sweep anew, to another --output"
+        before = read_json(self.json_file, Record({}, others=ANYTHING), remedy)
+        given = {"search": ("--search", search), "base_expid": ("--expid", base_expid)}
+        differing = [
+            (f"{option} {before[key]}", f"{option} {now}")
+            for key, (option, now) in given.items()
+            if before.get(key, now) != now
+        ]
+        if differing:
+            began, now = (" ".join(each) for each in zip(*differing, strict=True))
+            raise SettingsError(
+                f"{self.path} holds a sweep by {began}, which does not go on by {now}: give "
+                f"{began} with --resume, or choose another --output"
+            )
 
     def _others(self) -> set[str]:
         """Name what is there and none of what a sweep writes before it is known as one."""

@@ -148,6 +148,26 @@ def test_one_sweep_per_folder(folder, capsys):
     assert [path.name for path in output.glob("[!.]*")] == ["kept.txt"]
 
 
+def test_a_sweep_goes_on_only_as_what_it_began(folder, capsys):
+    file = write_tuner(folder, {"c": [0.5]})
+    config = folder / "config" / "model_config.yaml"
+    sections = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump(sections | {"mine_other": sections["mine_exp"]}))
+    output = folder / "sweeps" / "grid"
+    output.mkdir(parents=True)
+    before = json.dumps({"search": "tpe", "base_expid": "mine_exp"})
+    (output / "sweep.json").write_text(before)
+    command = ("--config", file, "--output", output, "--resume")
+    for more, began, now in (
+        ((), "--search tpe", "--search grid"),
+        (("--search", "tpe", "--expid", "mine_other"), "--expid mine_exp", "--expid mine_other"),
+    ):
+        said = refused(capsys, *command, *more)
+        assert f"does not go on by {now}: give {began} with --resume" in said
+    assert (output / "sweep.json").read_text() == before
+    assert [path.name for path in output.iterdir()] == ["sweep.json"]
+
+
 def test_a_record_of_another_version_stops_the_sweep(folder, capsys, monkeypatch):
     from fuxictr_tf4ctr import sweep
     from fuxictr_tf4ctr.sweep.points import grid
