@@ -127,9 +127,9 @@ class Search(Plan):
             self._study.tell(trial, state=TrialState.PRUNED if outcome.pruned else TrialState.FAIL)
 
     def pruned(self) -> list[str]:
-        """Return the expids of all pruned trials."""
+        """Return the expids of all pruned trials; those told again have none."""
         trials = self._study.get_trials(states=(TrialState.PRUNED,))
-        return [trial.user_attrs["expid"] for trial in trials]
+        return [trial.user_attrs["expid"] for trial in trials if "expid" in trial.user_attrs]
 
     def _open(self) -> optuna.Study:
         study = optuna.create_study(
@@ -214,6 +214,9 @@ class Search(Plan):
         """Tell a repeated trial what its settings reached before; False if that is not known."""
         if point.settings is None:
             self._study.tell(trial, state=TrialState.FAIL)
+            return True
+        if point.expid in self.pruned():
+            self._study.tell(trial, state=TrialState.PRUNED)
             return True
         record = self._folder.latest(point.job)
         if record is None or record.status != "finished":

@@ -194,6 +194,17 @@ def test_a_search_goes_on_where_it_was_cut_off(tuner, folder, monkeypatch):
     assert search_and_run(tuner, folder, peak, monkeypatch, trials=9)[1] == []
 
 
+def test_pruned_settings_are_not_run_again(tmp_path, tuner, folder):
+    tuner = read_tuner(write_tuner(tmp_path, {"c": [0.8]}))
+    search = Search(tuner, folder, options(3), lambda point: None)
+    job = search.next_job()
+    search.ended(Outcome(job, None, pruned=True))
+    for trials in (3, 5):  # the space has one point: the search ends all the same, also later
+        assert Search(tuner, folder, options(trials), lambda point: None).next_job() is None
+    assert search.next_job() is None
+    assert search.pruned() == [job.expid] and len(search._study.get_trials()) == 5
+
+
 def test_another_space_is_another_study(tuner, folder, tmp_path, monkeypatch):
     search_and_run(tuner, folder, peak, monkeypatch, trials=1)
     other = read_tuner(write_tuner(tmp_path, SPACE | {"c": [0.5, 0.6]}))
