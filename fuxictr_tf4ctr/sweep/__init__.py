@@ -12,7 +12,7 @@ from fuxictr_tf4ctr.datasets import encode_dataset
 from fuxictr_tf4ctr.errors import SettingsError, UserError
 from fuxictr_tf4ctr.runs.records import RunRecord
 from fuxictr_tf4ctr.stopping import sigterm_raises
-from fuxictr_tf4ctr.sweep.folder import SweepFolder, ranking, seed_table
+from fuxictr_tf4ctr.sweep.folder import SweepFolder, judged_by, ranking, seed_table
 from fuxictr_tf4ctr.sweep.plan import (
     Children,
     Outcome,
@@ -243,7 +243,7 @@ class _Sweep:
         self._carry_out(Plan(missing), len(missing))
 
     def _carry_out(self, plan: Plan, runs: int) -> None:
-        progress = Progress(runs)
+        progress = Progress(runs, self.tuner.shared)
         for outcome in self._carrier(plan, progress):
             if outcome.failure is not None:
                 name = outcome.job.expid
@@ -275,6 +275,7 @@ class _Sweep:
                 "base_expid": self.tuner.base_expid,
                 "dataset_id": self.tuner.dataset_id,
                 "search": self.options.search,
+                "judged_by": judged_by(self.tuner.shared),
                 "points": [
                     {"expid": p.expid, "dataset_id": p.dataset_id, "values": p.values}
                     for p in self.points.values()

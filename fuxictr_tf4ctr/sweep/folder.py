@@ -25,10 +25,12 @@ from fuxictr_tf4ctr.sweep.points import Job, Point
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
 SWEEP_FORMAT = 1
+_JUDGES = ("monitor", "monitor_mode")
 _SCHEMA = Record(
     {
         "format": Kind(f"{SWEEP_FORMAT}, this version's", lambda value: value == SWEEP_FORMAT),
         "name": TEXT,
+        "judged_by": Key(Record({key: KEYS[key].kind for key in _JUDGES}), default={}),
         "points": ListOf(
             Record({"expid": TEXT, "dataset_id": TEXT, "values": Record({}, others=ANYTHING)})
         ),
@@ -190,6 +192,11 @@ def read_sweep(path: Path) -> tuple[SweepFolder, dict[str, Any]]:
     except FileNotFoundError:
         raise DataError(f"{path / 'sweep.json'}: no such file; name a sweep's folder") from None
     return SweepFolder(path, content["name"]), content
+
+
+def judged_by(base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what all runs of a sweep are ranked by, also where their own monitor varies."""
+    return {key: base.get(key, KEYS[key].default) for key in _JUDGES}
 
 
 def monitored(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> float | None:

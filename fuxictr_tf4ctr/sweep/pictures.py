@@ -67,7 +67,8 @@ def sweep_page(folder: Path) -> str:
     records = sorted((r for r in records if r.evaluations), key=lambda record: record.started)
     if not records:
         raise DataError(f"{folder}: no run of this sweep has been evaluated yet")
-    settings = records[0].settings  # a search begins with the base experiment
+    # A sweep of an earlier version does not say what it ranks by; its first run is the base's.
+    settings = {**records[0].settings, **content.get("judged_by", {})}
     found = [(record, _value(settings, record)) for record in records]
     found = [(record, value) for record, value in found if value is not None]
     if not found:

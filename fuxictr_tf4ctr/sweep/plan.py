@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -206,13 +206,15 @@ class Progress:
 
     Args:
         total: How many runs there will be.
+        base: Settings by whose monitor all runs are judged.
         stream: Where to; a terminal gets the table redrawn, all else a line per event.
     """
 
-    def __init__(self, total: int, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, total: int, base: Mapping[str, Any], stream: TextIO = sys.stderr) -> None:
         self.total = total
+        self._base = base
         self.ended = self.failed = self.pruned = 0
-        self._best: tuple[float, str, str] | None = None
+        self._best: tuple[float, str] | None = None
         self._stream = stream
         self._live = stream.isatty()
         self._drawn = 0
@@ -229,10 +231,10 @@ class Progress:
             self.failed += 1
             event = f"failed: {outcome.failure}"
         else:
-            settings, valid = outcome.record.settings, outcome.record.valid
-            value, sign = monitored(settings, valid), 1 if more_is_better(settings) else -1
+            valid = outcome.record.valid
+            value, sign = monitored(self._base, valid), 1 if more_is_better(self._base) else -1
             if value is not None and (self._best is None or sign * value > sign * self._best[0]):
-                self._best = value, monitor_name(settings), expid
+                self._best = value, expid
             event = f"valid {metrics_line(valid)}"
         self._say(f"[{self.ended}/{self.total}] {expid} seed {outcome.job.seed}: {event}")
 
@@ -256,8 +258,8 @@ class Progress:
         parts += [f"{self.failed} failed"] * bool(self.failed)
         parts += [f"{self.pruned} pruned"] * bool(self.pruned)
         if self._best is not None:
-            value, name, expid = self._best
-            parts.append(f"best {name} {value:.6f} by {expid}")
+            value, expid = self._best
+            parts.append(f"best {monitor_name(self._base)} {value:.6f} by {expid}")
         return ", ".join(parts)
 
     def _running(self, children: Children) -> Sequence[str]:

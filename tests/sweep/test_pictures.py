@@ -59,6 +59,15 @@ def test_the_page_shows_history_importance_and_values(tmp_path, capsys):
     assert axes.index(">learning_rate</text>") < min(others)
 
 
+def test_runs_of_several_monitors_are_drawn_by_the_bases(tmp_path):
+    folder = write_sweep(tmp_path / "grid", keys=("c",))
+    content = json.loads((folder / "sweep.json").read_text())
+    judge = {"monitor": {"AUC": 2}, "monitor_mode": "max"}
+    (folder / "sweep.json").write_text(json.dumps(content | {"judged_by": judge}))
+    page = sweep_page(folder)
+    assert "Best 2 AUC" in page and "The 2 AUC of each run" in page
+
+
 def test_a_sweep_of_one_run_and_one_without_optuna_have_a_page(tmp_path, monkeypatch, caplog):
     page = sweep_page(write_sweep(tmp_path / "one", runs=1))
     assert "How the sweep went" in page and "Which keys mattered" not in page

@@ -1,6 +1,7 @@
 """Search by Optuna: choices and ranges, pruning, resuming, and a plan's loop, without processes."""
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from fuxictr_tf4ctr.sweep.plan import (  # noqa: E402
     Progress,
     carry_out,
 )
+from fuxictr_tf4ctr.sweep.points import Job  # noqa: E402
 from fuxictr_tf4ctr.sweep.search import Search  # noqa: E402
 from fuxictr_tf4ctr.sweep.tuner_file import read_tuner  # noqa: E402
 
@@ -92,7 +94,7 @@ def search_and_run(tuner, folder, reach, monkeypatch, sampler="tpe", trials=14, 
     monkeypatch.setattr("fuxictr_tf4ctr.sweep.plan._SECONDS_BETWEEN_LOOKS", 0)
     search = Search(tuner, folder, options(trials, sampler, prune), lambda point: None)
     children = Instant(search, folder, reach)
-    outcomes = carry_out(search, children, Progress(trials, io.StringIO()))
+    outcomes = carry_out(search, children, Progress(trials, tuner.shared, io.StringIO()))
     return search, outcomes
 
 
@@ -134,6 +136,17 @@ def test_runs_of_several_monitors_are_judged_by_the_bases(tmp_path, tuner, folde
     assert ranked == sorted(values, reverse=True)
     single = read_tuner(write_tuner(tmp_path, SPACE | {"monitor": {"AUC": 2}}))
     assert ranking(runs, single.shared)[0]["monitor (2 AUC)"] == 2 * max(values)
+
+
+def test_the_best_so_far_is_the_bases_monitors():
+    said = io.StringIO()
+    progress = Progress(2, {"monitor": "logloss", "monitor_mode": "min"}, said)
+    for expid, valid in (("a", {"AUC": 0.7, "logloss": 0.4}), ("b", {"AUC": 0.8, "logloss": 0.5})):
+        record = RunRecord(expid, Path(), {"monitor": "AUC", "monitor_mode": "max"})
+        record.valid = valid
+        progress.add(Outcome(Job(expid, "mine", 1), record))
+    progress.close()
+    assert "best logloss 0.400000 by a" in said.getvalue()
 
 
 def test_tpe_comes_nearer_to_the_best_than_random(tuner, folder, tmp_path, monkeypatch):
