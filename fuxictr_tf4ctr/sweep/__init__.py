@@ -178,10 +178,10 @@ class _Sweep:
         """Run what Optuna asks for."""
         from fuxictr_tf4ctr.sweep.search import Search
 
-        def on_point(point: Point) -> None:
+        def on_point(point: Point) -> bool:
             self.points[point.expid] = point
             self._write_points()
-            self._ready(point)
+            return self._ready(point)
 
         search = Search(self.tuner, self.folder, self.options, on_point)
         self.points = dict(search.points)

@@ -48,7 +48,7 @@ class Search(Plan):
         options: Whether by "tpe" or at "random", how many trials in all, those before a resume
             included, and whether to prune: to stop a run whose monitored value is worse than the
             median of earlier runs after as many rows.
-        on_point: Called with each new point before it runs.
+        on_point: Called with each new point before it runs; says whether it can.
 
     Raises:
         SettingsError: The folder's study was made with another space.
@@ -59,7 +59,7 @@ class Search(Plan):
         tuner: Tuner,
         folder: SweepFolder,
         options: "SweepOptions",
-        on_point: Callable[[Point], None],
+        on_point: Callable[[Point], bool],
     ) -> None:
         self.points: dict[str, Point] = {}
         self._tuner = tuner
@@ -86,8 +86,7 @@ class Search(Plan):
                 continue
             trial.set_user_attr("expid", point.expid)
             self.points[point.expid] = point
-            self._on_point(point)
-            if point.settings is None:
+            if not self._on_point(point):
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
             self._asked[point.expid] = trial

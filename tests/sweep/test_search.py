@@ -11,7 +11,7 @@ optuna = pytest.importorskip("optuna", reason="the extra [tune] is not installed
 
 from fuxictr_tf4ctr.errors import SettingsError  # noqa: E402
 from fuxictr_tf4ctr.runs.records import RunRecord  # noqa: E402
-from fuxictr_tf4ctr.sweep import SweepOptions  # noqa: E402
+from fuxictr_tf4ctr.sweep import SweepOptions, run_sweep  # noqa: E402
 from fuxictr_tf4ctr.sweep.folder import (  # noqa: E402
     SweepFolder,
     ranking,
@@ -48,6 +48,10 @@ def folder(tmp_path):
 
 def options(trials, search="tpe", prune=True):
     return SweepOptions("grid.yaml", search=search, trials=trials, prune=prune)
+
+
+def can_run(point):
+    return point.settings is not None
 
 
 class Instant:
@@ -92,7 +96,7 @@ class Instant:
 
 def search_and_run(tuner, folder, reach, monkeypatch, sampler="tpe", trials=14, prune=True):
     monkeypatch.setattr("fuxictr_tf4ctr.sweep.plan._SECONDS_BETWEEN_LOOKS", 0)
-    search = Search(tuner, folder, options(trials, sampler, prune), lambda point: None)
+    search = Search(tuner, folder, options(trials, sampler, prune), can_run)
     children = Instant(search, folder, reach)
     outcomes = carry_out(search, children, Progress(trials, tuner.shared, io.StringIO()))
     return search, outcomes
@@ -198,7 +202,7 @@ def test_runs_of_small_batches_are_judged_after_as_many_rows(tuner, folder, monk
 def test_a_search_goes_on_where_it_was_cut_off(tuner, folder, monkeypatch):
     _, outcomes = search_and_run(tuner, folder, peak, monkeypatch, trials=6)
     # A seventh trial was running when the process was killed.
-    cut_off = Search(tuner, folder, options(7), lambda point: None).next_job()
+    cut_off = Search(tuner, folder, options(7), can_run).next_job()
     second, later = search_and_run(tuner, folder, peak, monkeypatch, trials=9)
     assert later[0].job == cut_off
     assert len(later) == 3
@@ -209,11 +213,11 @@ def test_a_search_goes_on_where_it_was_cut_off(tuner, folder, monkeypatch):
 
 def test_pruned_settings_are_not_run_again(tmp_path, tuner, folder):
     tuner = read_tuner(write_tuner(tmp_path, {"c": [0.8]}))
-    search = Search(tuner, folder, options(3), lambda point: None)
+    search = Search(tuner, folder, options(3), can_run)
     job = search.next_job()
     search.ended(Outcome(job, None, pruned=True))
     for trials in (3, 5):  # the space has one point: the search ends all the same, also later
-        assert Search(tuner, folder, options(trials), lambda point: None).next_job() is None
+        assert Search(tuner, folder, options(trials), can_run).next_job() is None
     assert search.next_job() is None
     assert search.pruned() == [job.expid] and len(search._study.get_trials()) == 5
 
@@ -222,7 +226,21 @@ def test_another_space_is_another_study(tuner, folder, tmp_path, monkeypatch):
     search_and_run(tuner, folder, peak, monkeypatch, trials=1)
     other = read_tuner(write_tuner(tmp_path, SPACE | {"c": [0.5, 0.6]}))
     with pytest.raises(SettingsError, match="another tuner_space"):
-        Search(other, folder, options(2), lambda point: None)
+        Search(other, folder, options(2), can_run)
+
+
+def test_no_run_starts_on_data_that_cannot_be_encoded(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_project(tmp_path))
+    (tmp_path / "raw" / "train.csv").write_text("label,user\n1,a\n")
+    file = write_tuner(tmp_path, {"c": SPACE["c"]})
+    jobs = []
+
+    def carrier(folder, options):
+        return lambda plan, progress: jobs.extend(iter(plan.next_job, None)) or []
+
+    result = run_sweep(SweepOptions(file, search="random", trials=3, carrier=carrier))
+    assert jobs == [] and len(result.failures) == 3
+    assert all("item" in reason for reason in result.failures.values())
 
 
 def test_points_that_cannot_run_count_as_failed(tmp_path, folder, monkeypatch):
