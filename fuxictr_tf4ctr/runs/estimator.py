@@ -16,8 +16,10 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from fuxictr_tf4ctr.datasets.guessing import ColumnGuess, guess_columns
 from fuxictr_tf4ctr.errors import SettingsError
 from fuxictr_tf4ctr.names import unknown
+from fuxictr_tf4ctr.registry import find_model
 from fuxictr_tf4ctr.runs.experiment import run_experiment
 from fuxictr_tf4ctr.runs.loading import LoadedRun, load_run
+from fuxictr_tf4ctr.settings.model_keys import batch_norms
 from fuxictr_tf4ctr.settings.reading import validated
 from fuxictr_tf4ctr.settings.writing import sized_to
 
@@ -175,7 +177,8 @@ class TwinClassifier(ClassifierMixin, BaseEstimator):
         train.write_parquet(folder / "train.parquet")
         valid.write_parquet(folder / "valid.parquet")
         batch_size = self.batch_size or sized_to(train.height)["batch_size"]
-        if self.batch_size is None and train.height % batch_size == 1:
+        norms = batch_norms(self.settings or {}, find_model(self.model))
+        if norms and self.batch_size is None and train.height % batch_size == 1:
             batch_size += 1  # batch norm cannot train on one row
         params = {
             "model": self.model, "dataset_id": "frame", "data_format": "parquet",
