@@ -183,7 +183,6 @@ class H5DataLoader:
         num_samples: Rows served per epoch, by this rank.
         num_blocks: Files of the split.
         num_batches: Batches per epoch, the same for every rank.
-        fewest_rows: Rows of the smallest batch, of any rank.
         storage: Where the rows are: "memory", "stream" or "gpu".
 
     Raises:
@@ -236,8 +235,6 @@ class H5DataLoader:
                 f"batch_size=1: {self._all_rows} rows cannot give {world_size} ranks as many "
                 "batches each; set batch_size to 2"
             )
-        bounds = [bound for share in set(self._shares) for bound in self._bounds(share)]
-        self.fewest_rows = min(stop - start for start, stop in bounds)
         self._device = device_of(placement.gpu)
         self.storage = placement.chosen(split, self._reader.bytes, self._all_rows, self._device)
         # Those cut on a GPU are a few kernels: a thread would only take turns with training's.
@@ -249,6 +246,12 @@ class H5DataLoader:
         if self.storage == "gpu":
             self._held = self._held.to(self._device)
         LOG.info("%s: %d rows from %s (%s)", split, self.num_samples, data_path, self.storage)
+
+    @property
+    def fewest_rows(self) -> int:
+        """Rows of the smallest batch, of any rank."""
+        bounds = (bound for share in set(self._shares) for bound in self._bounds(share))
+        return min(stop - start for start, stop in bounds)
 
     def refuse_one_class(self) -> None:
         """Raise DataError where a label is the same in all rows of the split, of any rank."""

@@ -18,25 +18,13 @@ from typing import Any
 from fuxictr_tf4ctr.errors import DataError, SettingsError
 from fuxictr_tf4ctr.files import held, storage_errors, write_whole
 from fuxictr_tf4ctr.runs.records import RunRecord, plain, read_run, sweep_up
-from fuxictr_tf4ctr.schema import (
-    ANYTHING,
-    TEXT,
-    TEXTS,
-    Key,
-    Kind,
-    ListOf,
-    Record,
-    one_of,
-    read_json,
-    whole,
-)
+from fuxictr_tf4ctr.schema import ANYTHING, TEXT, TEXTS, Key, Kind, ListOf, Record, read_json, whole
 from fuxictr_tf4ctr.settings.keys import KEYS
 from fuxictr_tf4ctr.settings.writing import as_yaml
 from fuxictr_tf4ctr.sweep.points import Job, Point
 from fuxictr_tf4ctr.sweep.tuner_file import Tuner
 
 SWEEP_FORMAT = 1
-SEARCHES = ("grid", "tpe", "random")
 _JUDGES = ("monitor", "monitor_mode")
 _SCHEMA = Record(
     {
@@ -123,17 +111,13 @@ class SweepFolder:
 
     def _check_same(self, base_expid: str, search: str) -> None:
         """Refuse to go on with a sweep as another: its points would be mixed with others."""
-        remedy = "sweep anew, to another --output"
-        begun_as = {
-            "search": Key(one_of(*SEARCHES), default=""),
-            "base_expid": Key(TEXT, default=""),
-        }
-        before = read_json(self.json_file, Record(begun_as, others=ANYTHING), remedy)
+        begun_as = Record({"search": Key(TEXT), "base_expid": Key(TEXT)}, others=ANYTHING)
+        before = read_json(self.json_file, begun_as, "sweep anew, to another --output")
         given = {"search": ("--search", search), "base_expid": ("--expid", base_expid)}
         differing = [
             (f"{option} {before[key]}", f"{option} {now}")
             for key, (option, now) in given.items()
-            if before.get(key, now) != now
+            if (before.get(key) or now) != now
         ]
         if differing:
             began, now = (" ".join(each) for each in zip(*differing, strict=True))

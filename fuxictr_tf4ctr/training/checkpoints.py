@@ -170,8 +170,8 @@ class Checkpoints:
                 raise
             except Exception as error:  # what a damaged file raises depends on where it is damaged
                 # A seek to a place that a damaged file names is an invalid argument.
-                invalid = getattr(error, "errno", None) == errno.EINVAL
-                if isinstance(error, OSError | MemoryError) and not invalid:
+                refused = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+                if refused or isinstance(error, MemoryError):
                     raise files.system_error(error) from error
                 LOG.warning(
                     "checkpoint %s is corrupt (%s): go on from the one before it, if any",

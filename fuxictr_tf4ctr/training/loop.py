@@ -159,7 +159,7 @@ class _Loop:
         self.batches_done = 0
         self.epoch_start: dict[str, Any] = {}
         self.resumed: dict[str, Any] | None = None
-        self.shown: dict[str, float] | None = {}  # of the last step; None where not looked at
+        self.twin: dict[str, float] | None = {}  # of the last step; None where not looked at
         # Optimizers that were given a state look at it when they make a step.
         given = any(each.state for each in optimizers_of(model).values())
         self.first_step = state_of_this_model() if given else nullcontext()
@@ -221,7 +221,7 @@ class _Loop:
                 with self.first_step:
                     loss = self._train_step(batch)
                 self.first_step = nullcontext()
-                self.shown = None
+                self.twin = None
                 self.batches_done += 1
                 self.averages.after_step(model._total_steps)
                 self.losses.add(loss, getattr(self.step, "terms", NO_TERMS), _where(model))
@@ -444,14 +444,14 @@ class _Loop:
             "seconds": time.perf_counter() - self.training_since,
             "best": False,
         }
-        shown = {"losses": self.losses.means_of_terms(), "twin": self._shown()}
+        shown = {"losses": self.losses.means_of_terms(), "twin": self._twin()}
         return record | {name: values for name, values in shown.items() if values}
 
-    def _shown(self) -> dict[str, float]:
+    def _twin(self) -> dict[str, float]:
         """Return what the model shows of the last step, which an evaluation must not replace."""
-        if self.shown is None:
-            self.shown = monitored_values(self.step) or monitored_values(self.model)
-        return self.shown
+        if self.twin is None:
+            self.twin = monitored_values(self.step) or monitored_values(self.model)
+        return self.twin
 
     def _end_record(self, record: dict[str, Any]) -> None:
         self.losses.clear()
@@ -479,7 +479,7 @@ class _Loop:
             "epoch_start": self.epoch_start,
             "batches_done": self.batches_done,
             "losses": self.losses.state(),
-            "twin": self._shown(),
+            "twin": self._twin(),
             "averages": self.averages.state(),
             "result": asdict(self.result),
             "seconds": time.perf_counter() - self.training_since,
@@ -499,7 +499,7 @@ class _Loop:
             self.averages.restore(state.get("averages", {}))
         self.result = FitResult(**state["result"])
         self.losses.restore(state["losses"])
-        self.shown = state.get("twin", {})
+        self.twin = state.get("twin", {})
         self.batches_done, self.epoch_start = state["batches_done"], state["epoch_start"]
         self.training_since = time.perf_counter() - state["seconds"]
         self.resumed = state

@@ -281,6 +281,16 @@ def test_a_state_that_is_whole_but_cannot_be_read_now_stays(
     assert sorted((tmp_path / "run" / "state").iterdir()) == files
 
 
+def test_an_error_without_a_number_is_a_files_own(start, tmp_path, monkeypatch, caplog):
+    def load(*args, **kwargs):
+        raise OSError("not a state")
+
+    start("run")
+    monkeypatch.setattr(torch, "load", load)
+    assert Checkpoints(tmp_path / "run" / "state").latest() is None
+    assert caplog.text.count("is corrupt (not a state)") == 2
+
+
 def test_a_killed_write_leaves_no_file_behind(start, tmp_path):
     folder = tmp_path / "run" / "state"
     folder.mkdir(parents=True)
